@@ -1,0 +1,1 @@
+"""Dense detectors whose training step returns its loss per level."""
