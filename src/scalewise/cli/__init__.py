@@ -1,0 +1,72 @@
+"""The command line: `scalewise COMMAND`, one module a command, imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = {
+    "train": "train a detector on a VOC or COCO data set",
+    "evaluate": "average precision of a run on any split",
+    "predict": "draw a run's detections on images",
+    "demo": "train, evaluate and predict on a data set made on the spot",
+}
+
+HELP = (
+    "usage: scalewise COMMAND [options]\n\n"
+    "Trains multi-scale object detectors with dynamic loss weights for their levels.\n\ncommands:\n"
+    + "".join(f"  {name:<10}{summary}\n" for name, summary in COMMANDS.items())
+    + "\n`scalewise COMMAND --help` lists a command's options; `scalewise --version` the version.\n"
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The words after `scalewise`; the process's own when None.
+
+    Returns:
+        The exit status: 0 done, 1 the work failed for a reason that was printed, 2 wrong usage,
+        130 interrupted.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        from scalewise import __version__
+
+        print(f"scalewise {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        import difflib
+
+        close = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(COMMANDS)}"
+        print(f"scalewise: no command {words[0]!r}; {hint}", file=sys.stderr)
+        return 2
+    try:
+        command = importlib.import_module(f"scalewise.cli.{words[0]}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("scalewise"):
+            raise
+        print(
+            f"scalewise {words[0]}: the package {error.name!r} is missing: "
+            "pip install 'scalewise[train]'",
+            file=sys.stderr,
+        )
+        return 1
+    from scalewise.errors import UsageError, UserError
+
+    try:
+        return int(command.main(words[1:]))
+    except UsageError as error:
+        print(f"scalewise {words[0]}: {error}", file=sys.stderr)
+        return 2
+    except UserError as error:
+        print(f"scalewise {words[0]}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"scalewise {words[0]}: interrupted", file=sys.stderr)
+        return 130

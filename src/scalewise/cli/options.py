@@ -1,0 +1,58 @@
+"""From words on the command line to a checked dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from scalewise.errors import UsageError
+
+
+def normalise(words: list[str], flags: set[str]) -> list[str]:
+    """Accept `--skip-bad` for `--skip_bad` and a bare flag for `--flag true`."""
+    out = []
+    for position, word in enumerate(words):
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            word = "--" + name[2:].replace("-", "_") + equals + value
+            follows = words[position + 1] if position + 1 < len(words) else "--"
+            if word[2:] in flags and follows not in ("true", "false"):
+                word += "=true"
+        out.append(word)
+    return out
+
+
+def parse(parser: ArgumentParser, words: list[str], *options: type) -> Namespace:
+    """Parse with hints for misspelt names.
+
+    Args:
+        parser: Built with `exit_on_error=False`.
+        words: The words after the command.
+        options: The dataclasses whose fields the parser has.
+
+    Raises:
+        UsageError: naming what was not understood, with the nearest known option.
+    """
+    fields = {f.name: f.type for o in options for f in dataclasses.fields(o)}
+    flags = {name for name, kind in fields.items() if kind == "bool"}
+    try:
+        return parser.parse_args(normalise(words, flags))
+    except ArgumentError as error:
+        message = " ".join(str(error).split())
+        unknown = re.findall(r"--(\w+)", message.partition("nrecognized arguments")[2])
+        unknown += re.findall(r"(?:option|[Kk]ey) '?\"?(\w+)", message)
+        hints = [
+            f"did you mean '{close[0]}' for '{word}'?"
+            for word in unknown
+            if word not in fields and (close := difflib.get_close_matches(word, fields, n=1))
+        ]
+        raise UsageError("; ".join([message, *hints, "--help lists every option"])) from None
+
+
+def build(kind: type, values: Namespace) -> Any:
+    """Make the dataclass `kind` from the parsed values of its fields."""
+    return kind(**{f.name: values[f.name] for f in dataclasses.fields(kind)})

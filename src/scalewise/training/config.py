@@ -1,0 +1,189 @@
+"""Every option of a training run, typed and documented once, for the command line and for YAML.
+
+No torch here: `scalewise train --help` must answer at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from scalewise.errors import UsageError
+
+
+@dataclass(kw_only=True)
+class DataOptions:
+    """Data.
+
+    Args:
+        data: Data set: a VOC folder, a COCO folder or JSON, or "demo". The format is detected; force
+            it with "voc:PATH" or "coco:PATH". Required, but for --resume.
+        train_split: Name of the split to train on.
+        val_split: Name of the split to validate on after each epoch.
+        size: Longer side, in pixels, to which images are resized.
+        batch_size: Images per device and step.
+        workers: Loader processes per device; "auto" takes half the cores, at most 8.
+        cache: "ram" keeps decoded images in memory.
+        skip_bad: Train on what is left when files or boxes are broken, and report the count.
+        flip: Probability of a horizontal flip.
+        color_jitter: Strength of the brightness, contrast and saturation jitter; 0 turns it off.
+        scale_jitter: Largest relative change of scale; 0.5 draws scales from 0.5 to 1.5.
+    """
+
+    data: str = ""
+    train_split: str = "train"
+    val_split: str = "val"
+    size: int = 320
+    batch_size: int = 16
+    workers: int | Literal["auto"] = "auto"
+    cache: Literal["none", "ram"] = "none"
+    skip_bad: bool = False
+    flip: float = 0.5
+    color_jitter: float = 0.2
+    scale_jitter: float = 0.25
+
+
+@dataclass(kw_only=True)
+class DetectorOptions:
+    """Detector.
+
+    Args:
+        detector: Assignment and losses.
+        backbone: "mobilenet_v2", "resnet18", "resnet50", or any torchvision or timm feature
+            extractor.
+        weights_backbone: Backbone weights: "imagenet", a torchvision or timm weights name, or the
+            path of a local .pth or .safetensors file. None starts from random weights.
+        width: Channels of the pyramid and of the head.
+        depth: Convolutions of each head tower.
+    """
+
+    detector: Literal["atss", "fcos", "retinanet"] = "atss"
+    backbone: str = "mobilenet_v2"
+    weights_backbone: str | None = None
+    width: int = 256
+    depth: int = 4
+
+
+@dataclass(kw_only=True)
+class WeightingOptions:
+    """Loss weights of the levels.
+
+    Args:
+        scheme: Weighting scheme: equal, avw, rlo, random, dwa, inverse, cov, uncertainty or static.
+            Arguments follow a colon: "avw:signal=dispersion:temperature=2",
+            "rlo:actions=equal+avw+dwa:explore=0.2", "static:weights=1+1+1+0.5+0.5".
+        interval: Optimizer steps between two updates of the weights.
+        normalize: What the weights keep: their mean ("mean") or the expected loss ("loss").
+    """
+
+    scheme: str = "rlo"
+    interval: int = 100
+    normalize: Literal["mean", "loss"] = "mean"
+
+
+@dataclass(kw_only=True)
+class OptimizerOptions:
+    """Optimisation.
+
+    Args:
+        epochs: Passes over the training split.
+        optimizer: Update rule.
+        lr: Peak learning rate.
+        backbone_lr: Factor on the learning rate for the backbone.
+        momentum: Momentum of SGD; ignored by AdamW.
+        weight_decay: Weight decay of convolutions; norms and biases have none.
+        schedule: Learning rate after the warm-up: "cosine" to 0, "step" (a tenth after 2/3 and
+            again after 11/12 of the steps) or "constant".
+        warmup: Steps of linear warm-up.
+        clip_norm: Largest gradient norm; 0 turns clipping off.
+        accumulate: Batches whose gradients are added up before an optimizer step.
+        ema: Decay of the moving average of the weights that is evaluated and saved; 0 turns it off.
+        patience: Epochs without a better AP after which training stops; 0 never stops early.
+    """
+
+    epochs: int = 12
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    backbone_lr: float = 0.3
+    momentum: float = 0.9
+    weight_decay: float = 0.05
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup: int = 100
+    clip_norm: float = 10.0
+    accumulate: int = 1
+    ema: float = 0.0
+    patience: int = 0
+
+
+@dataclass(kw_only=True)
+class RunOptions:
+    """Run.
+
+    Args:
+        out: Folder in which run folders are made.
+        name: Name of the run folder; a suffix is added where it exists. Default: detector-scheme.
+        seed: Seed of initial weights, data order, augmentation and policy.
+        precision: Arithmetic, as Lightning names it.
+        accelerator: "auto", "cpu", "gpu", "mps", as Lightning names it.
+        devices: Number of devices, or "auto".
+        nodes: Number of machines.
+        strategy: "auto", "ddp" or another of Lightning's strategies.
+        compile: Compile the detector's step with torch.compile.
+        deterministic: Insist on deterministic kernels.
+        log_every: Steps between two log records.
+        checkpoint_every: Steps between two checkpoints within an epoch; 0 saves once an epoch.
+        progress: Progress display; "auto" draws a bar on a terminal and plain lines elsewhere.
+    """
+
+    out: str = "runs"
+    name: str | None = None
+    seed: int = 0
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    accelerator: str = "auto"
+    devices: int | Literal["auto"] = "auto"
+    nodes: int = 1
+    strategy: str = "auto"
+    compile: bool = False
+    deterministic: bool = False
+    log_every: int = 20
+    checkpoint_every: int = 0
+    progress: Literal["auto", "bar", "plain"] = "auto"
+
+
+@dataclass(kw_only=True)
+class TrainConfig(RunOptions, OptimizerOptions, WeightingOptions, DetectorOptions, DataOptions):
+    """All options of a run; see the option groups that it is made of."""
+
+
+GROUPS = (DataOptions, DetectorOptions, WeightingOptions, OptimizerOptions, RunOptions)
+
+_POSITIVE = ("size", "batch_size", "width", "depth", "interval", "epochs", "lr", "accumulate",
+             "nodes", "log_every")  # fmt: skip
+_NOT_NEGATIVE = ("color_jitter", "backbone_lr", "weight_decay", "warmup", "clip_norm", "patience",
+                 "checkpoint_every", "seed")  # fmt: skip
+_BELOW_ONE = ("scale_jitter", "momentum", "ema")
+
+
+def check(config: TrainConfig) -> None:
+    """Refuse values that cannot work, before anything is written.
+
+    Raises:
+        UsageError: naming the option, its value and what is allowed.
+    """
+    if not config.data:
+        raise UsageError("--data is missing: name a VOC folder, a COCO folder or JSON, or 'demo'")
+    for name in _POSITIVE:
+        if not getattr(config, name) > 0:
+            raise UsageError(f"--{name} must be above 0, got {getattr(config, name)}")
+    for name in _NOT_NEGATIVE:
+        if getattr(config, name) < 0:
+            raise UsageError(f"--{name} must not be negative, got {getattr(config, name)}")
+    for name in _BELOW_ONE:
+        if not 0 <= getattr(config, name) < 1:
+            raise UsageError(f"--{name} must be at least 0 and below 1, got {getattr(config, name)}")
+    if not 0 <= config.flip <= 1:
+        raise UsageError(f"--flip is a probability, 0 to 1, got {config.flip}")
+    if isinstance(config.workers, int) and config.workers < 0:
+        raise UsageError(f"--workers must not be negative, got {config.workers}")
+    if config.name is not None and ("/" in config.name or config.name in ("", ".", "..")):
+        raise UsageError(f"--name is the name of a folder inside --out, got {config.name!r}")
