@@ -1,0 +1,129 @@
+"""A detector and its balancer as Lightning trains them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from scalewise.detectors import DenseDetector
+from scalewise.detectors.batch import Batch, Detections
+from scalewise.training.config import TrainConfig
+from scalewise.weighting import LossBalancer
+
+
+class DetectionModule(L.LightningModule):
+    """One training step: losses per term and level, weighted by the balancer.
+
+    Args:
+        detector: A dense detector.
+        balancer: With as many levels as the detector.
+        config: Options of the optimizer.
+
+    Attributes:
+        losses: float [terms, levels], the last step's unweighted losses.
+    """
+
+    losses: Tensor
+
+    def __init__(self, detector: DenseDetector, balancer: LossBalancer, config: TrainConfig) -> None:
+        super().__init__()
+        self.detector = detector
+        self.balancer = balancer
+        self.config = config
+        self._rng: dict[str, Any] | None = None
+        # DDP copies rank 0's buffers to all ranks before each forward pass, which would replace
+        # every rank's recorded losses by rank 0's; the balancer merges them itself.
+        self._ddp_params_and_buffers_to_ignore = [
+            f"balancer.{name}" for name, _ in balancer.named_buffers()
+        ]
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """Weighted loss of one batch."""
+        terms: dict[str, Tensor] = self.detector(batch)
+        losses = torch.stack([terms[term] for term in self.detector.terms])  # [terms, n]
+        self.losses = losses.detach()
+        total: Tensor = self.balancer(losses.sum(0))
+        return total
+
+    def validation_step(self, batch: Batch, index: int) -> Detections:
+        """Detections of one batch."""
+        detections: Detections = self.detector(batch)
+        return detections
+
+    def configure_optimizers(self) -> Any:
+        """SGD or AdamW, a warm-up, then the schedule, stepped with the optimizer."""
+        config = self.config
+        groups = parameter_groups(self, config)
+        optimizer: torch.optim.Optimizer
+        if config.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(groups, lr=config.lr)
+        else:
+            optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+        total = int(self.trainer.estimated_stepping_batches)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: rate(step, total, config.warmup, config.schedule)
+        )
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the random state, so that layers that draw (drop path) continue their sequence."""
+        checkpoint["rng"] = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            checkpoint["rng"]["cuda"] = torch.cuda.get_rng_state_all()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the random state; it is set when training starts, after all that draws from it."""
+        self._rng = checkpoint.get("rng")
+
+    def on_train_start(self) -> None:
+        """Set the random state of the checkpoint that is resumed."""
+        if self._rng is not None:
+            torch.set_rng_state(self._rng["cpu"])
+            if torch.cuda.is_available() and "cuda" in self._rng:
+                torch.cuda.set_rng_state_all(self._rng["cuda"])
+            self._rng = None
+
+
+def parameter_groups(module: DetectionModule, config: TrainConfig) -> list[dict[str, Any]]:
+    """Weight decay for convolutions only; the backbone learns at its own rate.
+
+    Norms, biases and the per-level scales are vectors: decaying them pulls them away from where
+    they have to be and buys nothing.
+    """
+    backbone = {id(p) for p in module.detector.backbone.parameters()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            lr = config.lr * (config.backbone_lr if id(parameter) in backbone else 1.0)
+            decay = config.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((lr, decay), []).append(parameter)
+    return [
+        {"params": params, "lr": lr, "weight_decay": decay}
+        for (lr, decay), params in groups.items()
+    ]
+
+
+def rate(step: int, total: int, warmup: int, schedule: str) -> float:
+    """Factor on the learning rate at an optimizer step.
+
+    Args:
+        step: Optimizer steps done.
+        total: Optimizer steps of the whole run.
+        warmup: Steps of linear warm-up, from 1 / (warmup + 1).
+        schedule: "cosine", "step" or "constant".
+
+    Returns:
+        The factor, in 0..1. "step" is the published 1x schedule, 8 and 11 of 12 epochs.
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if schedule == "cosine":
+        done = (step - warmup) / max(1, total - warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    if schedule == "step":
+        return 0.1 ** ((step >= total * 8 / 12) + (step >= total * 11 / 12))
+    return 1.0

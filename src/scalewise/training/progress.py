@@ -1,0 +1,73 @@
+"""Progress on a terminal: a bar where there is one to draw on, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from rich.console import Console
+
+from scalewise.training.recorder import LevelRecorder
+from scalewise.training.scoring import Scoring
+
+
+def progress_callback(kind: str, recorder: LevelRecorder, scoring: Scoring) -> ProgressBar:
+    """The display for `--progress auto|bar|plain`."""
+    console = Console()
+    bar = kind == "bar" or (kind == "auto" and console.is_terminal and not console.is_dumb_terminal)
+    return Bar(recorder, scoring) if bar else Lines(recorder, scoring)
+
+
+def describe(recorder: LevelRecorder, scoring: Scoring) -> dict[str, str]:
+    """What a user wants to see of a running training, as short texts."""
+    latest = recorder.latest
+    shown = {"loss": f"{latest['loss']:.3f}"} if latest else {}
+    if scoring.history:
+        shown["AP"] = f"{100 * scoring.history[-1]['AP']:.1f}"
+    if latest:
+        shown["weights"] = " ".join(f"{w:.2f}" for w in latest["weights"])
+        if latest["action"] is not None:
+            shown["action"] = latest["action"]
+    return shown
+
+
+class Bar(RichProgressBar):
+    """Lightning's rich bar with AP, the levels' weights and the current action."""
+
+    def __init__(self, recorder: LevelRecorder, scoring: Scoring) -> None:
+        super().__init__(leave=True)
+        self._recorder, self._scoring = recorder, scoring
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """The texts at the end of the bar."""
+        return dict(describe(self._recorder, self._scoring))
+
+
+class Lines(ProgressBar):
+    """Four lines an epoch, for logs and dumb terminals."""
+
+    def __init__(self, recorder: LevelRecorder, scoring: Scoring) -> None:
+        super().__init__()
+        self._recorder, self._scoring = recorder, scoring
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock that gives images per second."""
+        self._started, self._seen = time.perf_counter(), 0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Print at each quarter of the epoch."""
+        self._seen += len(batch.images) * trainer.world_size
+        total = int(self.total_train_batches)
+        if (batch_idx + 1) % max(1, total // 4) == 0 and trainer.is_global_zero:
+            rate = self._seen / (time.perf_counter() - self._started)
+            texts = describe(self._recorder, self._scoring)
+            print(
+                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+                f"  step {batch_idx + 1}/{total}  {rate:.1f} images/s  "
+                + "  ".join(f"{name} {text}" for name, text in texts.items()),
+                flush=True,
+            )

@@ -1,0 +1,165 @@
+"""Records what happens at each level, for the trace, the logs and the progress display."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pyarrow as pa
+import torch
+
+from scalewise.training.module import DetectionModule
+from scalewise.training.trace import Interval, Trace
+from scalewise.weighting import LossBalancer
+
+
+def level_names(count: int) -> list[str]:
+    """P3, P4, ...: the usual names of the levels, by the power of two of their stride."""
+    return [f"P{3 + level}" for level in range(count)]
+
+
+class LevelRecorder(L.Callback):
+    """Feeds the trace at every step and the loggers at every `every`-th.
+
+    Args:
+        path: The trace's file.
+        every: Steps between two copies to the host.
+
+    Attributes:
+        latest: Host values of the last copy: "loss", "weights", "action", "lr".
+        step_seconds: Mean wall time of this epoch's training steps, data loading included.
+    """
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path = path
+        self.every = every
+        self.latest: dict[str, Any] = {}
+        self.step_seconds = float("nan")
+        self._trace: Trace | None = None
+        self._interval: Interval | None = None
+        self._paused = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the trace where the run begins or goes on."""
+        assert isinstance(pl_module, DetectionModule)
+        self._interval = _snapshot(pl_module.balancer)
+        if trainer.is_global_zero:
+            self._trace = Trace(
+                self.path,
+                pl_module.detector.terms,
+                level_names(pl_module.detector.num_levels),
+                getattr(pl_module.balancer.scheme, "action_names", ()),
+                first_step=_steps_done(trainer),
+            )
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the epoch's clock."""
+        self._started, self._steps, self._paused = time.perf_counter(), 0, 0.0
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop the clock."""
+        self._pause = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let the clock run on."""
+        self._paused += time.perf_counter() - self._pause
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Record the step that has just been made."""
+        assert isinstance(pl_module, DetectionModule)
+        self._steps += 1
+        if self._trace is None or self._interval is None:
+            return
+        step = _steps_done(trainer)
+        self._trace.add(
+            step - 1,
+            trainer.current_epoch,
+            float(trainer.optimizers[0].param_groups[-1]["lr"]),
+            pl_module.losses,
+            pl_module.detector.positives,
+            self._interval,
+        )
+        if pl_module.balancer.intervals != self._interval.number:
+            self._interval = _snapshot(pl_module.balancer)
+        if step % self.every == 0:
+            self._log(trainer, pl_module, step)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Read the epoch's clock."""
+        if self._steps:
+            elapsed = time.perf_counter() - self._started - self._paused
+            self.step_seconds = elapsed / self._steps
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Write the trace before the checkpoint, so that it always covers it."""
+        if self._trace is not None:
+            self._trace.save()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the trace."""
+        if self._trace is not None:
+            self._trace.save()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Write the trace, whatever stopped the run."""
+        self.on_train_end(trainer, pl_module)
+
+    def _log(self, trainer: L.Trainer, module: DetectionModule, step: int) -> None:
+        assert self._trace is not None
+        table = self._trace.flush()
+        if table is None:
+            return
+        values = _summary(table, self._trace)
+        statistics = module.balancer.statistics
+        for level, variance in zip(self._trace.levels, statistics.variance.tolist(), strict=True):
+            values[f"variance/{level}"] = variance
+        self.latest = {
+            "loss": values["loss/total"],
+            "weights": [values[f"weight/{level}"] for level in self._trace.levels],
+            "action": table["action"][-1].as_py() if self._trace.actions else None,
+            "lr": values["lr"],
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step)
+
+
+def _steps_done(trainer: L.Trainer) -> int:
+    """Forward passes of the whole run, earlier attempts included."""
+    return trainer.fit_loop.epoch_loop.total_batch_idx + 1
+
+
+def _snapshot(balancer: LossBalancer) -> Interval:
+    action = getattr(balancer.scheme, "action", None)
+    probabilities = getattr(balancer.scheme, "probabilities", None)
+    return Interval(
+        balancer.intervals,
+        balancer.weights.detach().clone(),
+        action.clone() if isinstance(action, torch.Tensor) else None,
+        probabilities.clone() if isinstance(probabilities, torch.Tensor) else None,
+    )
+
+
+def _summary(table: pa.Table, trace: Trace) -> dict[str, float]:
+    """Means over the rows of `table` for losses, the last row for all that is piecewise constant."""
+    values = {"lr": table["lr"][-1].as_py()}
+    total = 0.0
+    for level in trace.levels:
+        loss = sum(table[f"loss/{t}/{level}"].to_numpy().mean() for t in trace.terms)
+        values[f"loss/{level}"] = float(loss)
+        total += float(loss)
+        values[f"weight/{level}"] = table[f"weight/{level}"][-1].as_py()
+    values["loss/total"] = total
+    for name in trace.actions:
+        values[f"probability/{name}"] = table[f"probability/{name}"][-1].as_py()
+    if trace.actions:
+        drawn = table["action"][-1].as_py()
+        values["action"] = float(trace.actions.index(drawn)) if drawn is not None else -1.0
+    return values

@@ -1,0 +1,126 @@
+"""Average precision after each epoch, and the run's `metrics.json`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import distributed
+
+from scalewise.data import Split
+from scalewise.detectors.batch import Batch, Detections
+from scalewise.evaluation import ImageDetections, coco_metrics, to_original, voc_metrics
+from scalewise.training.recorder import LevelRecorder, level_names
+from scalewise.training.runs import write_json
+
+
+def score(split: Split, detections: list[ImageDetections]) -> dict[str, float]:
+    """COCO's figures, and VOC's where the split is VOC's."""
+    metrics = coco_metrics(split, detections)
+    if split.format == "voc":
+        metrics |= voc_metrics(split, detections)
+    return metrics
+
+
+class Scoring(L.Callback):
+    """Collects the detections of a validation pass, scores them, and keeps the run's history.
+
+    Args:
+        split: What is validated on.
+        path: `metrics.json`, rewritten after each epoch.
+        recorder: Gives step times and weights.
+
+    Attributes:
+        history: One dict an epoch: "epoch", "seconds", "step_seconds" and the metrics.
+    """
+
+    def __init__(self, split: Split, path: Path, recorder: LevelRecorder) -> None:
+        self.split = split
+        self.path = path
+        self.recorder = recorder
+        self.history: list[dict[str, float]] = []
+        self._found: list[ImageDetections] = []
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget the pass before."""
+        self._found, self._started = [], time.perf_counter()
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a batch's detections, in pixels of the original images."""
+        assert isinstance(outputs, Detections)
+        self._found += to_original(outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Score the pass and tell the loggers and the other callbacks."""
+        found = _gather(self._found)
+        metrics = score(self.split, found)
+        for logger in trainer.loggers:
+            logger.log_metrics({f"val/{name}": value for name, value in metrics.items()}, trainer.global_step)
+        pl_module.log("AP", torch.tensor(metrics["AP"], dtype=torch.float32).nan_to_num())
+        self.history.append(
+            {
+                "epoch": trainer.current_epoch + 1,
+                "step": trainer.global_step,
+                "validation_seconds": time.perf_counter() - self._started,
+                **metrics,
+            }
+        )
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Complete the epoch's record and write it."""
+        if self.history:
+            self.history[-1].setdefault("step_seconds", self.recorder.step_seconds)
+        self.write(trainer, pl_module, "running")
+
+    def write(self, trainer: L.Trainer, pl_module: Any, status: str) -> None:
+        """Write `metrics.json`; rank 0 only."""
+        if not trainer.is_global_zero:
+            return
+        balancer = pl_module.balancer
+        names = level_names(pl_module.detector.num_levels)
+
+        def by_level(values: torch.Tensor) -> dict[str, float]:
+            return dict(zip(names, values.tolist(), strict=True))
+
+        best = max(self.history, key=lambda epoch: epoch["AP"], default=None)
+        write_json(
+            self.path,
+            {
+                "status": status,
+                "split": self.split.name,
+                "best": best,
+                "last": self.history[-1] if self.history else None,
+                "weights": by_level(balancer.weights),
+                "skipped_not_finite": by_level(balancer.skipped),
+                "skipped_outliers": by_level(balancer.outliers),
+                "history": self.history,
+            },
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history travels in the checkpoint: a resumed run knows all epochs."""
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the history of the checkpoint that is resumed."""
+        self.history = state_dict["history"]
+
+
+def _gather(found: list[ImageDetections]) -> list[ImageDetections]:
+    """Detections of all ranks, each image once (samplers repeat images to even out the ranks)."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return found
+    parts: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(parts, found)
+    return list({image.image_id: image for part in parts for image in part}.values())

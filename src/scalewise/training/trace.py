@@ -1,0 +1,136 @@
+"""The trace: every step's level losses, with the weights and the action that were in force.
+
+Steps stay on the device until `flush`, so that recording costs one copy per `log_every` steps and
+never makes a step wait. One row a step:
+
+    step, epoch, interval, lr,
+    loss/<term>/<level>, positives/<level>, weight/<level>, action, probability/<name>
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Interval:
+    """What stayed the same over an interval; tensors on the device.
+
+    Attributes:
+        number: Count of intervals finished before it.
+        weights: float32 [n].
+        action: int64 scalar, -1 for none; None for schemes without a policy.
+        probabilities: float32 [actions]; None for schemes without a policy.
+    """
+
+    number: int
+    weights: Tensor
+    action: Tensor | None = None
+    probabilities: Tensor | None = None
+
+
+@dataclass
+class Trace:
+    """Collects the rows of one run and keeps `path` up to date.
+
+    Args:
+        path: Parquet file; rows from before `first_step` are read back from it and kept.
+        terms: Names of the loss terms.
+        levels: Names of the levels.
+        actions: Names of the policy's actions, empty without a policy.
+        first_step: The step at which recording begins; later rows in `path` stem from an attempt
+            that was interrupted after its last checkpoint, and are dropped.
+    """
+
+    path: Path
+    terms: Sequence[str]
+    levels: Sequence[str]
+    actions: Sequence[str] = ()
+    first_step: int = 0
+    _tables: list[pa.Table] = field(default_factory=list)
+    _steps: list[tuple[int, int, float]] = field(default_factory=list)
+    _values: list[Tensor] = field(default_factory=list)
+    _intervals: list[Interval] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.path.is_file():
+            old = pq.read_table(self.path)
+            self._tables = [old.filter(pc.field("step") < self.first_step)]
+
+    def add(
+        self, step: int, epoch: int, lr: float, losses: Tensor, positives: Tensor, interval: Interval
+    ) -> None:
+        """Record a step without waiting for the device.
+
+        Args:
+            step: Forward passes so far.
+            epoch: Epochs finished.
+            lr: Learning rate.
+            losses: float [terms, levels], unweighted.
+            positives: float [levels], locations with an object to predict.
+            interval: What was in force during the step.
+        """
+        self._steps.append((step, epoch, lr))
+        self._values.append(torch.cat([losses, positives[None]]))  # [terms + 1, n]
+        self._intervals.append(interval)
+
+    def flush(self) -> pa.Table | None:
+        """Bring the pending rows to the host, in one copy, and return them; None without any."""
+        if not self._steps:
+            return None
+        values = torch.stack(self._values).float().cpu().numpy()  # [steps, terms + 1, n]
+        distinct = list({id(i): i for i in self._intervals}.values())
+        row_of = {id(interval): row for row, interval in enumerate(distinct)}
+        rows = [row_of[id(interval)] for interval in self._intervals]
+        weights = torch.stack([i.weights for i in distinct]).float().cpu().numpy()[rows]
+
+        steps, epochs, rates = zip(*self._steps, strict=True)
+        columns: dict[str, object] = {
+            "step": pa.array(steps, pa.int64()),
+            "epoch": pa.array(epochs, pa.int32()),
+            "interval": pa.array([i.number for i in self._intervals], pa.int32()),
+            "lr": pa.array(rates, pa.float64()),
+        }
+        for t, term in enumerate(self.terms):
+            for n, level in enumerate(self.levels):
+                columns[f"loss/{term}/{level}"] = values[:, t, n]
+        for n, level in enumerate(self.levels):
+            columns[f"positives/{level}"] = values[:, -1, n]
+        for n, level in enumerate(self.levels):
+            columns[f"weight/{level}"] = weights[:, n]
+        if self.actions:
+            drawn = torch.stack([i.action for i in distinct if i.action is not None]).tolist()
+            names = [None if a < 0 else self.actions[a] for a in drawn]
+            columns["action"] = pa.array([names[row] for row in rows], pa.string())
+            known = [i.probabilities for i in distinct if i.probabilities is not None]
+            chances = torch.stack(known).float().cpu().numpy()[rows]
+            for a, name in enumerate(self.actions):
+                columns[f"probability/{name}"] = chances[:, a]
+        table = pa.table(columns)
+        self._tables.append(table)
+        self._steps, self._values, self._intervals = [], [], []
+        return table
+
+    def save(self) -> None:
+        """Write all rows so far, aside first, then renamed."""
+        self.flush()
+        if not self._tables:
+            return
+        self._tables = [pa.concat_tables(self._tables)]
+        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        pq.write_table(self._tables[0], aside, compression="zstd")
+        os.replace(aside, self.path)
+
+
+def read_trace(path: Path) -> pa.Table:
+    """Read a trace written by `Trace.save`."""
+    return pq.read_table(path)
