@@ -1,0 +1,313 @@
+"""From a config to a trained run on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch import Tensor
+
+from scalewise import detectors
+from scalewise.data import DetectionDataset, Split, make_loader, open_split
+from scalewise.detectors import DenseDetector
+from scalewise.errors import UserError
+from scalewise.training import runs
+from scalewise.training.config import TrainConfig, check
+from scalewise.training.module import DetectionModule
+from scalewise.training.picture import draw_levels
+from scalewise.training.progress import progress_callback
+from scalewise.training.recorder import LevelRecorder
+from scalewise.training.runs import RunError
+from scalewise.training.schemes import parse_scheme
+from scalewise.training.scoring import Scoring
+from scalewise.weighting import LossBalancer
+
+RUN_VARIABLE = "SCALEWISE_RUN_FOLDER"
+
+
+def train(config: TrainConfig) -> Path:
+    """Start a new run.
+
+    Args:
+        config: All options.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: for options, data or weights that cannot work; nothing is written then.
+    """
+    check(config)
+    training, validation = _open_splits(config)
+    L.seed_everything(config.seed, verbose=False)
+    detector = build_detector(config, len(training.classes), config.weights_backbone)
+    balancer = build_balancer(config, detector.num_levels)
+    if os.environ.get(RUN_VARIABLE) and int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        run = Path(os.environ[RUN_VARIABLE])  # made by the process that started this one
+    else:
+        name = config.name or f"{config.detector}-{config.scheme.partition(':')[0]}"
+        run = runs.new_run_folder(Path(config.out), name)
+        os.environ[RUN_VARIABLE] = str(run)
+        runs.save_config(run, config)
+        runs.write_json(run / "environment.json", _environment(config, training, validation, detector))
+        print(f"run folder: {run}\nbackbone: {detector.loaded}")
+        for split in (training, validation):
+            if split.skipped:
+                print(f"{split.name}: {len(split.skipped)} faults skipped, listed in environment.json")
+    try:
+        _fit(run, config, training, validation, DetectionModule(detector, balancer, config), None)
+    finally:
+        os.environ.pop(RUN_VARIABLE, None)
+    return run
+
+
+def resume(run: Path) -> Path:
+    """Continue a run that was interrupted, from its last checkpoint and with its own config.
+
+    Args:
+        run: The run folder.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: when there is nothing to resume, or the data have changed.
+    """
+    config = runs.load_config(run)
+    if (run / "metrics.json").is_file() and runs.load_json(run / "metrics.json")["status"] == "finished":
+        raise RunError(f"{run} is finished; start a new run to train longer")
+    path = runs.checkpoint(run, "last")
+    training, validation = _open_splits(config)
+    known = runs.load_json(run / "environment.json")
+    if list(training.classes) != known["classes"] or len(training.records) != known["images"][config.train_split]:
+        raise RunError(
+            f"{config.data} has changed since {run} began: it had {known['images'][config.train_split]} "
+            f"training images of {len(known['classes'])} classes, and has {len(training.records)} of "
+            f"{len(training.classes)}; restore it, or start a new run"
+        )
+    L.seed_everything(config.seed, verbose=False)
+    detector = build_detector(config, len(training.classes), None)
+    balancer = build_balancer(config, detector.num_levels)
+    print(f"resuming {run} from {path}")
+    _fit(run, config, training, validation, DetectionModule(detector, balancer, config), path)
+    return run
+
+
+def build_detector(config: TrainConfig, classes: int, weights: str | None) -> DenseDetector:
+    """The detector that the options describe."""
+    make = getattr(detectors, config.detector)
+    detector: DenseDetector = make(
+        backbone=config.backbone,
+        num_classes=classes,
+        weights=weights,
+        freeze_bn=config.weights_backbone is not None,
+        width=config.width,
+        depth=config.depth,
+    )
+    return detector
+
+
+def build_balancer(config: TrainConfig, levels: int) -> LossBalancer:
+    """The balancer that the options describe."""
+    return LossBalancer(
+        levels,
+        parse_scheme(config.scheme),
+        interval=config.interval,
+        normalize=config.normalize,
+        accumulate=config.accumulate,
+        seed=config.seed,
+    )
+
+
+def loader_workers(config: TrainConfig) -> int:
+    """Loader processes: as asked, or half the cores."""
+    if config.workers == "auto":
+        return max(1, min(8, (os.cpu_count() or 1) // 2))
+    return config.workers
+
+
+def _open_splits(config: TrainConfig) -> tuple[Split, Split]:
+    training = open_split(config.data, config.train_split, skip_bad=config.skip_bad)
+    validation = open_split(config.data, config.val_split, skip_bad=config.skip_bad)
+    if training.classes != validation.classes:
+        raise UserError(
+            f"{config.data}: the splits {training.name} and {validation.name} name different classes: "
+            f"{sorted(set(training.classes) ^ set(validation.classes))} stand in one only"
+        )
+    return training, validation
+
+
+def _environment(
+    config: TrainConfig, training: Split, validation: Split, detector: DenseDetector
+) -> dict[str, Any]:
+    return {
+        **runs.environment(),
+        "seed": config.seed,
+        "classes": list(training.classes),
+        "images": {split.name: len(split.records) for split in (training, validation)},
+        "objects": {split.name: sum(len(r.labels) for r in split.records) for split in (training, validation)},
+        "skipped": {split.name: split.skipped for split in (training, validation)},
+        "backbone": str(detector.loaded),
+    }
+
+
+def _fit(
+    run: Path,
+    config: TrainConfig,
+    training: Split,
+    validation: Split,
+    module: DetectionModule,
+    checkpoint: Path | None,
+) -> None:
+    recorder = LevelRecorder(run / "trace.parquet", config.log_every)
+    scoring = Scoring(validation, run / "metrics.json", recorder)
+    torch.set_float32_matmul_precision("high")
+    trainer = L.Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.nodes,
+        strategy=config.strategy,
+        precision=config.precision,
+        max_epochs=config.epochs,
+        accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=config.clip_norm or None,
+        deterministic=config.deterministic,
+        logger=_loggers(run),
+        log_every_n_steps=config.log_every,
+        callbacks=[
+            recorder,
+            scoring,
+            *_optional_callbacks(config),
+            *_checkpoints(run, config),
+            progress_callback(config.progress, recorder, scoring),
+        ],
+        plugins=[WholeFiles()],
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+    )
+    module.detector.to(memory_format=torch.channels_last)
+    if config.compile:
+        module.detector.compile()
+    loaders = _loaders(config, training, validation, trainer, checkpoint)
+    try:
+        trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
+    except BaseException:
+        scoring.write(trainer, module, "interrupted")
+        raise
+    interrupted = trainer.interrupted
+    scoring.write(trainer, module, "interrupted" if interrupted else "finished")
+    if trainer.is_global_zero:
+        draw_levels(run)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _loaders(
+    config: TrainConfig,
+    training: Split,
+    validation: Split,
+    trainer: L.Trainer,
+    checkpoint: Path | None,
+) -> tuple[Any, Any]:
+    workers = loader_workers(config)
+    shard = {"replicas": trainer.world_size, "rank": trainer.global_rank}
+    data = DetectionDataset(
+        training,
+        config.size,
+        augment=True,
+        cache=config.cache,
+        flip=config.flip,
+        color_jitter=config.color_jitter,
+        scale_jitter=config.scale_jitter,
+        seed=config.seed,
+    )
+    batches = make_loader(data, config.batch_size, shuffle=True, seed=config.seed, workers=workers, **shard)
+    if checkpoint is not None:
+        epoch, batch = _position(checkpoint, len(batches))
+        batches.batch_sampler.set_epoch(epoch)
+        batches.batch_sampler.start_batch = batch
+    held_out = DetectionDataset(validation, config.size, augment=False, cache=config.cache)
+    return batches, make_loader(held_out, config.batch_size, shuffle=False, seed=0, workers=workers, **shard)
+
+
+def _position(checkpoint: Path, batches: int) -> tuple[int, int]:
+    """Epoch and batch at which the checkpointed run goes on."""
+    loops = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["loops"]["fit_loop"]
+    done = loops["epoch_loop.batch_progress"]["current"]["ready"]
+    epoch = loops["epoch_progress"]["current"]["processed"]
+    return (epoch + 1, 0) if done >= batches and epoch < loops["epoch_progress"]["current"]["ready"] else (epoch, done % batches)
+
+
+def _loggers(run: Path) -> list[Logger]:
+    attempt = f"attempt-{1 + len(list((run / 'logs').glob('attempt-*')))}"
+    return [
+        CSVLogger(run, name="logs", version=attempt),
+        TensorBoardLogger(run, name="logs", version=attempt),
+    ]
+
+
+def _checkpoints(run: Path, config: TrainConfig) -> list[ModelCheckpoint]:
+    folder = run / "checkpoints"
+    fixed: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
+    callbacks = [
+        ModelCheckpoint(**fixed, filename="best", monitor="AP", mode="max"),
+        ModelCheckpoint(**fixed, filename="last", every_n_epochs=1, save_on_train_epoch_end=True),
+    ]
+    if config.checkpoint_every:
+        callbacks.append(
+            ModelCheckpoint(**fixed, filename="last", every_n_train_steps=config.checkpoint_every)
+        )
+    return callbacks
+
+
+def _optional_callbacks(config: TrainConfig) -> list[L.Callback]:
+    callbacks: list[L.Callback] = []
+    if config.ema:
+        callbacks.append(MovingAverage(config.ema))
+    if config.patience:
+        callbacks.append(EarlyStopping("AP", mode="max", patience=config.patience))
+    return callbacks
+
+
+class MovingAverage(WeightAveraging):
+    """Moving average of the parameters whose decay grows to `decay` while training runs.
+
+    With d = min(decay, (1 + k) / (10 + k)) at update k, the first steps are soon forgotten; a
+    constant decay would keep the initial weights in the average of a short run. Buffers are copied:
+    the balancer's counters have no average.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(use_buffers=False, multi_avg_fn=self._average)
+        self._decay = decay
+
+    def _average(
+        self, averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int
+    ) -> None:
+        k = self._latest_update_step  # the same count as `updates`, but known to the host
+        decay = min(self._decay, (1 + k) / (10 + k))
+        torch._foreach_lerp_(list(averaged), list(current), 1 - decay)
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Checkpoints that are either the old one or the new one, never a part."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Write aside, then rename."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        torch.save(checkpoint, aside)
+        os.replace(aside, path)
+
+

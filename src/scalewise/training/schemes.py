@@ -1,0 +1,59 @@
+"""Weighting schemes as words: "rlo", "avw:signal=dispersion:temperature=2"."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import Any
+
+import yaml
+
+from scalewise.errors import UsageError
+from scalewise.weighting import Scheme, scheme_class, scheme_names
+
+
+def parse_scheme(words: str) -> Scheme:
+    """Build a scheme from its name and arguments.
+
+    Args:
+        words: `name[:argument=value]...`; values are YAML scalars, lists are joined by "+".
+
+    Returns:
+        The scheme.
+
+    Raises:
+        UsageError: for an unknown name or argument, with the nearest known one, or a value that the
+            scheme refuses.
+    """
+    name, *pairs = words.split(":")
+    names = list(scheme_names())
+    if name not in names:
+        raise UsageError(f"--scheme: no scheme {name!r}{_hint(name, names)}")
+    kind = scheme_class(name)
+    known = [p for p in inspect.signature(kind).parameters if p != "self"]
+    arguments: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--scheme {words}: {pair!r} is no argument=value")
+        if key not in known:
+            raise UsageError(f"--scheme {words}: {name} has no argument {key!r}{_hint(key, known)}")
+        if key == "actions":
+            arguments[key] = [parse_scheme(action) for action in value.split("+")]
+        else:
+            arguments[key] = _value(value)
+    try:
+        return kind(**arguments)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--scheme {words}: {error}") from None
+
+
+def _value(text: str) -> Any:
+    if "+" in text:
+        return [yaml.safe_load(part) for part in text.split("+")]
+    return yaml.safe_load(text)
+
+
+def _hint(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(known) or 'none'}"
