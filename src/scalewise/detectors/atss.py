@@ -1,0 +1,113 @@
+"""ATSS: adaptive training sample selection (Zhang et al., CVPR 2020)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scalewise.detectors import boxes as geometry
+from scalewise.detectors.batch import Batch
+from scalewise.detectors.detector import DenseDetector
+from scalewise.detectors.grid import Grid, claim, nearest_window
+from scalewise.detectors.losses import (
+    average_over_ranks,
+    focal_loss,
+    gather_targets,
+    sum_per_level,
+)
+from scalewise.detectors.method import LevelLosses, Method, Predictions
+
+ANCHOR_SIZE = 8  # side of the one square anchor per location, in strides
+CANDIDATES = 9  # nearest locations per level that compete for an object
+BOX_WEIGHT = 2.0
+
+
+def anchors(grid: Grid) -> Tensor:
+    """The square anchor of each location: float32 [A, 4]."""
+    half = grid.spacing[:, None] * (ANCHOR_SIZE / 2)
+    return torch.cat((grid.points - half, grid.points + half), dim=-1)
+
+
+@torch.no_grad()
+def assign(grid: Grid, boxes: Tensor, valid: Tensor) -> Tensor:
+    """Choose the positive anchors of each object by the statistics of its nearest anchors.
+
+    On each level the 9 anchors nearest by centre are candidates. Those with an IoU of at least the
+    candidates' mean plus standard deviation, and their centre inside the box, are positive. An
+    anchor claimed twice goes to the object of higher IoU.
+
+    Args:
+        grid: the pyramid's locations.
+        boxes: float32 [B, M, 4].
+        valid: bool [B, M], False for padding.
+
+    Returns:
+        int64 [B, A]: the object of each anchor, M for none.
+    """
+    centres, _ = geometry.centre_and_size(boxes)
+    candidates, start = [], 0
+    for shape, stride in zip(grid.shapes, grid.strides, strict=True):
+        index, distance = nearest_window(centres, shape, stride, CANDIDATES)  # [B, M, W]
+        # stable, so that of two equally near the first location wins on every device
+        order = distance.sort(dim=-1, stable=True).indices[..., :CANDIDATES]
+        candidates.append(index.gather(-1, order) + start)
+        start += shape[0] * shape[1]
+    index = torch.cat(candidates, dim=-1)  # [B, M, K]
+    iou = geometry.iou(anchors(grid)[index], boxes[:, :, None])  # [B, M, K]
+    threshold = iou.mean(-1, keepdim=True) + iou.std(-1, keepdim=True)
+    inside = geometry.edge_distances(grid.points[index], boxes[:, :, None]).amin(-1) > 0.01
+    return claim(index, (iou >= threshold) & inside & valid[..., None], iou, grid.points.shape[0])
+
+
+def decode(deltas: Tensor, grid: Grid) -> Tensor:
+    """Boxes [B, A, 4] from deltas [B, A, 4]: offsets in units of 0.1, log-ratios in 0.2."""
+    scaled = torch.cat((deltas[..., :2] * 0.1, deltas[..., 2:] * 0.2), dim=-1)
+    return geometry.decode(scaled, anchors(grid))
+
+
+def losses(predictions: Predictions, grid: Grid, batch: Batch) -> LevelLosses:
+    """Focal loss, GIoU weighted by centerness, and centerness, summed per level.
+
+    Classification and centerness are divided by the number of positives, boxes by the summed
+    centerness of the positives, both averaged over ranks and at least 1.
+    """
+    assert predictions.centerness is not None
+    owner = assign(grid, batch.boxes, batch.valid)
+    targets = gather_targets(
+        owner, batch.boxes, batch.labels, anchors(grid), predictions.logits.shape[-1]
+    )
+    centerness = geometry.centerness(geometry.edge_distances(grid.points, targets.boxes))
+    centerness = torch.where(targets.positive, centerness, 0.0)  # [B, A]
+    giou = geometry.giou_loss(decode(predictions.deltas, grid), targets.boxes)
+    off_centre = F.binary_cross_entropy_with_logits(
+        predictions.centerness, centerness, reduction="none"
+    )
+    positives = sum_per_level(targets.positive.float(), grid.counts)
+    normalisers = average_over_ranks(torch.stack((positives.sum(), centerness.sum())))
+    count, weight = normalisers.clamp(min=1)
+    terms = {
+        "classification": focal_loss(predictions.logits, targets.labels),
+        "box": giou * centerness,
+        "centerness": torch.where(targets.positive, off_centre, 0.0),
+    }
+    scale = {"classification": 1 / count, "box": BOX_WEIGHT / weight, "centerness": 1 / count}
+    levels = {name: sum_per_level(term, grid.counts) * scale[name] for name, term in terms.items()}
+    return LevelLosses(levels, positives)
+
+
+METHOD = Method("ATSS", 1, ("classification", "box", "centerness"), 0.6, losses, decode)
+
+
+def atss(
+    backbone: str = "mobilenet_v2",
+    num_classes: int = 20,
+    weights: str | Path | None = None,
+    width: int = 256,
+    depth: int = 4,
+    freeze_bn: bool | None = None,
+) -> DenseDetector:
+    """An ATSS detector; the arguments are those of `DenseDetector`."""
+    return DenseDetector(METHOD, backbone, num_classes, weights, width, depth, freeze_bn)

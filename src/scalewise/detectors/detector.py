@@ -1,0 +1,134 @@
+"""The dense detector: one skeleton for every method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from scalewise.detectors.backbone import make_backbone
+from scalewise.detectors.batch import Batch, Detections
+from scalewise.detectors.grid import Grid, make_grid
+from scalewise.detectors.head import Head
+from scalewise.detectors.inference import select
+from scalewise.detectors.method import Method, Predictions
+from scalewise.detectors.pyramid import STRIDES, Pyramid
+
+# Mean and standard deviation of ImageNet's RGB values in 0..1, which all its backbones expect.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+class DenseDetector(nn.Module):
+    """Backbone, pyramid P3 to P7 and a shared head; in training, losses per level.
+
+    Args:
+        method: assignment, losses and box coding.
+        backbone: a torchvision model (`mobilenet_v2`, `resnet50`, ...) or a timm model.
+        num_classes: number of object classes.
+        weights: of the backbone. None starts from random ones; `imagenet` or the name of a
+            torchvision weight enum entry downloads; a path to a .pth or .safetensors file loads it.
+        width: channels of the pyramid and the head.
+        depth: convolutions in each of the head's towers.
+        freeze_bn: keep the backbone's BatchNorm statistics and affine parameters fixed. Default:
+            where weights were loaded, since detection batches are too small to estimate them anew.
+
+    Attributes:
+        strides: of the levels, in pixels.
+        num_levels: how many there are.
+        terms: names of the loss terms.
+        loaded: what weights the backbone started from.
+        positives: float32 [num_levels], positive anchors per level in the last training batch.
+        score_threshold: detections below it are dropped. Scores of methods with centerness are the
+            geometric mean of class probability and centerness.
+        candidates: most detections per level that enter non-maximum suppression.
+        max_detections: most detections per image.
+
+    Raises:
+        ValueError: for sizes out of range, an unknown backbone, or weights that do not fit.
+        FileNotFoundError: if `weights` is a path without a file.
+    """
+
+    positives: Tensor
+    _mean: Tensor
+    _std: Tensor
+
+    def __init__(
+        self,
+        method: Method,
+        backbone: str = "mobilenet_v2",
+        num_classes: int = 20,
+        weights: str | Path | None = None,
+        width: int = 256,
+        depth: int = 4,
+        freeze_bn: bool | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("num_classes", num_classes, 1),
+            ("width", width, 1),
+            ("depth", depth, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        self.method = method
+        self.strides = STRIDES
+        self.num_levels = len(STRIDES)
+        self.terms = method.terms
+        self.num_classes = num_classes
+        self.score_threshold = 0.05
+        self.candidates = 1000
+        self.max_detections = 100
+        self.backbone, self.loaded = make_backbone(backbone, weights, freeze_bn)
+        self.pyramid = Pyramid(self.backbone.channels, width)
+        self.head = Head(
+            width, depth, num_classes, method.anchors, self.num_levels, "centerness" in self.terms
+        )
+        self.register_buffer("positives", torch.zeros(self.num_levels), persistent=False)
+        self.register_buffer("_mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        self.to(memory_format=torch.channels_last)
+
+    def predict(self, images: Tensor, sizes: Tensor) -> tuple[Predictions, Grid]:
+        """Outputs and locations for uint8 images [B, 3, H, W] and int64 sizes [B, 2]."""
+        height, width = images.shape[-2:]
+        if height % 32 or width % 32:
+            raise ValueError(
+                f"images must be padded to multiples of 32 pixels, got {height} x {width}"
+            )
+        x = images.to(self._mean.dtype, memory_format=torch.channels_last)
+        x = (x - self._mean * 255) / (self._std * 255)
+        # Padding becomes the mean colour, whatever bytes it holds.
+        inside_y = torch.arange(height, device=x.device) < sizes[:, :1]  # [B, H]
+        inside_x = torch.arange(width, device=x.device) < sizes[:, 1:]  # [B, W]
+        x = x * (inside_y[:, None, :, None] & inside_x[:, None, None, :])
+        levels = self.pyramid(self.backbone(x))
+        shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
+        return self.head(levels), make_grid(shapes, self.strides, images.device)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Loss of each term per level, float32 [num_levels]; their total is the detector's loss."""
+        predictions, grid = self.predict(batch.images, batch.sizes)
+        levels = self.method.losses(predictions, grid, batch)
+        self.positives.copy_(levels.positives)
+        return levels.terms
+
+    @torch.no_grad()
+    def detect(self, batch: Batch) -> Detections:
+        """The best detections of each image; only `images` and `sizes` of the batch are used."""
+        predictions, grid = self.predict(batch.images, batch.sizes)
+        return select(
+            predictions,
+            self.method.decode(predictions.deltas, grid),
+            [count * self.method.anchors for count in grid.counts],
+            batch.sizes,
+            score_threshold=self.score_threshold,
+            nms_iou=self.method.nms_iou,
+            candidates=self.candidates,
+            max_detections=self.max_detections,
+        )
+
+    def forward(self, batch: Batch) -> dict[str, Tensor] | Detections:
+        """`losses` in training mode, `detect` in evaluation mode."""
+        return self.losses(batch) if self.training else self.detect(batch)

@@ -1,0 +1,108 @@
+"""The locations of a pyramid and which of them lie nearest to a box."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All locations of the levels of a pyramid, finest level first, each level row by row.
+
+    Location (row, column) of a level lies at (column, row) * stride pixels: with the padding of
+    3x3 stride-2 convolutions that is the middle of what its feature sees.
+
+    Attributes:
+        points: float32 [A, 2], (x, y) in pixels.
+        spacing: float32 [A], the stride of each location's level in pixels.
+        shapes: (rows, columns) of each level.
+        strides: stride of each level in pixels.
+    """
+
+    points: Tensor
+    spacing: Tensor
+    shapes: tuple[tuple[int, int], ...]
+    strides: tuple[int, ...]
+
+    @property
+    def counts(self) -> list[int]:
+        """Number of locations of each level."""
+        return [rows * columns for rows, columns in self.shapes]
+
+
+def make_grid(
+    shapes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device
+) -> Grid:
+    """Lay the locations of levels with `shapes` (rows, columns) and `strides` out on `device`."""
+    points, spacing = [], []
+    for (rows, columns), stride in zip(shapes, strides, strict=True):
+        y = torch.arange(rows, device=device, dtype=torch.float32) * stride
+        x = torch.arange(columns, device=device, dtype=torch.float32) * stride
+        xy = torch.stack((x.expand(rows, -1), y[:, None].expand(-1, columns)), dim=-1)
+        points.append(xy.reshape(-1, 2))  # [rows * columns, 2]
+        spacing.append(torch.full((rows * columns,), float(stride), device=device))
+    return Grid(torch.cat(points), torch.cat(spacing), tuple(shapes), tuple(strides))
+
+
+def _nearest_on_axis(position: Tensor, stride: int, size: int, count: int) -> Tensor:
+    """The run of `count` (or all `size`) grid indices nearest to each position [...]: [..., count].
+
+    On a regular axis the nearest indices are contiguous, so rounding finds them. A tie for the last
+    place goes to the lower index.
+    """
+    count = min(count, size)
+    nearest = torch.ceil(position / stride - 0.5)
+    first = (nearest - (count // 2)).clamp(0, size - count).long()
+    return first[..., None] + torch.arange(count, device=position.device)
+
+
+def nearest_window(
+    centres: Tensor, shape: tuple[int, int], stride: int, count: int
+) -> tuple[Tensor, Tensor]:
+    """The `count` nearest rows crossed with the `count` nearest columns around each centre.
+
+    A level has thousands of locations, but only these few can be among the `count` nearest (count
+    odd): a location outside has `count` locations of its own row or column that are nearer.
+
+    Args:
+        centres: float [B, M, 2], (x, y) in pixels.
+        shape: (rows, columns) of the level.
+        stride: of the level, in pixels.
+        count: how many rows and columns, at most those there are.
+
+    Returns:
+        int64 [B, M, W] indices into the level, ascending, and float [B, M, W] squared distances.
+    """
+    rows = _nearest_on_axis(centres[..., 1], stride, shape[0], count)  # [B, M, R]
+    columns = _nearest_on_axis(centres[..., 0], stride, shape[1], count)  # [B, M, C]
+    dy = (rows * stride - centres[..., 1:]).square()
+    dx = (columns * stride - centres[..., :1]).square()
+    index = rows[..., :, None] * shape[1] + columns[..., None, :]  # [B, M, R, C]
+    return index.flatten(-2), (dy[..., :, None] + dx[..., None, :]).flatten(-2)
+
+
+def claim(index: Tensor, eligible: Tensor, quality: Tensor, anchors: int) -> Tensor:
+    """Give each anchor to the eligible object that has the highest quality there.
+
+    Args:
+        index: int64 [B, M, K], the anchors each of M objects competes for.
+        eligible: bool [B, M, K]; False means the object does not compete there after all.
+        quality: float [B, M, K]; ties go to the first object.
+        anchors: number of anchors A.
+
+    Returns:
+        int64 [B, A]: the object that each anchor belongs to, M for none.
+    """
+    batch, objects, candidates = index.shape
+    index, eligible = index.flatten(1), eligible.flatten(1)  # [B, M * K]
+    quality = torch.where(eligible, quality.flatten(1), -torch.inf)
+    best = quality.new_full((batch, anchors), -torch.inf)
+    best = best.scatter_reduce(1, index, quality, "amax")
+    wins = eligible & (quality == best.gather(1, index))
+    owner = torch.arange(objects, device=index.device)[:, None].expand(-1, candidates).flatten()
+    none = index.new_full((batch, anchors), objects)
+    return none.scatter_reduce(1, index, torch.where(wins, owner, objects), "amin")

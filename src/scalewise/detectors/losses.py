@@ -1,0 +1,82 @@
+"""What the detectors' losses share: targets, the focal loss, sums per level, the normaliser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Targets(NamedTuple):
+    """What each of A anchors has to predict.
+
+    Attributes:
+        positive: bool [B, A].
+        labels: int64 [B, A]; num_classes where not positive.
+        boxes: float32 [B, A, 4]; the anchor itself where not positive, so that every box is sound
+            and terms can be masked instead of gathered, which would wait for the device.
+    """
+
+    positive: Tensor
+    labels: Tensor
+    boxes: Tensor
+
+
+def gather_targets(
+    owner: Tensor, boxes: Tensor, labels: Tensor, anchors: Tensor, num_classes: int
+) -> Targets:
+    """Turn assigned objects into targets.
+
+    Args:
+        owner: int64 [B, A], index of the object of each anchor, M for none.
+        boxes: float32 [B, M, 4]; M may be 0.
+        labels: int64 [B, M].
+        anchors: float32 [A, 4].
+        num_classes: the label that stands for none.
+    """
+    positive = owner < boxes.shape[1]
+    # One more row, for "none", also makes M = 0 an ordinary case.
+    labels = F.pad(labels, (0, 1), value=num_classes).gather(1, owner)
+    boxes = F.pad(boxes, (0, 0, 0, 1)).gather(1, owner[..., None].expand(-1, -1, 4))
+    return Targets(positive, labels, torch.where(positive[..., None], boxes, anchors))
+
+
+def focal_loss(logits: Tensor, labels: Tensor, alpha: float = 0.25) -> Tensor:
+    """Sigmoid focal loss with gamma 2, summed over classes (Lin et al., ICCV 2017).
+
+    With z the logit whose sign is turned at the true class, each class costs
+    `alpha_t * sigmoid(z)^2 * softplus(z)`: one formula for both cases, without one-hot targets.
+
+    Args:
+        logits: float32 [B, A, C].
+        labels: int64 [B, A]; C means background.
+        alpha: weight of the true class, 1 - alpha for all others.
+
+    Returns:
+        float32 [B, A].
+    """
+    true = labels[..., None] == torch.arange(logits.shape[-1], device=logits.device)  # [B, A, C]
+    z = torch.where(true, -logits, logits)
+    loss = z.sigmoid().square() * F.softplus(z)
+    return (loss * torch.where(true, alpha, 1 - alpha)).sum(-1)
+
+
+def sum_per_level(values: Tensor, counts: Sequence[int]) -> Tensor:
+    """Sum [B, A] over images and over the anchors of each level: [levels]."""
+    return torch.stack([level.sum() for level in torch.split(values.sum(0), list(counts))])
+
+
+def average_over_ranks(values: Tensor) -> Tensor:
+    """Mean of `values` over the ranks of the default process group; unchanged without one.
+
+    Gradients are averaged over ranks, so a normaliser averaged over ranks makes data parallel
+    training on R ranks equal to one rank with R times the batch.
+    """
+    if dist.is_available() and dist.is_initialized():
+        values = values / dist.get_world_size()
+        dist.all_reduce(values)
+    return values

@@ -1,0 +1,60 @@
+"""What tells one dense detector from another: assignment, losses and box coding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from scalewise.detectors.batch import Batch
+from scalewise.detectors.grid import Grid
+
+
+class Predictions(NamedTuple):
+    """The head's raw outputs for A anchors, in the order of the grid, float32.
+
+    Attributes:
+        logits: [B, A, C].
+        deltas: [B, A, 4], in the method's own box coding, the level's learned scale applied.
+        centerness: [B, A] logits, or None for a method without.
+    """
+
+    logits: Tensor
+    deltas: Tensor
+    centerness: Tensor | None
+
+
+class LevelLosses(NamedTuple):
+    """Losses of one step, per level.
+
+    Attributes:
+        terms: float32 [levels] for each term, normalised: the sum over all terms and levels is the
+            detector's loss.
+        positives: float32 [levels], number of positive anchors of this rank's batch, detached.
+    """
+
+    terms: dict[str, Tensor]
+    positives: Tensor
+
+
+@dataclass(frozen=True)
+class Method:
+    """A dense detection method, given as plain functions.
+
+    Attributes:
+        name: for messages.
+        anchors: anchors per location.
+        terms: names of the loss terms.
+        nms_iou: overlap above which the weaker of two boxes of a class is dropped.
+        losses: level losses of predictions against a batch's objects.
+        decode: boxes float32 [B, A, 4] in pixels from deltas [B, A, 4].
+    """
+
+    name: str
+    anchors: int
+    terms: tuple[str, ...]
+    nms_iou: float
+    losses: Callable[[Predictions, Grid, Batch], LevelLosses]
+    decode: Callable[[Tensor, Grid], Tensor]
