@@ -1,1 +1,16 @@
-"""Average precision."""
+"""Scoring detections."""
+
+from __future__ import annotations
+
+from scalewise.evaluation.coco import coco_metrics, coco_results, coco_truth
+from scalewise.evaluation.detections import ImageDetections, to_original
+from scalewise.evaluation.voc import voc_metrics
+
+__all__ = [
+    "ImageDetections",
+    "coco_metrics",
+    "coco_results",
+    "coco_truth",
+    "to_original",
+    "voc_metrics",
+]

@@ -1,0 +1,113 @@
+"""From an original image with its boxes to the network's input size."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+Sample = tuple[Tensor, dict[str, Any]]
+
+
+class FitLongerSide(nn.Module):
+    """Resize keeping the aspect so that the longer side is `size`, with a random extra zoom.
+
+    Where the zoom makes the image larger than `size`, a random window of `size` is cut out, and
+    objects whose centre falls outside are dropped. A smaller image stays smaller: the padding
+    around it costs nothing more, as all images of a batch share one size.
+
+    Args:
+        size: of the longer side in pixels.
+        zoom: (low, high) factors, drawn log-uniformly; (1, 1) draws nothing.
+    """
+
+    def __init__(self, size: int, zoom: tuple[float, float] = (1.0, 1.0)) -> None:
+        super().__init__()
+        if size < 1 or not 0 < zoom[0] <= zoom[1]:
+            raise ValueError(f"needs size >= 1 and 0 < low <= high zoom, got {size} and {zoom}")
+        self.size, self.zoom = size, zoom
+
+    def forward(self, image: Tensor, target: dict[str, Any]) -> Sample:
+        """Return the resized image [3, h, w] and its target; `boxes` and `labels` follow."""
+        low, high = (math.log(factor) for factor in self.zoom)
+        zoom = math.exp(low + (high - low) * torch.rand(()).item()) if high > low else self.zoom[0]
+        height, width = image.shape[-2:]
+        factor = zoom * self.size / max(height, width)
+        new = [max(1, round(side * factor)) for side in (height, width)]
+        image = v2.functional.resize(image, new, antialias=True)
+        boxes = v2.functional.resize(target["boxes"], new)
+        if max(new) > self.size:
+            image, boxes, kept = self._crop(image, boxes)
+            target = {**target, "labels": target["labels"][kept]}
+        return image, {**target, "boxes": boxes}
+
+    def _crop(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        sides = [min(side, self.size) for side in image.shape[-2:]]
+        top, left = (
+            int(torch.randint(side - cut + 1, ()).item())
+            for side, cut in zip(image.shape[-2:], sides, strict=True)
+        )
+        image = v2.functional.crop(image, top, left, *sides)
+        x = (boxes[:, 0] + boxes[:, 2]) / 2 - left  # [k]
+        y = (boxes[:, 1] + boxes[:, 3]) / 2 - top
+        kept = (x >= 0) & (y >= 0) & (x < sides[1]) & (y < sides[0])
+        shifted = boxes[kept] - torch.tensor([left, top, left, top])
+        return image, as_boxes(shifted, sides[0], sides[1]), kept
+
+
+def as_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Return float32 [k, 4] corner boxes as a tv_tensor on a canvas of the given size."""
+    result: Tensor = tv_tensors.BoundingBoxes(
+        boxes.reshape(-1, 4), format="XYXY", canvas_size=(height, width), dtype=torch.float32
+    )
+    return result
+
+
+def eval_transforms(size: int) -> nn.Module:
+    """Return the transforms of evaluation: the longer side becomes `size`.
+
+    Args:
+        size: in pixels.
+
+    Returns:
+        A module from (image uint8 [3, H, W], {"boxes": BoundingBoxes [k, 4], "labels": int64 [k]})
+        to the same at the new size; boxes that end under one pixel are dropped.
+    """
+    return _compose(FitLongerSide(size))
+
+
+def train_transforms(
+    size: int,
+    flip: float = 0.5,
+    color_jitter: float = 0.2,
+    scale_jitter: tuple[float, float] = (0.75, 1.25),
+) -> nn.Module:
+    """Return the transforms of training.
+
+    Args:
+        size: of the longer side at zoom 1, and the largest side at any zoom, in pixels.
+        flip: probability of mirroring left to right.
+        color_jitter: brightness, contrast and saturation vary by up to this share; 0 turns it off.
+        scale_jitter: (low, high) zoom, see `FitLongerSide`; (1, 1) turns it off.
+
+    Returns:
+        A module like `eval_transforms`'s. It draws from torch's global CPU generator.
+    """
+    steps: list[nn.Module] = [
+        FitLongerSide(size, scale_jitter),
+        v2.RandomHorizontalFlip(flip),
+    ]
+    if color_jitter:
+        steps.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter))
+    return _compose(*steps)
+
+
+def _compose(*steps: nn.Module) -> nn.Module:
+    result: nn.Module = v2.Compose(
+        [*steps, v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)]
+    )
+    return result
