@@ -4,5 +4,7 @@ from scalewise.detectors.atss import atss
 from scalewise.detectors.backbone import LoadedWeights
 from scalewise.detectors.batch import Batch, Detections
 from scalewise.detectors.detector import DenseDetector
+from scalewise.detectors.fcos import fcos
+from scalewise.detectors.retinanet import retinanet
 
-__all__ = ["Batch", "DenseDetector", "Detections", "LoadedWeights", "atss"]
+__all__ = ["Batch", "DenseDetector", "Detections", "LoadedWeights", "atss", "fcos", "retinanet"]

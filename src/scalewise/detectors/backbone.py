@@ -139,11 +139,7 @@ def _torchvision_features(name: str) -> tuple[nn.Module, list[int]]:
         for path, module in model.named_modules()
         if path and all(isinstance(model.get_submodule(p), nn.Sequential) for p in _parents(path))
     ]
-    try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, PROBE, PROBE))
-    except (AssertionError, RuntimeError) as error:  # a fixed input size, as in transformers
-        raise ValueError(f"backbone {name!r} does not take {PROBE} px images: {error}") from error
+    _probe(name, model)
     for handle in hooks:
         handle.remove()
     if missing := [stride for stride in STRIDES if stride not in last]:
@@ -151,6 +147,15 @@ def _torchvision_features(name: str) -> tuple[nn.Module, list[int]]:
     nodes = {last[stride][0]: str(stride) for stride in STRIDES}
     body: nn.Module = create_feature_extractor(model.train(), return_nodes=nodes)
     return body, [last[stride][1] for stride in STRIDES]
+
+
+def _probe(name: str, model: nn.Module) -> Any:
+    """The output of `model` for one black image."""
+    try:
+        with torch.no_grad():
+            return model.eval()(torch.zeros(1, 3, PROBE, PROBE))
+    except (AssertionError, RuntimeError) as error:  # a fixed input size, as in transformers
+        raise ValueError(f"backbone {name!r} does not take {PROBE} px images: {error}") from error
 
 
 def _square(x: Tensor) -> bool:
@@ -178,8 +183,7 @@ def _timm_features(
         raise ValueError(f"unknown backbone {name!r}: neither a torchvision nor a timm model")
     if not (weights is None or isinstance(weights, Path) or weights == "imagenet"):
         raise ValueError(f"timm backbone {name!r} takes weights None, 'imagenet' or a file")
-    with torch.no_grad():
-        probed = timm.create_model(name, features_only=True)(torch.zeros(1, 3, PROBE, PROBE))
+    probed: list[Tensor] = _probe(name, timm.create_model(name, features_only=True))
     at = {PROBE // x.shape[2]: i for i, x in enumerate(probed) if _square(x)}
     if missing := [stride for stride in STRIDES if stride not in at]:
         raise ValueError(f"backbone {name!r} has no feature map at stride {missing[0]}")

@@ -1,0 +1,116 @@
+"""FCOS: fully convolutional one-stage detection (Tian et al., ICCV 2019), as torchvision has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scalewise.detectors import boxes as geometry
+from scalewise.detectors.batch import Batch
+from scalewise.detectors.detector import DenseDetector
+from scalewise.detectors.grid import Grid, claim, nearest_window
+from scalewise.detectors.losses import (
+    average_over_ranks,
+    focal_loss,
+    gather_targets,
+    sum_per_level,
+)
+from scalewise.detectors.method import LevelLosses, Method, Predictions
+
+RADIUS = 1.5  # positives lie at most this many strides from the object's centre, in x and in y
+NEAREST = 3  # locations per axis that the radius can reach
+# A level takes objects whose farthest edge lies 4 to 8 strides away; the finest level also takes
+# smaller ones, the coarsest larger ones.
+REACH = (4, 8)
+
+
+@torch.no_grad()
+def assign(grid: Grid, boxes: Tensor, valid: Tensor) -> Tensor:
+    """Choose the locations near each object's centre, on the level that fits its size.
+
+    A location claimed twice goes to the smaller object.
+
+    Args:
+        grid: the pyramid's locations.
+        boxes: float32 [B, M, 4].
+        valid: bool [B, M], False for padding.
+
+    Returns:
+        int64 [B, A]: the object of each location, M for none.
+    """
+    centres, _ = geometry.centre_and_size(boxes)
+    indices, eligible = [], []
+    start, last = 0, len(grid.shapes) - 1
+    for level, (shape, stride) in enumerate(zip(grid.shapes, grid.strides, strict=True)):
+        index, _ = nearest_window(centres, shape, stride, NEAREST)  # [B, M, W]
+        points = grid.points[index + start]  # [B, M, W, 2]
+        distances = geometry.edge_distances(points, boxes[:, :, None])  # [B, M, W, 4]
+        off_centre = (points - centres[:, :, None]).abs().amax(-1)
+        farthest = distances.amax(-1)
+        fits = (off_centre < RADIUS * stride) & (distances.amin(-1) > 0)
+        if level > 0:
+            fits &= farthest > REACH[0] * stride
+        if level < last:
+            fits &= farthest < REACH[1] * stride
+        indices.append(index + start)
+        eligible.append(fits & valid[..., None])
+        start += shape[0] * shape[1]
+    index = torch.cat(indices, dim=-1)  # [B, M, K]
+    smallness = -geometry.area(boxes)[..., None].expand_as(index)
+    return claim(index, torch.cat(eligible, dim=-1), smallness, grid.points.shape[0])
+
+
+def cells(grid: Grid) -> Tensor:
+    """The square of one stride around each location: float32 [A, 4]."""
+    half = grid.spacing[:, None] / 2
+    return torch.cat((grid.points - half, grid.points + half), dim=-1)
+
+
+def decode(deltas: Tensor, grid: Grid) -> Tensor:
+    """Boxes [B, A, 4] from distances [B, A, 4] to the four edges, in strides, negative ones 0."""
+    distances = deltas.relu() * grid.spacing[:, None]
+    return torch.cat((grid.points - distances[..., :2], grid.points + distances[..., 2:]), dim=-1)
+
+
+def losses(predictions: Predictions, grid: Grid, batch: Batch) -> LevelLosses:
+    """Focal loss, GIoU and centerness per level, each divided by the number of positives.
+
+    That number is averaged over ranks and at least 1.
+    """
+    assert predictions.centerness is not None
+    owner = assign(grid, batch.boxes, batch.valid)
+    targets = gather_targets(
+        owner, batch.boxes, batch.labels, cells(grid), predictions.logits.shape[-1]
+    )
+    centerness = geometry.centerness(geometry.edge_distances(grid.points, targets.boxes))
+    giou = geometry.giou_loss(decode(predictions.deltas, grid), targets.boxes)
+    off_centre = F.binary_cross_entropy_with_logits(
+        predictions.centerness, centerness, reduction="none"
+    )
+    positives = sum_per_level(targets.positive.float(), grid.counts)
+    count = average_over_ranks(positives.sum()).clamp(min=1)
+    terms = {
+        "classification": focal_loss(predictions.logits, targets.labels),
+        "box": torch.where(targets.positive, giou, 0.0),
+        "centerness": torch.where(targets.positive, off_centre, 0.0),
+    }
+    levels = {name: sum_per_level(term, grid.counts) / count for name, term in terms.items()}
+    return LevelLosses(levels, positives)
+
+
+METHOD = Method("FCOS", 1, ("classification", "box", "centerness"), 0.6, losses, decode)
+
+
+def fcos(
+    backbone: str = "mobilenet_v2",
+    num_classes: int = 20,
+    weights: str | Path | None = None,
+    width: int = 256,
+    depth: int = 4,
+    freeze_bn: bool | None = None,
+) -> DenseDetector:
+    """An FCOS detector; the arguments are those of `DenseDetector`."""
+    return DenseDetector(METHOD, backbone, num_classes, weights, width, depth, freeze_bn)

@@ -1,0 +1,121 @@
+"""RetinaNet (Lin et al., ICCV 2017), with the anchors and thresholds of torchvision's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from scalewise.detectors import boxes as geometry
+from scalewise.detectors.batch import Batch
+from scalewise.detectors.detector import DenseDetector
+from scalewise.detectors.grid import Grid
+from scalewise.detectors.losses import (
+    average_over_ranks,
+    focal_loss,
+    gather_targets,
+    sum_per_level,
+)
+from scalewise.detectors.method import LevelLosses, Method, Predictions
+
+SCALES = 3  # anchors of 4, 4 * 2^(1/3) and 4 * 2^(2/3) strides
+RATIOS = 3  # height / width of 1/2, 1 and 2
+ANCHORS = SCALES * RATIOS
+FOREGROUND_IOU = 0.5
+BACKGROUND_IOU = 0.4  # anchors between the two are left out of the classification loss
+# Most overlaps held at once while matching: bounds the memory that a thousand objects take.
+CHUNK = 2**24
+
+
+def anchors(grid: Grid) -> Tensor:
+    """Nine anchors per location, ratio by ratio, each from small to large: float32 [A * 9, 4]."""
+    device = grid.points.device
+    octave = torch.arange(SCALES, device=device) / SCALES
+    height = (torch.arange(RATIOS, device=device) - 1.0).exp2().sqrt()  # [3]
+    # whole pixels, as torchvision's
+    size = (4 * grid.spacing[:, None] * octave.exp2()).floor()[:, None]  # [A, 1, 3]
+    width_height = torch.stack((size / height[:, None], size * height[:, None]), dim=-1)
+    half = (width_height / 2).round()  # [A, 3, 3, 2]
+    centre = grid.points[:, None, None]
+    return torch.cat((centre - half, centre + half), dim=-1).reshape(-1, 4)
+
+
+@torch.no_grad()
+def assign(grid: Grid, boxes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Match each anchor with the object it overlaps most.
+
+    It is positive from an IoU of 0.5 on, and where no anchor overlaps that object more.
+
+    Args:
+        grid: the pyramid's locations.
+        boxes: float32 [B, M, 4].
+        valid: bool [B, M], False for padding.
+
+    Returns:
+        int64 [B, A * 9], the object of each anchor, M for none, and bool [B, A * 9], False for
+        anchors that are neither object nor background.
+    """
+    candidates = anchors(grid)
+    batch, objects = valid.shape
+    shape = (batch, len(candidates))
+    best = boxes.new_full(shape, -1.0)
+    owner = torch.full(shape, objects, device=boxes.device)
+    rescued = torch.zeros(shape, dtype=torch.bool, device=boxes.device)
+    step = max(1, CHUNK // (batch * len(candidates)))
+    for start in range(0, objects, step):
+        here, real = boxes[:, start : start + step], valid[:, start : start + step]
+        iou = geometry.iou(here[:, :, None], candidates)  # [B, step, A * 9]
+        iou = torch.where(real[..., None], iou, -1.0)
+        highest = iou.amax(-1, keepdim=True)
+        rescued |= ((iou == highest) & (highest > 0)).any(1)
+        overlap, index = iou.max(1)
+        owner = torch.where(overlap > best, index + start, owner)
+        best = torch.maximum(best, overlap)
+    positive = (best >= FOREGROUND_IOU) | rescued
+    counted = positive | (best < BACKGROUND_IOU)
+    return torch.where(positive, owner, objects), counted
+
+
+def decode(deltas: Tensor, grid: Grid) -> Tensor:
+    """Boxes [B, A * 9, 4] from offsets and log-ratios [B, A * 9, 4]."""
+    return geometry.decode(deltas, anchors(grid))
+
+
+def losses(predictions: Predictions, grid: Grid, batch: Batch) -> LevelLosses:
+    """Focal loss and L1 of the box coding per level, each divided by the number of positives.
+
+    That number is of the whole batch, averaged over ranks and at least 1. torchvision divides image
+    by image, which gives the objects of crowded images less weight.
+    """
+    owner, counted = assign(grid, batch.boxes, batch.valid)
+    candidates = anchors(grid)
+    targets = gather_targets(
+        owner, batch.boxes, batch.labels, candidates, predictions.logits.shape[-1]
+    )
+    deltas = geometry.encode(targets.boxes, candidates)
+    off = (predictions.deltas - deltas).abs().sum(-1)
+    counts = [count * ANCHORS for count in grid.counts]
+    positives = sum_per_level(targets.positive.float(), counts)
+    count = average_over_ranks(positives.sum()).clamp(min=1)
+    terms = {
+        "classification": torch.where(counted, focal_loss(predictions.logits, targets.labels), 0.0),
+        "box": torch.where(targets.positive, off, 0.0),
+    }
+    levels = {name: sum_per_level(term, counts) / count for name, term in terms.items()}
+    return LevelLosses(levels, positives)
+
+
+METHOD = Method("RetinaNet", ANCHORS, ("classification", "box"), 0.5, losses, decode)
+
+
+def retinanet(
+    backbone: str = "mobilenet_v2",
+    num_classes: int = 20,
+    weights: str | Path | None = None,
+    width: int = 256,
+    depth: int = 4,
+    freeze_bn: bool | None = None,
+) -> DenseDetector:
+    """A RetinaNet detector; the arguments are those of `DenseDetector`."""
+    return DenseDetector(METHOD, backbone, num_classes, weights, width, depth, freeze_bn)
