@@ -72,12 +72,13 @@ def draw_image(
 
 
 def _background(rng: np.random.Generator, size: int) -> Pixels:
-    coarse = rng.integers(50, 206, (5, 5, 3), dtype=np.uint8)
+    tint = rng.integers(70, 166, 3) + rng.integers(-45, 46, (5, 5, 1))
+    coarse = (tint + rng.integers(-20, 21, (5, 5, 3))).clip(0, 255).astype(np.uint8)
     picture = Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(picture)
-    for _ in range(int(rng.integers(6, 15))):
+    for _ in range(int(rng.integers(4, 11))):
         points = rng.integers(0, size, (int(rng.integers(2, 5)), 2))
-        colour = tuple(int(value) for value in rng.integers(30, 226, 3))
+        colour = tuple(int(value) for value in rng.integers(40, 216, 3))
         pen.line([(int(x), int(y)) for x, y in points], fill=colour, width=int(rng.integers(1, 4)))
     return np.asarray(picture).astype(np.float32)
 

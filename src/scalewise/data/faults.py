@@ -9,6 +9,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from scalewise.errors import UserError
+
 _SHOWN = 5
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
@@ -16,7 +18,7 @@ _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 Box = tuple[float, float, float, float]
 
 
-class BadData(ValueError):
+class BadData(UserError, ValueError):
     """A data set that cannot be trained on as it is; the message names file and fault."""
 
 
