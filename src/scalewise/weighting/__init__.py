@@ -1,1 +1,39 @@
-"""The weighting core."""
+"""Loss weights for the levels of a detector: the balancer and its schemes."""
+
+from scalewise.weighting.avw import AVW
+from scalewise.weighting.balancer import LossBalancer
+from scalewise.weighting.cov import CoV
+from scalewise.weighting.dwa import DWA
+from scalewise.weighting.inverse import InverseLoss
+from scalewise.weighting.moments import Moments
+from scalewise.weighting.rlo import RLO
+from scalewise.weighting.scheme import (
+    LearnedScheme,
+    Scheme,
+    SchemeLike,
+    register,
+    scheme_from_name,
+    scheme_names,
+)
+from scalewise.weighting.simple import Equal, RandomWeights, Static
+from scalewise.weighting.uncertainty import Uncertainty
+
+__all__ = [
+    "AVW",
+    "DWA",
+    "RLO",
+    "CoV",
+    "Equal",
+    "InverseLoss",
+    "LearnedScheme",
+    "LossBalancer",
+    "Moments",
+    "RandomWeights",
+    "Scheme",
+    "SchemeLike",
+    "Static",
+    "Uncertainty",
+    "register",
+    "scheme_from_name",
+    "scheme_names",
+]

@@ -1,0 +1,307 @@
+"""The module a training loop calls: weighs the level losses and keeps their statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from scalewise.weighting.clock import Clock
+from scalewise.weighting.guard import sift
+from scalewise.weighting.moments import Moments, finish, merge, summarize
+from scalewise.weighting.parallel import Group, gather
+from scalewise.weighting.scheme import LearnedScheme, SchemeLike, as_scheme, attach
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+# Steps recorded between two reductions, and the memory of the outlier guard. One reduction per
+# interval at the default of 100 steps; longer intervals are reduced in blocks, in the same memory.
+BLOCK = 128
+
+
+class LossBalancer(nn.Module):
+    """Weighs the losses of a detector's levels, and renews the weights once per interval.
+
+    Call it with the level losses on every training step and back-propagate what it returns. It is
+    differentiable with respect to the losses; the weights carry no gradient. In eval mode or with
+    gradients disabled it weighs, but records and changes nothing.
+
+    Inside `torch.compile` or a CUDA graph the call only weighs and records; call `advance()` once
+    after each call, outside and after the backward pass. In eager mode that is done already and
+    `advance()` does nothing, so a loop may always call it.
+
+    No step, interval ends included, moves a value from the device to the host.
+
+    Args:
+        num_levels: number of levels n, at least 1.
+        scheme: a name (see `scheme_names()`), a `Scheme`, or a function (current, previous) ->
+            weights float32 [n] of two `Moments`.
+        interval: optimizer steps between two weight updates.
+        normalize: "mean" keeps the mean weight at 1. "loss" scales the weights by one factor so
+            that the last interval's mean loss stays what it was unweighted.
+        accumulate: calls per optimizer step; the weights never change between them.
+        guard: steps whose total exceeds this many times the median of the last 128 are left out of
+            the statistics (never out of the loss); None keeps all. Above 1.
+        seed: of the schemes' random numbers.
+        process_group: ranks whose statistics are merged; None is the default group.
+
+    Attributes:
+        weights: buffer float32 [n], the weights in force. Its storage never changes, its values do
+            at the end of an interval: clone it before saving it for a backward pass of your own.
+        skipped: buffer int64 [n], non-finite values left out, over all ranks and finished
+            intervals.
+        outliers: buffer int64 [n], values left out by the guard, likewise.
+        rejected: buffer int64 scalar, proposals that were not finite, had a negative weight or only
+            zeros; the weights then stayed as they were.
+        scheme: the scheme.
+
+    Raises:
+        ValueError: an argument is out of range.
+        TypeError: `scheme` is none of the above.
+    """
+
+    weights: Tensor
+    skipped: Tensor
+    outliers: Tensor
+    rejected: Tensor
+    block: Tensor
+    latest: Tensor
+    running: Tensor
+    finished: Tensor
+
+    if TYPE_CHECKING:
+
+        def __call__(self, level_losses: Tensor | Sequence[Tensor]) -> Tensor:
+            """See `forward`."""
+
+    def __init__(
+        self,
+        num_levels: int,
+        scheme: SchemeLike = "avw",
+        interval: int = 100,
+        normalize: Literal["mean", "loss"] = "mean",
+        accumulate: int = 1,
+        guard: float | None = 10.0,
+        seed: int = 0,
+        process_group: ProcessGroup | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("num_levels", num_levels),
+            ("interval", interval),
+            ("accumulate", accumulate),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if normalize not in ("mean", "loss"):
+            raise ValueError(f"normalize must be 'mean' or 'loss', got {normalize!r}")
+        if guard is not None and not guard > 1:
+            raise ValueError(f"guard must be above 1, or None to keep all values; got {guard}")
+        self.scheme = as_scheme(scheme)
+        self._learned = isinstance(self.scheme, LearnedScheme)
+        if self._learned and normalize == "loss":
+            raise ValueError(
+                f"normalize='loss' does not apply to {type(self.scheme).__name__}, "
+                "which computes the total itself; leave normalize at 'mean'"
+            )
+        attach(self.scheme, num_levels, seed)
+        self.num_levels = num_levels
+        self.interval = interval
+        self.normalize = normalize
+        self.accumulate = accumulate
+        self.guard = guard
+        self._group = Group(process_group)
+        self._clock = Clock()
+        initial = self.scheme.initial()
+        self.register_buffer("weights", initial * (num_levels / initial.sum()))
+        self.register_buffer("skipped", torch.zeros(num_levels, dtype=torch.int64))
+        self.register_buffer("outliers", torch.zeros(num_levels, dtype=torch.int64))
+        self.register_buffer("rejected", torch.tensor(0))
+        self.register_buffer("block", torch.zeros(BLOCK, num_levels))
+        self.register_buffer("latest", torch.zeros(num_levels))
+        # This interval so far: a partial's three rows, then non-finite values and outliers.
+        self.register_buffer("running", torch.zeros(5, num_levels))
+        self.register_buffer("finished", torch.zeros(3, num_levels))
+
+    @property
+    def intervals(self) -> int:
+        """Number of finished intervals, known without asking the device."""
+        return self._clock.intervals
+
+    @property
+    def statistics(self) -> Moments:
+        """Moments of the last finished interval; all 0 before the first. A copy, on the device."""
+        return finish(self.finished.clone())
+
+    def forward(self, level_losses: Tensor | Sequence[Tensor]) -> Tensor:
+        """Weigh the losses of one step.
+
+        Args:
+            level_losses: floating [n], or n floating scalars. Their sum is the detector's own loss.
+
+        Returns:
+            Scalar `sum_i w_i l_i`: float64 for float64 input, else float32, also under autocast.
+
+        Raises:
+            ValueError: the number or shape of the losses does not fit, or they are on another
+                device.
+        """
+        levels = level_losses if isinstance(level_losses, Tensor) else self._stack(level_losses)
+        weights = self.weights
+        if levels.dim() != 1 or levels.shape[0] != self.num_levels:
+            raise self._mismatch(f"a tensor of shape {tuple(levels.shape)}")
+        if levels.device != weights.device:
+            raise ValueError(
+                f"the losses are on {levels.device}, the balancer on {weights.device}; "
+                f"move it: balancer.to({str(levels.device)!r})"
+            )
+        recording = self.training and torch.is_grad_enabled()
+        if torch.compiler.is_compiling() or (
+            levels.is_cuda and torch.cuda.is_current_stream_capturing()
+        ):
+            if recording:
+                self.latest.copy_(levels.detach())
+            return self._total(levels, weights.clone())
+        if not recording:
+            return self._total(levels, weights)
+        clock = self._clock
+        period = self.interval * self.accumulate
+        if clock.phase + self.accumulate >= period:
+            # The update may come before this window's backward, which still needs today's weights.
+            weights = weights.clone()
+        total = self._total(levels, weights)
+        clock.row(self.block).copy_(levels.detach())
+        clock.advanced = True
+        self._tick(clock, period)
+        return total
+
+    def advance(self) -> None:
+        """Count a call made inside a compiled function or a CUDA graph.
+
+        Call it once after every call of the balancer, outside of the compiled or captured part and
+        after the backward pass. After an eager call it does nothing.
+        """
+        clock = self._clock
+        if clock.advanced:
+            clock.advanced = False
+            return
+        if not self.training:
+            return
+        clock.row(self.block).copy_(self.latest)
+        self._tick(clock, self.interval * self.accumulate)
+
+    def _total(self, levels: Tensor, weights: Tensor) -> Tensor:
+        if levels.dtype is not torch.float32:
+            # bf16 would round a weight of 1.003 to 1.
+            levels = levels if levels.dtype is torch.float64 else levels.float()
+            weights = weights.to(levels.dtype)
+        if self._learned:
+            return cast(LearnedScheme, self.scheme).weigh(levels)
+        return torch.dot(weights, levels)
+
+    def _tick(self, clock: Clock, period: int) -> None:
+        clock.calls += 1
+        clock.phase += 1
+        ending = clock.phase >= period
+        if ending or clock.phase % BLOCK == 0:
+            self._reduce(clock)
+            if ending:
+                self._renew()
+                clock.phase = 0
+                clock.intervals += 1
+
+    @torch.no_grad()
+    def _reduce(self, clock: Clock) -> None:
+        """Merge the rows recorded since the last reduction into the running interval."""
+        pending = (clock.phase - 1) % BLOCK + 1
+        ordered = self.block.roll(-(clock.calls % BLOCK), 0)  # oldest first
+        fresh = ordered[BLOCK - pending :]
+        keep, broken, outlier = sift(fresh, ordered[-min(clock.calls, BLOCK) :], self.guard)
+        partial = merge(torch.stack((self.running[:3], summarize(fresh, keep))))
+        self.running[:3].copy_(partial)
+        self.running[3].add_(broken.sum(0))
+        self.running[4].add_(outlier.sum(0))
+
+    @torch.no_grad()
+    def _renew(self) -> None:
+        """End the interval: merge the ranks, ask the scheme, set the weights."""
+        ranks = gather(self.running, self._group)  # [world, 5, n]
+        merged = merge(ranks[:, :3])
+        current = finish(merged)
+        self.skipped.add_(ranks[:, 3].sum(0).to(torch.int64))
+        self.outliers.add_(ranks[:, 4].sum(0).to(torch.int64))
+        previous = self.statistics
+        proposal = self.scheme.propose(current, previous)
+        if proposal.shape != self.weights.shape:
+            raise ValueError(
+                f"scheme {self.scheme.name!r} proposed weights of shape {tuple(proposal.shape)} "
+                f"for {self.num_levels} levels; return a tensor of shape ({self.num_levels},)"
+            )
+        if self._learned:
+            self.weights.copy_(proposal)
+        else:
+            self._set_weights(proposal, current)
+        self.finished.copy_(merged)
+        self.running.zero_()
+
+    def _set_weights(self, proposal: Tensor, current: Moments) -> None:
+        total = proposal.sum()
+        sound = proposal.isfinite().all() & (proposal >= 0).all() & (total > 0)
+        weights = proposal * (self.num_levels / total)
+        if self.normalize == "loss":
+            # Levels without values have mean 0 and drop out of both sums.
+            factor = current.mean.sum() / (weights * current.mean).sum()
+            weights = weights * torch.where(factor.isfinite() & (factor > 0), factor, 1.0)
+        self.weights.copy_(torch.where(sound, weights, self.weights))
+        self.rejected += ~sound
+
+    def _stack(self, losses: Sequence[Tensor]) -> Tensor:
+        losses = list(losses)
+        if len(losses) != self.num_levels:
+            raise self._mismatch(f"{len(losses)} losses")
+        for level, loss in enumerate(losses):
+            if not isinstance(loss, Tensor) or loss.dim() != 0:
+                what = (
+                    f"a tensor of shape {tuple(loss.shape)}"
+                    if isinstance(loss, Tensor)
+                    else f"a {type(loss).__name__}"
+                )
+                raise ValueError(f"the loss of level {level} is {what}; pass a scalar tensor each")
+        return torch.stack(losses)
+
+    def _mismatch(self, got: str) -> ValueError:
+        return ValueError(
+            f"this balancer has num_levels={self.num_levels} but got {got}; pass a tensor of shape "
+            f"({self.num_levels},) or {self.num_levels} scalars, or make the balancer with the "
+            "model's number of levels"
+        )
+
+    def get_extra_state(self) -> Tensor:
+        """Host counters and the scheme's name as int64, for `state_dict`."""
+        clock = self._clock
+        header = [self.num_levels, clock.calls, clock.phase, clock.intervals]
+        return torch.tensor(header + list(self.scheme.name.encode()))
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restore what `get_extra_state` returned."""
+        calls, phase, intervals = state[1:4].tolist()
+        self._clock = Clock(calls, phase, intervals)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Refuse a state of another scheme or number of levels before anything is overwritten."""
+        saved = state_dict.get(f"{prefix}_extra_state")
+        if saved is not None:
+            codes = cast(list[int], saved.tolist())
+            name = bytes(codes[4:]).decode()
+            if codes[0] != self.num_levels or name != self.scheme.name:
+                raise ValueError(
+                    f"the saved balancer has {codes[0]} levels and scheme {name!r}, this one "
+                    f"{self.num_levels} levels and scheme {self.scheme.name!r}; "
+                    "make it with the saved settings, or start without its state"
+                )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -1,0 +1,198 @@
+"""What a weighting scheme is, how one is found by name, and what schemes share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from scalewise.weighting.moments import Moments
+
+_BY_NAME: dict[str, type[Scheme]] = {}
+
+
+class Scheme(nn.Module, ABC):
+    """A rule that turns the moments of the last intervals into weights for the next one.
+
+    Subclasses implement `propose`, and `build` when they keep state. State lives in buffers,
+    changed in place, so that it is saved, moved and copied with the balancer. Nothing in `propose`
+    may read a value back to the host (`.item()`, `if tensor`, indexing with a boolean or 0-d
+    tensor).
+
+    A scheme object serves one balancer; a second one is refused.
+    """
+
+    num_levels: int = 0
+
+    @property
+    def name(self) -> str:
+        """Short label, used in logs and to check that a saved state belongs to this scheme."""
+        return _registered_name(type(self)) or type(self).__name__.lower()
+
+    def build(self, num_levels: int, seed: int) -> None:
+        """Create the state; called once, by the balancer.
+
+        Args:
+            num_levels: number of levels n.
+            seed: an integer that no other scheme of this balancer was given.
+        """
+
+    def initial(self) -> Tensor:
+        """Weights float32 [n] before any interval has ended."""
+        return torch.ones(self.num_levels)
+
+    @abstractmethod
+    def propose(self, current: Moments, previous: Moments) -> Tensor:
+        """Weights for the next interval.
+
+        Args:
+            current: moments of the interval that just ended.
+            previous: moments of the one before; its counts are 0 when there was none.
+
+        Returns:
+            float32 [n] with mean 1 (the balancer normalises anyway).
+        """
+
+
+class LearnedScheme(Scheme):
+    """A scheme with parameters of its own, trained by the loss it returns.
+
+    `propose` then only reports the weights in force, for `LossBalancer.weights`.
+    """
+
+    @abstractmethod
+    def weigh(self, levels: Tensor) -> Tensor:
+        """The total loss, differentiable with respect to the levels and the parameters.
+
+        Args:
+            levels: float32 or float64 [n].
+
+        Returns:
+            Scalar of the same dtype.
+        """
+
+
+class FunctionScheme(Scheme):
+    """A plain function `(current, previous) -> weights` as a scheme without state."""
+
+    def __init__(self, function: Callable[[Moments, Moments], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    @property
+    def name(self) -> str:
+        """The function's own name."""
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+    def propose(self, current: Moments, previous: Moments) -> Tensor:
+        """Call the function."""
+        return self.function(current, previous)
+
+
+SchemeLike = str | Scheme | Callable[[Moments, Moments], Tensor]
+_S = TypeVar("_S", bound=type[Scheme])
+
+
+def register(name: str) -> Callable[[_S], _S]:
+    """Class decorator that makes a scheme available by name."""
+
+    def add(cls: _S) -> _S:
+        _BY_NAME[name] = cls
+        return cls
+
+    return add
+
+
+def _registered_name(cls: type[Scheme]) -> str | None:
+    return next((name for name, known in _BY_NAME.items() if known is cls), None)
+
+
+def scheme_names() -> tuple[str, ...]:
+    """The names `scheme_from_name` knows, sorted."""
+    return tuple(sorted(_BY_NAME))
+
+
+def scheme_from_name(name: str) -> Scheme:
+    """Make the scheme of that name with its default settings.
+
+    Raises:
+        ValueError: the name is unknown, or the scheme cannot be made without arguments.
+    """
+    if name not in _BY_NAME:
+        raise ValueError(f"unknown scheme {name!r}; known are {', '.join(scheme_names())}")
+    try:
+        return _BY_NAME[name]()
+    except TypeError as error:
+        raise ValueError(
+            f"scheme {name!r} needs arguments; pass {_BY_NAME[name].__name__}(...) instead"
+        ) from error
+
+
+def as_scheme(spec: SchemeLike) -> Scheme:
+    """Resolve a name, a scheme or a plain function.
+
+    Raises:
+        ValueError: an unknown name.
+        TypeError: a class instead of an instance, or something that is none of the three.
+    """
+    if isinstance(spec, str):
+        return scheme_from_name(spec)
+    if isinstance(spec, Scheme):
+        return spec
+    if isinstance(spec, type):
+        raise TypeError(f"got the class {spec.__name__}; pass an instance: {spec.__name__}(...)")
+    if callable(spec) and not isinstance(spec, nn.Module):
+        return FunctionScheme(spec)
+    raise TypeError(
+        "a scheme is a name, a Scheme or a function (current, previous) -> weights, "
+        f"not {type(spec).__name__}"
+    )
+
+
+def attach(scheme: Scheme, num_levels: int, seed: int) -> None:
+    """Give a scheme its number of levels and its state.
+
+    Raises:
+        ValueError: it has them already; two owners would overwrite each other's state.
+    """
+    if scheme.num_levels:
+        raise ValueError(
+            f"this {type(scheme).__name__} already serves a balancer or an action; "
+            "make a new one for each"
+        )
+    scheme.num_levels = num_levels
+    scheme.build(num_levels, seed)
+
+
+def softmax_weights(scores: Tensor, live: Tensor) -> Tensor:
+    """Softmax over the live levels, times their number; exactly 1 for the others.
+
+    Args:
+        scores: float32 [n]; ignored, and free to be non-finite, where not live.
+        live: bool [n].
+
+    Returns:
+        float32 [n] with mean 1.
+    """
+    masked = torch.where(live, scores, -torch.inf)
+    masked = torch.where(live.any(), masked, 0.0)  # softmax of nothing would be NaN
+    return torch.where(live, live.sum() * masked.softmax(0), 1.0)
+
+
+def proportional_weights(scores: Tensor, live: Tensor) -> Tensor:
+    """Weights in proportion to non-negative scores among the live levels; 1 for the others.
+
+    Args:
+        scores: float32 [n]; ignored, and free to be non-finite, where not live.
+        live: bool [n].
+
+    Returns:
+        float32 [n] with mean 1; all ones when every live score is 0.
+    """
+    masked = torch.where(live, scores, 0.0)
+    total = masked.sum()
+    shared = masked / torch.where(total > 0, total, 1.0) * live.sum()
+    return torch.where(live & (total > 0), shared, 1.0)
