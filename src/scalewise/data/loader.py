@@ -75,26 +75,23 @@ class EpochSampler(Sampler[list[Request]]):
         return own // self.batch_size if self.drop_last else -(-own // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Request]]:
-        start, self.start_batch = self.start_batch, 0
+        # all state is read at the first batch: a loader with workers also makes an unused iterator
+        start, self.start_batch, epoch = self.start_batch, 0, self.epoch
         order = np.arange(self.length)
         if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
+            order = np.random.default_rng([self.seed, epoch]).permutation(order)
             order = np.resize(order, self._share() * self.num_replicas)
-        return self._batches(order[self.rank :: self.num_replicas], self.epoch, start)
+        own = order[self.rank :: self.num_replicas]
+        for batch in range(start, len(self)):
+            first = batch * self.batch_size
+            indices = (int(index) for index in own[first : first + self.batch_size])
+            yield [Request(index, self._item_seed(epoch, index)) for index in indices]
 
     def _share(self) -> int:
         """Return the number of images of this rank."""
         if self.shuffle:
             return -(-self.length // self.num_replicas)
         return len(range(self.rank, self.length, self.num_replicas))
-
-    def _batches(
-        self, order: np.ndarray[tuple[int], np.dtype[np.int64]], epoch: int, start: int
-    ) -> Iterator[list[Request]]:
-        for batch in range(start, len(self)):
-            first = batch * self.batch_size
-            indices = (int(index) for index in order[first : first + self.batch_size])
-            yield [Request(index, self._item_seed(epoch, index)) for index in indices]
 
     def _item_seed(self, epoch: int, index: int) -> int:
         sequence = np.random.SeedSequence([self.seed, epoch, index])
