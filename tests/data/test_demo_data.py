@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scalewise.data import BadData, demo_draw, open_split
+from scalewise.data.demo import make_demo
+from scalewise.data.demo_draw import SHAPES, draw_image, draw_size
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_same_options_same_bytes_other_seed_other_folder(tmp_path: Path) -> None:
+    one = make_demo(f"images=10,size=64,seed=3,folder={tmp_path}/one")
+    two = make_demo(f"images=10,size=64,seed=3,folder={tmp_path}/two")
+    other = make_demo(f"images=10,size=64,seed=4,folder={tmp_path}/one")
+    assert _content(one) == _content(two)
+    assert one.name.removeprefix("one") == two.name.removeprefix("two")
+    assert other != one
+    assert _content(other)["train/000000.jpg"] != _content(one)["train/000000.jpg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [one.name, two.name, other.name]
+    )  # no temporary folder stays
+
+
+def test_an_equal_folder_is_used_again_and_a_strange_one_refused(tmp_path: Path) -> None:
+    options = f"images=5,size=64,folder={tmp_path}/demo"
+    folder = make_demo(options)
+    before = (folder / "train" / "000000.jpg").stat().st_mtime_ns
+    assert make_demo(options) == folder
+    assert (folder / "train" / "000000.jpg").stat().st_mtime_ns == before
+    (folder / "manifest.json").write_text("{}")
+    with pytest.raises(BadData, match="is not this demo data set; move it away"):
+        make_demo(options)
+
+
+def test_splits_are_sound_and_differ(tmp_path: Path) -> None:
+    spec = f"demo:images=20,size=96,folder={tmp_path}/demo"
+    splits = {name: open_split(spec, name) for name in ("train", "val", "test")}
+    assert [len(split.records) for split in splits.values()] == [20, 4, 4]
+    assert splits["train"].classes == SHAPES
+    assert not any(split.clipped for split in splits.values())
+    first = {split.records[0].path.read_bytes() for split in splits.values()}
+    assert len(first) == 3
+
+
+@pytest.mark.parametrize("skew", [-1.0, 0.0, 0.5, 2.0])
+def test_each_octave_holds_its_share(skew: float) -> None:
+    rng = np.random.default_rng(0)
+    sizes = np.array([draw_size(rng, 8, 64, skew) for _ in range(20000)])
+    assert sizes.min() >= 8
+    assert sizes.max() <= 64
+    counts = np.histogram(sizes, bins=[8, 16, 32, 64])[0]
+    np.testing.assert_allclose(counts[:-1] / counts[1:], 2**skew, rtol=0.1)
+
+
+def test_skew_reaches_the_pictures() -> None:
+    def median(skew: float) -> float:
+        rng = np.random.default_rng(1)
+        boxes = [box for _ in range(60) for _, box in draw_image(rng, 128, skew)[1]]
+        return float(np.median([np.sqrt((b[2] - b[0]) * (b[3] - b[1])) for b in boxes]))
+
+    assert median(2.0) < median(0.0) < median(-2.0)
+
+
+def test_boxes_hug_what_is_painted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The picture is drawn again without its objects: what differs is the objects."""
+    paint = demo_draw._paint
+    drawn = [draw_image(np.random.default_rng(seed), 96, 0.5) for seed in range(20)]
+    monkeypatch.setattr(
+        demo_draw, "_paint", lambda patch, *rest: paint(patch.copy(), *rest)
+    )  # draws the same random numbers, leaves the canvas alone
+    for seed, (pixels, objects) in enumerate(drawn):
+        empty, again = draw_image(np.random.default_rng(seed), 96, 0.5)
+        assert again == objects
+        changed = np.abs(pixels.astype(int) - empty).max(-1) > 3  # [96, 96]
+        inside = np.zeros_like(changed)
+        for _, (x1, y1, x2, y2) in objects:
+            assert 0 <= x1 < x2 <= 96
+            assert 0 <= y1 < y2 <= 96
+            inside[y1:y2, x1:x2] = True
+            for edge in (
+                changed[y1, x1:x2],
+                changed[y2 - 1, x1:x2],
+                changed[y1:y2, x1],
+                changed[y1:y2, x2 - 1],
+            ):
+                assert edge.any()
+        assert not (changed & ~inside).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("colour=3", "unknown option 'colour'; there are seed, skew, images, size, folder"),
+        ("images=many", "option images=many is no int"),
+        ("images=4", "images >= 5"),
+        ("size=10", "size >= 64"),
+        ("skew=nan", "-8 <= skew <= 8"),
+        ("seed=-1", "seed >= 0"),
+    ],
+)
+def test_bad_options(options: str, message: str) -> None:
+    with pytest.raises(BadData, match=re.escape(message)):
+        make_demo(options)
