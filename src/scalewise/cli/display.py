@@ -9,7 +9,16 @@ from rich.table import Table
 
 from scalewise.training.runs import load_json
 
-FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "VOC_AP50_11", "VOC_AP50_area")
+FIGURES = (
+    "AP",
+    "AP50",
+    "AP75",
+    "AP_small",
+    "AP_medium",
+    "AP_large",
+    "VOC_AP50_11",
+    "VOC_AP50_area",
+)
 
 
 def percent(value: float | None) -> str:

@@ -16,14 +16,12 @@ class EvaluateOptions:
     """Evaluation.
 
     Args:
-        run: Run folder.
         data: Data set; the run's own when left out.
         split: Name of the split; the run's validation split when left out.
         checkpoint: Which checkpoint.
         device: "auto", "cpu", "cuda" or another torch device.
     """
 
-    run: str
     data: str | None = None
     split: str | None = None
     checkpoint: Literal["best", "last"] = "best"
@@ -35,12 +33,14 @@ def main(words: list[str]) -> int:
     parser = ArgumentParser(
         prog="scalewise evaluate", description="Average precision of a run.", exit_on_error=False
     )
-    parser.add_class_arguments(EvaluateOptions, as_positional=True)
-    options = build(EvaluateOptions, parse(parser, words, EvaluateOptions))
+    parser.add_argument("run", help="run folder")
+    parser.add_class_arguments(EvaluateOptions)
+    values = parse(parser, words, EvaluateOptions)
+    options = build(EvaluateOptions, values)
     from scalewise.cli.display import show_metrics
     from scalewise.training.inference import evaluate, load_run
 
-    run = load_run(Path(options.run), options.checkpoint, options.device)
+    run = load_run(Path(values.run), options.checkpoint, options.device)
     path, metrics = evaluate(run, options.data, options.split)
     show_metrics(metrics, f"{run.folder.name}, {path.stem}")
     print(f"written: {path}")

@@ -44,7 +44,7 @@ def parse(parser: ArgumentParser, words: list[str], *options: type) -> Namespace
     except ArgumentError as error:
         message = " ".join(str(error).split())
         unknown = re.findall(r"--(\w+)", message.partition("nrecognized arguments")[2])
-        unknown += re.findall(r"(?:option|[Kk]ey) '?\"?(\w+)", message)
+        unknown += re.findall(r"(?:[Oo]ption|[Kk]ey) '?\"?(\w+)", message)
         hints = [
             f"did you mean '{close[0]}' for '{word}'?"
             for word in unknown

@@ -19,7 +19,9 @@ def parser() -> ArgumentParser:
         exit_on_error=False,
     )
     options.add_argument("--config", action="config", help="YAML file with any of the options")
-    options.add_argument("--resume", metavar="RUN", help="continue this run folder, with its own options")
+    options.add_argument(
+        "--resume", metavar="RUN", help="continue this run folder, with its own options"
+    )
     for group in GROUPS:
         options.add_class_arguments(group)
     return options

@@ -180,7 +180,9 @@ def check(config: TrainConfig) -> None:
             raise UsageError(f"--{name} must not be negative, got {getattr(config, name)}")
     for name in _BELOW_ONE:
         if not 0 <= getattr(config, name) < 1:
-            raise UsageError(f"--{name} must be at least 0 and below 1, got {getattr(config, name)}")
+            raise UsageError(
+                f"--{name} must be at least 0 and below 1, got {getattr(config, name)}"
+            )
     if not 0 <= config.flip <= 1:
         raise UsageError(f"--flip is a probability, 0 to 1, got {config.flip}")
     if isinstance(config.workers, int) and config.workers < 0:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,11 +58,11 @@ def train(config: TrainConfig) -> Path:
         run = runs.new_run_folder(Path(config.out), name)
         os.environ[RUN_VARIABLE] = str(run)
         runs.save_config(run, config)
-        runs.write_json(run / "environment.json", _environment(config, training, validation, detector))
+        runs.write_json(
+            run / "environment.json", _environment(config, training, validation, detector)
+        )
         print(f"run folder: {run}\nbackbone: {detector.loaded}")
-        for split in (training, validation):
-            if split.skipped:
-                print(f"{split.name}: {len(split.skipped)} faults skipped, listed in environment.json")
+        print(training.describe(), validation.describe(), sep="\n")
     try:
         _fit(run, config, training, validation, DetectionModule(detector, balancer, config), None)
     finally:
@@ -81,12 +83,17 @@ def resume(run: Path) -> Path:
         UserError: when there is nothing to resume, or the data have changed.
     """
     config = runs.load_config(run)
-    if (run / "metrics.json").is_file() and runs.load_json(run / "metrics.json")["status"] == "finished":
+    if (run / "metrics.json").is_file() and runs.load_json(run / "metrics.json")[
+        "status"
+    ] == "finished":
         raise RunError(f"{run} is finished; start a new run to train longer")
     path = runs.checkpoint(run, "last")
     training, validation = _open_splits(config)
     known = runs.load_json(run / "environment.json")
-    if list(training.classes) != known["classes"] or len(training.records) != known["images"][config.train_split]:
+    if (
+        list(training.classes) != known["classes"]
+        or len(training.records) != known["images"][config.train_split]
+    ):
         raise RunError(
             f"{config.data} has changed since {run} began: it had {known['images'][config.train_split]} "
             f"training images of {len(known['classes'])} classes, and has {len(training.records)} of "
@@ -101,16 +108,23 @@ def resume(run: Path) -> Path:
 
 
 def build_detector(config: TrainConfig, classes: int, weights: str | None) -> DenseDetector:
-    """The detector that the options describe."""
+    """The detector that the options describe.
+
+    Raises:
+        UserError: for a backbone or weights that cannot be had.
+    """
     make = getattr(detectors, config.detector)
-    detector: DenseDetector = make(
-        backbone=config.backbone,
-        num_classes=classes,
-        weights=weights,
-        freeze_bn=config.weights_backbone is not None,
-        width=config.width,
-        depth=config.depth,
-    )
+    try:
+        detector: DenseDetector = make(
+            backbone=config.backbone,
+            num_classes=classes,
+            weights=weights,
+            freeze_bn=config.weights_backbone is not None,
+            width=config.width,
+            depth=config.depth,
+        )
+    except (ValueError, OSError, ImportError) as error:
+        raise UserError(f"detector {config.detector} on {config.backbone}: {error}") from None
     return detector
 
 
@@ -152,7 +166,10 @@ def _environment(
         "seed": config.seed,
         "classes": list(training.classes),
         "images": {split.name: len(split.records) for split in (training, validation)},
-        "objects": {split.name: sum(len(r.labels) for r in split.records) for split in (training, validation)},
+        "objects": {
+            split.name: sum(len(r.labels) for r in split.records)
+            for split in (training, validation)
+        },
         "skipped": {split.name: split.skipped for split in (training, validation)},
         "backbone": str(detector.loaded),
     }
@@ -166,6 +183,7 @@ def _fit(
     module: DetectionModule,
     checkpoint: Path | None,
 ) -> None:
+    _quieten()
     recorder = LevelRecorder(run / "trace.parquet", config.log_every)
     scoring = Scoring(validation, run / "metrics.json", recorder)
     torch.set_float32_matmul_precision("high")
@@ -218,7 +236,7 @@ def _loaders(
     checkpoint: Path | None,
 ) -> tuple[Any, Any]:
     workers = loader_workers(config)
-    shard = {"replicas": trainer.world_size, "rank": trainer.global_rank}
+    shard = {"num_replicas": trainer.world_size, "rank": trainer.global_rank}
     data = DetectionDataset(
         training,
         config.size,
@@ -226,24 +244,45 @@ def _loaders(
         cache=config.cache,
         flip=config.flip,
         color_jitter=config.color_jitter,
-        scale_jitter=config.scale_jitter,
-        seed=config.seed,
+        scale_jitter=(1 - config.scale_jitter, 1 + config.scale_jitter),
     )
-    batches = make_loader(data, config.batch_size, shuffle=True, seed=config.seed, workers=workers, **shard)
+    batches = make_loader(
+        data, config.batch_size, shuffle=True, seed=config.seed, workers=workers, **shard
+    )
     if checkpoint is not None:
-        epoch, batch = _position(checkpoint, len(batches))
-        batches.batch_sampler.set_epoch(epoch)
-        batches.batch_sampler.start_batch = batch
+        sampler = batches.batch_sampler
+        sampler.epoch, sampler.start_batch = _position(checkpoint, len(batches))
     held_out = DetectionDataset(validation, config.size, augment=False, cache=config.cache)
-    return batches, make_loader(held_out, config.batch_size, shuffle=False, seed=0, workers=workers, **shard)
+    return batches, make_loader(
+        held_out, config.batch_size, shuffle=False, seed=0, workers=workers, **shard
+    )
 
 
 def _position(checkpoint: Path, batches: int) -> tuple[int, int]:
     """Epoch and batch at which the checkpointed run goes on."""
-    loops = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["loops"]["fit_loop"]
+    loops = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["loops"][
+        "fit_loop"
+    ]
     done = loops["epoch_loop.batch_progress"]["current"]["ready"]
     epoch = loops["epoch_progress"]["current"]["processed"]
-    return (epoch + 1, 0) if done >= batches and epoch < loops["epoch_progress"]["current"]["ready"] else (epoch, done % batches)
+    return (
+        (epoch + 1, 0)
+        if done >= batches and epoch < loops["epoch_progress"]["current"]["ready"]
+        else (epoch, done % batches)
+    )
+
+
+def _quieten() -> None:
+    """Keep Lightning's advertisements and its notes on settings chosen here off the terminal."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for note in (
+        ".*LeafSpec.*",
+        ".*does not have many workers.*",
+        ".*log_every_n_steps.*",
+        ".*will be deleted when.*",
+    ):
+        warnings.filterwarnings("ignore", note)
 
 
 def _loggers(run: Path) -> list[Logger]:
@@ -309,5 +348,3 @@ class WholeFiles(TorchCheckpointIO):
         aside = path.with_name(f".{path.name}.{os.getpid()}")
         torch.save(checkpoint, aside)
         os.replace(aside, path)
-
-

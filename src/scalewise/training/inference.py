@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 
 from scalewise.data import DetectionDataset, make_loader, open_split
-from scalewise.data.transforms import image_batch
+from scalewise.data.split import ImageRecord, Objects, Split
 from scalewise.detectors import DenseDetector
 from scalewise.errors import UserError
 from scalewise.evaluation import ImageDetections, to_original
@@ -60,16 +60,22 @@ def load_run(folder: Path, kind: str = "best", device: str = "auto") -> TrainedR
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     prefix = "detector."
     try:
-        detector.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+        detector.load_state_dict(
+            {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+        )
     except RuntimeError as error:
         raise runs.RunError(f"{path} does not fit {folder / 'config.yaml'}: {error}") from None
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    where = torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    )
     detector.to(where, memory_format=torch.channels_last).eval()
     return TrainedRun(folder, config, classes, detector, where)
 
 
 @torch.inference_mode()
-def evaluate(run: TrainedRun, data: str | None, split_name: str | None) -> tuple[Path, dict[str, float]]:
+def evaluate(
+    run: TrainedRun, data: str | None, split_name: str | None
+) -> tuple[Path, dict[str, float]]:
     """Average precision of a run on a split.
 
     Args:
@@ -84,27 +90,32 @@ def evaluate(run: TrainedRun, data: str | None, split_name: str | None) -> tuple
         UserError: when the data cannot be read or have other classes.
     """
     config = run.config
-    split = open_split(data or config.data, split_name or config.val_split, skip_bad=config.skip_bad)
+    split = open_split(
+        data or config.data, split_name or config.val_split, skip_bad=config.skip_bad
+    )
     if list(split.classes) != run.classes:
         raise UserError(
             f"{data or config.data} has the classes {list(split.classes)}, but {run.folder} was trained on {run.classes}"
         )
-    dataset = DetectionDataset(split, config.size, augment=False)
-    found: list[ImageDetections] = []
-    for batch in make_loader(dataset, config.batch_size, shuffle=False, seed=0, workers=loader_workers(config)):
-        detections = run.detector(batch._replace(images=batch.images.to(run.device), sizes=batch.sizes.to(run.device)))
-        found += to_original(type(detections)(*(t.cpu() for t in detections)), batch)
-    metrics = score(split, found)
+    metrics = score(split, list(_detections(run, split)))
     path = _unused(run.folder / f"evaluation-{split.name}.json")
     runs.write_json(
         path,
-        {"data": data or config.data, "split": split.name, "images": len(split.records), "skipped": split.skipped, "metrics": metrics},
+        {
+            "data": data or config.data,
+            "split": split.name,
+            "images": len(split.records),
+            "skipped": split.skipped,
+            "metrics": metrics,
+        },
     )
     return path, metrics
 
 
 @torch.inference_mode()
-def predict(run: TrainedRun, images: Iterable[Path], out: Path, threshold: float) -> tuple[Path, list[str]]:
+def predict(
+    run: TrainedRun, images: Iterable[Path], out: Path, threshold: float
+) -> tuple[Path, list[str]]:
     """Draw detections on images and write them as JSON.
 
     Args:
@@ -120,40 +131,62 @@ def predict(run: TrainedRun, images: Iterable[Path], out: Path, threshold: float
         UserError: when there is no readable image.
     """
     levels = level_names(run.detector.num_levels)
+    split, unreadable = _split_of(images)
+    if not split.records:
+        raise UserError("no image could be read: " + ("; ".join(unreadable) or "none was named"))
     folder = _unused(out)
     folder.mkdir(parents=True)
-    records: list[dict[str, object]] = []
+    paths = {record.image_id: record.path for record in split.records}
+    written: list[dict[str, object]] = []
+    for image in _detections(run, split):
+        path, keep = paths[image.image_id], image.scores >= threshold
+        boxes, scores, source = image.boxes[keep], image.scores[keep], image.levels[keep]
+        labels = [run.classes[label] for label in image.labels[keep]]
+        picture = _unused(folder / f"{path.stem}.png")
+        with Image.open(path) as pixels:
+            draw(pixels.convert("RGB"), boxes, scores, labels, source, levels).save(picture)
+        found = [
+            {
+                "box": [round(float(edge), 2) for edge in box],
+                "score": round(float(value), 4),
+                "class": label,
+                "level": levels[level],
+            }
+            for box, value, label, level in zip(boxes, scores, labels, source, strict=True)
+        ]
+        written.append({"image": str(path), "picture": picture.name, "detections": found})
+    runs.write_json(folder / "predictions.json", written)
+    return folder, unreadable
+
+
+def _detections(run: TrainedRun, split: Split) -> Iterator[ImageDetections]:
+    """Detections of every image of a split, in its order."""
+    dataset = DetectionDataset(split, run.config.size, augment=False)
+    loader = make_loader(
+        dataset, run.config.batch_size, shuffle=False, workers=loader_workers(run.config)
+    )
+    for batch in loader:
+        on_device = batch._replace(
+            images=batch.images.to(run.device), sizes=batch.sizes.to(run.device)
+        )
+        yield from to_original(run.detector(on_device), batch)
+
+
+def _split_of(images: Iterable[Path]) -> tuple[Split, list[str]]:
+    """A split without objects from image files, and a line for each file that cannot be read."""
+    records: list[ImageRecord] = []
     unreadable: list[str] = []
     for path in _image_files(images):
         try:
-            image = Image.open(path).convert("RGB")
-        except (OSError, UnidentifiedImageError) as error:
+            with Image.open(path) as image:
+                image.load()
+                width, height = image.size
+        except (OSError, SyntaxError) as error:
             unreadable.append(f"{path}: {error}")
             continue
-        batch = image_batch(image, run.config.size)
-        found = run.detector(batch._replace(images=batch.images.to(run.device), sizes=batch.sizes.to(run.device)))
-        detections = to_original(type(found)(*(t.cpu() for t in found)), batch)[0]
-        keep = detections.scores >= threshold
-        boxes, scores = detections.boxes[keep], detections.scores[keep]
-        labels = [run.classes[i] for i in detections.labels[keep]]
-        source = detections.levels[keep]
-        picture = _unused(folder / f"{path.stem}.png")
-        draw(image, boxes, scores, labels, source, levels).save(picture)
-        records.append(
-            {
-                "image": str(path),
-                "picture": picture.name,
-                "detections": [
-                    {"box": [round(float(v), 2) for v in box], "score": round(float(score), 4), "class": label, "level": levels[level]}
-                    for box, score, label, level in zip(boxes, scores, labels, source, strict=True)
-                ],
-            }
-        )
-    if not records:
-        folder.rmdir()
-        raise UserError("no image could be read: " + ("; ".join(unreadable) or "none was named"))
-    runs.write_json(folder / "predictions.json", records)
-    return folder, unreadable
+        records.append(Objects().record(len(records) + 1, path, width, height))
+    split = Split("coco", "images", "command line", ("object",), (1,), records)
+    return split, unreadable
 
 
 def draw(

@@ -29,7 +29,9 @@ class DetectionModule(L.LightningModule):
 
     losses: Tensor
 
-    def __init__(self, detector: DenseDetector, balancer: LossBalancer, config: TrainConfig) -> None:
+    def __init__(
+        self, detector: DenseDetector, balancer: LossBalancer, config: TrainConfig
+    ) -> None:
         super().__init__()
         self.detector = detector
         self.balancer = balancer

@@ -90,7 +90,13 @@ def _shares(axes: Axes, table: pa.Table, levels: list[str]) -> None:
 def _weights(axes: Axes, table: pa.Table, levels: list[str]) -> None:
     steps = table["step"].to_numpy()
     for i, level in enumerate(levels):
-        axes.step(steps, table[f"weight/{level}"].to_numpy(), where="post", color=level_color(i), label=level)
+        axes.step(
+            steps,
+            table[f"weight/{level}"].to_numpy(),
+            where="post",
+            color=level_color(i),
+            label=level,
+        )
     axes.axhline(1.0, color="0.7", linewidth=0.8, zorder=0)
     axes.set_ylabel("weight")
 
@@ -106,7 +112,14 @@ def _policy(axes: Axes, table: pa.Table, names: list[str]) -> None:
     edges = np.flatnonzero(np.diff(table["interval"].to_numpy())) + 1
     for begin, end in zip([0, *edges], [*edges, len(steps)], strict=True):
         if drawn[begin] is not None:
-            axes.axvspan(steps[begin], steps[end - 1] + 1, ymin=0, ymax=0.06, color=shades(names.index(drawn[begin])), linewidth=0)
+            axes.axvspan(
+                steps[begin],
+                steps[end - 1] + 1,
+                ymin=0,
+                ymax=0.06,
+                color=shades(names.index(drawn[begin])),
+                linewidth=0,
+            )
     axes.set_ylim(-0.08, 1)
     axes.set_ylabel("probability; drawn: band")
     axes.legend(ncols=min(4, len(names)), loc="upper right", frameon=False)

@@ -57,7 +57,12 @@ class Lines(ProgressBar):
         self._started, self._seen = time.perf_counter(), 0
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Print at each quarter of the epoch."""
         self._seen += len(batch.images) * trainer.world_size

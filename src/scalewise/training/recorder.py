@@ -67,7 +67,12 @@ class LevelRecorder(L.Callback):
         self._paused += time.perf_counter() - self._pause
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Record the step that has just been made."""
         assert isinstance(pl_module, DetectionModule)

@@ -1,12 +1,12 @@
 """Run folders: what a run leaves on disk, and how it is found again.
 
-    RUN/config.yaml         every option
-    RUN/environment.json    versions, git state, seed, command, classes, data counts
-    RUN/checkpoints/        best.ckpt, last.ckpt
-    RUN/trace.parquet       every step's level losses, weights and action
-    RUN/metrics.json        status, AP of every epoch, times
-    RUN/levels.png          the trace as a picture
-    RUN/logs/               TensorBoard and CSV logs, one sub-folder an attempt
+RUN/config.yaml         every option
+RUN/environment.json    versions, git state, seed, command, classes, data counts
+RUN/checkpoints/        best.ckpt, last.ckpt
+RUN/trace.parquet       every step's level losses, weights and action
+RUN/metrics.json        status, AP of every epoch, times
+RUN/levels.png          the trace as a picture
+RUN/logs/               TensorBoard and CSV logs, one sub-folder an attempt
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def load_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(f"{path} is missing: the run did not come far enough, or was moved") from None
+        raise RunError(
+            f"{path} is missing: the run did not come far enough, or was moved"
+        ) from None
     except json.JSONDecodeError as error:
         raise RunError(f"{path} is no valid JSON: {error}") from None
 
@@ -140,7 +142,9 @@ def _git_state() -> dict[str, Any] | None:
     """Commit of the working folder and whether it has changes; None outside a repository."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10)
+        done = subprocess.run(
+            ["git", *words], capture_output=True, text=True, check=True, timeout=10
+        )
         return done.stdout.strip()
 
     try:

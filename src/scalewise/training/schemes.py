@@ -6,8 +6,6 @@ import difflib
 import inspect
 from typing import Any
 
-import yaml
-
 from scalewise.errors import UsageError
 from scalewise.weighting import Scheme, scheme_class, scheme_names
 
@@ -16,7 +14,8 @@ def parse_scheme(words: str) -> Scheme:
     """Build a scheme from its name and arguments.
 
     Args:
-        words: `name[:argument=value]...`; values are YAML scalars, lists are joined by "+".
+        words: `name[:argument=value]...`; values are numbers, true, false or names; lists are joined
+            by "+".
 
     Returns:
         The scheme.
@@ -48,12 +47,19 @@ def parse_scheme(words: str) -> Scheme:
         raise UsageError(f"--scheme {words}: {error}") from None
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> float | bool | str | list[Any]:
     if "+" in text:
-        return [yaml.safe_load(part) for part in text.split("+")]
-    return yaml.safe_load(text)
+        return [_value(part) for part in text.split("+")]
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _hint(word: str, known: list[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(known) or 'none'}"
+    return (
+        f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(known) or 'none'}"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,9 @@ class Scoring(L.Callback):
         found = _gather(self._found)
         metrics = score(self.split, found)
         for logger in trainer.loggers:
-            logger.log_metrics({f"val/{name}": value for name, value in metrics.items()}, trainer.global_step)
+            logger.log_metrics(
+                {f"val/{name}": value for name, value in metrics.items()}, trainer.global_step
+            )
         pl_module.log("AP", torch.tensor(metrics["AP"], dtype=torch.float32).nan_to_num())
         self.history.append(
             {
@@ -93,7 +96,7 @@ class Scoring(L.Callback):
         def by_level(values: torch.Tensor) -> dict[str, float]:
             return dict(zip(names, values.tolist(), strict=True))
 
-        best = max(self.history, key=lambda epoch: epoch["AP"], default=None)
+        best = max(self.history, key=lambda e: -1 if math.isnan(e["AP"]) else e["AP"], default=None)
         write_json(
             self.path,
             {

@@ -67,7 +67,13 @@ class Trace:
             self._tables = [old.filter(pc.field("step") < self.first_step)]
 
     def add(
-        self, step: int, epoch: int, lr: float, losses: Tensor, positives: Tensor, interval: Interval
+        self,
+        step: int,
+        epoch: int,
+        lr: float,
+        losses: Tensor,
+        positives: Tensor,
+        interval: Interval,
     ) -> None:
         """Record a step without waiting for the device.
 

@@ -1,0 +1,140 @@
+"""The command line answers at once, documents every option and explains what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scalewise.cli import COMMANDS, main
+from scalewise.cli.options import build, normalise, parse
+from scalewise.cli.train import parser
+from scalewise.errors import UsageError
+from scalewise.training.config import GROUPS, TrainConfig, check
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def train_config(*words: str) -> TrainConfig:
+    config: TrainConfig = build(TrainConfig, parse(parser(), list(words), *GROUPS))
+    return config
+
+
+@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in COMMANDS)])
+def test_help_needs_no_torch(words: list[str]) -> None:
+    done = run_python(
+        "import sys\nfrom scalewise.cli import main\n"
+        f"try: main({words!r})\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'lightning' not in sys.modules"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage: scalewise" in done.stdout
+
+
+def test_top_level_help_imports_no_third_party_package() -> None:
+    done = run_python(
+        "import sys\nbefore = set(sys.modules)\nfrom scalewise.cli import main\nmain(['--help'])\n"
+        "new = {m.partition('.')[0] for m in set(sys.modules) - before}\n"
+        "assert new - sys.stdlib_module_names == {'scalewise'}, new"
+    )
+    assert done.returncode == 0, done.stderr
+    for name in COMMANDS:
+        assert name in done.stdout
+
+
+def test_every_option_is_documented() -> None:
+    text = " ".join(parser().format_help().split())
+    for group in GROUPS:
+        for option in dataclasses.fields(group):
+            _, found, rest = text.partition(f" --{option.name} ")
+            assert found, option.name
+            assert rest, option.name
+        assert (group.__doc__ or "").splitlines()[0].rstrip(".") in text
+    documented = {
+        line.strip().partition(":")[0]
+        for group in GROUPS
+        for line in (group.__doc__ or "").splitlines()
+        if line.startswith("        ") and line[8:9].isalpha() and ":" in line
+    }
+    assert {o.name for o in dataclasses.fields(TrainConfig)} <= documented
+
+
+def test_dashes_and_bare_flags() -> None:
+    assert normalise(["--skip-bad", "--weights-backbone=a-b", "x-y"], {"skip_bad"}) == [
+        "--skip_bad=true",
+        "--weights_backbone=a-b",
+        "x-y",
+    ]
+    config = train_config(
+        "--data", "x", "--skip-bad", "--weights-backbone", "w.pth", "--cache", "ram"
+    )
+    assert config.skip_bad
+    assert config.weights_backbone == "w.pth"
+    assert not train_config("--data", "x", "--skip_bad", "false").skip_bad
+
+
+def test_misspelt_option_gets_a_hint() -> None:
+    with pytest.raises(UsageError, match="did you mean 'epochs' for 'epoks'"):
+        train_config("--data", "x", "--epoks", "3")
+    with pytest.raises(UsageError, match="did you mean 'interval' for 'intervall'"):
+        train_config("--data", "x", "--intervall", "3")
+
+
+def test_misspelt_key_in_yaml_gets_a_hint(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("batchsize: 3\n")
+    with pytest.raises(UsageError, match="did you mean 'batch_size' for 'batchsize'"):
+        train_config("--config", str(tmp_path / "run.yaml"))
+
+
+def test_wrong_type_names_the_option() -> None:
+    with pytest.raises(UsageError, match="epochs"):
+        train_config("--data", "x", "--epochs", "many")
+    with pytest.raises(UsageError, match="detector"):
+        train_config("--data", "x", "--detector", "yolo")
+
+
+def test_printed_config_reads_back(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--data", "x", "--lr", "0.5", "--print_config"])
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["lr"] == 0.5
+    (tmp_path / "run.yaml").write_text(printed)
+    again = train_config("--config", str(tmp_path / "run.yaml"), "--seed", "4")
+    assert (again.data, again.lr, again.seed) == ("x", 0.5, 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", ""], "--data is missing"),
+        (["--data", "x", "--epochs", "0"], "--epochs must be above 0"),
+        (["--data", "x", "--warmup", "-1"], "--warmup must not be negative"),
+        (["--data", "x", "--ema", "1"], "--ema must be at least 0 and below 1"),
+        (["--data", "x", "--flip", "2"], "--flip is a probability"),
+        (["--data", "x", "--name", "a/b"], "--name is the name of a folder"),
+        (["--data", "x", "--workers", "-2"], "--workers must not be negative"),
+    ],
+)
+def test_impossible_values_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check(train_config(*words))
+
+
+def test_unknown_command_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == 2
+    assert "did you mean 'train'" in capsys.readouterr().err
+
+
+def test_user_errors_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["evaluate", str(tmp_path / "nothing")]) == 1
+    error = capsys.readouterr().err
+    assert "no run folder" in error
+    assert error.count("\n") == 1
+    assert main(["train", "--resume", str(tmp_path), "--epochs", "3"]) == 2
+    assert "cannot be changed" in capsys.readouterr().err
