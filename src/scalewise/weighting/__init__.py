@@ -12,6 +12,7 @@ from scalewise.weighting.scheme import (
     Scheme,
     SchemeLike,
     register,
+    scheme_class,
     scheme_from_name,
     scheme_names,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "Static",
     "Uncertainty",
     "register",
+    "scheme_class",
     "scheme_from_name",
     "scheme_names",
 ]

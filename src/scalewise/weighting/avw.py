@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from scalewise.weighting.moments import Moments
+from scalewise.weighting.moments import Moments, is_finite
 from scalewise.weighting.scheme import Scheme, register, softmax_weights
 
 
@@ -101,12 +101,10 @@ class AVW(Scheme):
     def propose(self, current: Moments, previous: Moments) -> Tensor:
         """Score the interval, smooth, and share out the weight; see the class."""
         score = self.signal(current, previous)
-        defined = score.isfinite()
+        defined = is_finite(score)
         if self.invert:
             score = -score
-        smooth = torch.where(
-            self.scored, self.momentum * self.z + (1 - self.momentum) * score, score
-        )
+        smooth = torch.where(self.scored, self.z.lerp(score, 1 - self.momentum), score)
         self.z.copy_(torch.where(defined, smooth, self.z))
         self.scored.logical_or_(defined)
         return 1 + self.strength * (softmax_weights(self.z / self.temperature, self.scored) - 1)

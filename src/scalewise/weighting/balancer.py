@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from scalewise.weighting.clock import Clock
 from scalewise.weighting.guard import sift
-from scalewise.weighting.moments import Moments, finish, merge, summarize
+from scalewise.weighting.moments import Moments, finish, is_finite, merge, summarize
 from scalewise.weighting.parallel import Group, gather
 from scalewise.weighting.scheme import LearnedScheme, SchemeLike, as_scheme, attach
 
@@ -51,9 +51,6 @@ class LossBalancer(nn.Module):
     Attributes:
         weights: buffer float32 [n], the weights in force. Its storage never changes, its values do
             at the end of an interval: clone it before saving it for a backward pass of your own.
-        skipped: buffer int64 [n], non-finite values left out, over all ranks and finished
-            intervals.
-        outliers: buffer int64 [n], values left out by the guard, likewise.
         rejected: buffer int64 scalar, proposals that were not finite, had a negative weight or only
             zeros; the weights then stayed as they were.
         scheme: the scheme.
@@ -64,8 +61,7 @@ class LossBalancer(nn.Module):
     """
 
     weights: Tensor
-    skipped: Tensor
-    outliers: Tensor
+    left_out: Tensor
     rejected: Tensor
     block: Tensor
     latest: Tensor
@@ -115,10 +111,11 @@ class LossBalancer(nn.Module):
         self.guard = guard
         self._group = Group(process_group)
         self._clock = Clock()
+        self._period = interval * accumulate
+        self._last_window = self._period - accumulate
         initial = self.scheme.initial()
         self.register_buffer("weights", initial * (num_levels / initial.sum()))
-        self.register_buffer("skipped", torch.zeros(num_levels, dtype=torch.int64))
-        self.register_buffer("outliers", torch.zeros(num_levels, dtype=torch.int64))
+        self.register_buffer("left_out", torch.zeros(2, num_levels, dtype=torch.int64))
         self.register_buffer("rejected", torch.tensor(0))
         self.register_buffer("block", torch.zeros(BLOCK, num_levels))
         self.register_buffer("latest", torch.zeros(num_levels))
@@ -134,7 +131,17 @@ class LossBalancer(nn.Module):
     @property
     def statistics(self) -> Moments:
         """Moments of the last finished interval; all 0 before the first. A copy, on the device."""
-        return finish(self.finished.clone())
+        return Moments(*self.finished.clone().unbind(0))
+
+    @property
+    def skipped(self) -> Tensor:
+        """Non-finite values left out, over all ranks and finished intervals: int64 [n]."""
+        return self.left_out[0]
+
+    @property
+    def outliers(self) -> Tensor:
+        """Values left out by the guard, over all ranks and finished intervals: int64 [n]."""
+        return self.left_out[1]
 
     def forward(self, level_losses: Tensor | Sequence[Tensor]) -> Tensor:
         """Weigh the losses of one step.
@@ -150,14 +157,9 @@ class LossBalancer(nn.Module):
                 device.
         """
         levels = level_losses if isinstance(level_losses, Tensor) else self._stack(level_losses)
-        weights = self.weights
-        if levels.dim() != 1 or levels.shape[0] != self.num_levels:
-            raise self._mismatch(f"a tensor of shape {tuple(levels.shape)}")
-        if levels.device != weights.device:
-            raise ValueError(
-                f"the losses are on {levels.device}, the balancer on {weights.device}; "
-                f"move it: balancer.to({str(levels.device)!r})"
-            )
+        weights = cast(Tensor, self._buffers["weights"])  # Module.__getattr__ is slow
+        if levels.shape != weights.shape or levels.device != weights.device:
+            raise self._misfit(levels)
         recording = self.training and torch.is_grad_enabled()
         if torch.compiler.is_compiling() or (
             levels.is_cuda and torch.cuda.is_current_stream_capturing()
@@ -168,14 +170,12 @@ class LossBalancer(nn.Module):
         if not recording:
             return self._total(levels, weights)
         clock = self._clock
-        period = self.interval * self.accumulate
-        if clock.phase + self.accumulate >= period:
+        if clock.phase >= self._last_window:
             # The update may come before this window's backward, which still needs today's weights.
             weights = weights.clone()
         total = self._total(levels, weights)
-        clock.row(self.block).copy_(levels.detach())
+        self._record(levels.detach())
         clock.advanced = True
-        self._tick(clock, period)
         return total
 
     def advance(self) -> None:
@@ -190,8 +190,7 @@ class LossBalancer(nn.Module):
             return
         if not self.training:
             return
-        clock.row(self.block).copy_(self.latest)
-        self._tick(clock, self.interval * self.accumulate)
+        self._record(self.latest)
 
     def _total(self, levels: Tensor, weights: Tensor) -> Tensor:
         if levels.dtype is not torch.float32:
@@ -202,39 +201,43 @@ class LossBalancer(nn.Module):
             return cast(LearnedScheme, self.scheme).weigh(levels)
         return torch.dot(weights, levels)
 
-    def _tick(self, clock: Clock, period: int) -> None:
+    def _record(self, levels: Tensor) -> None:
+        """Store one step, and end the block or the interval when it is due."""
+        clock = self._clock
+        block = cast(Tensor, self._buffers["block"])
+        if clock.block is not block:
+            clock.bind(block)
+        clock.rows[clock.calls % BLOCK].copy_(levels)
         clock.calls += 1
-        clock.phase += 1
-        ending = clock.phase >= period
-        if ending or clock.phase % BLOCK == 0:
+        clock.phase = phase = clock.phase + 1
+        if phase >= self._period:
             self._reduce(clock)
-            if ending:
-                self._renew()
-                clock.phase = 0
-                clock.intervals += 1
+            self._renew()
+            clock.phase = 0
+            clock.intervals += 1
+        elif phase % BLOCK == 0:
+            self._reduce(clock)
 
     @torch.no_grad()
     def _reduce(self, clock: Clock) -> None:
         """Merge the rows recorded since the last reduction into the running interval."""
-        pending = (clock.phase - 1) % BLOCK + 1
-        ordered = self.block.roll(-(clock.calls % BLOCK), 0)  # oldest first
-        fresh = ordered[BLOCK - pending :]
-        keep, broken, outlier = sift(fresh, ordered[-min(clock.calls, BLOCK) :], self.guard)
-        partial = merge(torch.stack((self.running[:3], summarize(fresh, keep))))
-        self.running[:3].copy_(partial)
-        self.running[3].add_(broken.sum(0))
-        self.running[4].add_(outlier.sum(0))
+        fresh = (clock.phase - 1) % BLOCK + 1
+        recent = self.block.roll(-(clock.calls % BLOCK), 0)  # [B, n], oldest first
+        sifted = sift(recent[-min(clock.calls, BLOCK) :], fresh, self.guard)
+        partial = summarize(sifted.values, sifted.finite ^ sifted.outlier)
+        left_out = torch.stack((fresh - sifted.finite.sum(0), sifted.outlier.sum(0)))
+        if clock.phase > BLOCK:
+            partial = merge(torch.stack((self.running[:3], partial)))
+            left_out = left_out + self.running[3:]
+        self.running.copy_(torch.cat((partial, left_out)))
 
     @torch.no_grad()
     def _renew(self) -> None:
         """End the interval: merge the ranks, ask the scheme, set the weights."""
         ranks = gather(self.running, self._group)  # [world, 5, n]
-        merged = merge(ranks[:, :3])
-        current = finish(merged)
-        self.skipped.add_(ranks[:, 3].sum(0).to(torch.int64))
-        self.outliers.add_(ranks[:, 4].sum(0).to(torch.int64))
-        previous = self.statistics
-        proposal = self.scheme.propose(current, previous)
+        current = finish(merge(ranks[:, :3]) if len(ranks) > 1 else ranks[0, :3])
+        self.left_out.add_(ranks[:, 3:].sum(0).to(torch.int64))
+        proposal = self.scheme.propose(current, self.statistics)
         if proposal.shape != self.weights.shape:
             raise ValueError(
                 f"scheme {self.scheme.name!r} proposed weights of shape {tuple(proposal.shape)} "
@@ -244,17 +247,16 @@ class LossBalancer(nn.Module):
             self.weights.copy_(proposal)
         else:
             self._set_weights(proposal, current)
-        self.finished.copy_(merged)
-        self.running.zero_()
+        self.finished.copy_(torch.stack((current.count, current.mean, current.variance)))
 
     def _set_weights(self, proposal: Tensor, current: Moments) -> None:
-        total = proposal.sum()
-        sound = proposal.isfinite().all() & (proposal >= 0).all() & (total > 0)
-        weights = proposal * (self.num_levels / total)
+        mean = proposal.mean()
+        weights = proposal / mean
+        sound = (weights >= 0).all() & (mean > 0)  # also False for NaN and infinity
         if self.normalize == "loss":
             # Levels without values have mean 0 and drop out of both sums.
-            factor = current.mean.sum() / (weights * current.mean).sum()
-            weights = weights * torch.where(factor.isfinite() & (factor > 0), factor, 1.0)
+            factor = current.mean.sum() / torch.dot(weights, current.mean)
+            weights = weights * torch.where(is_finite(factor) & (factor > 0), factor, 1.0)
         self.weights.copy_(torch.where(sound, weights, self.weights))
         self.rejected += ~sound
 
@@ -271,6 +273,14 @@ class LossBalancer(nn.Module):
                 )
                 raise ValueError(f"the loss of level {level} is {what}; pass a scalar tensor each")
         return torch.stack(losses)
+
+    def _misfit(self, levels: Tensor) -> ValueError:
+        if levels.shape != self.weights.shape:
+            return self._mismatch(f"a tensor of shape {tuple(levels.shape)}")
+        return ValueError(
+            f"the losses are on {levels.device}, the balancer on {self.weights.device}; "
+            f"move it: balancer.to({str(levels.device)!r})"
+        )
 
     def _mismatch(self, got: str) -> ValueError:
         return ValueError(

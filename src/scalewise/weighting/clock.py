@@ -33,9 +33,7 @@ class Clock:
     def __reduce__(self) -> tuple[type[Clock], tuple[int, int, int]]:
         return Clock, (self.calls, self.phase, self.intervals)
 
-    def row(self, block: Tensor) -> Tensor:
-        """The row of `block` [B, n] that the next call writes, as a view [n]."""
-        if self.block is not block:  # first use, moved to another device, or loaded by assignment
-            self.block = block
-            self.rows = block.unbind(0)
-        return self.rows[self.calls % len(self.rows)]
+    def bind(self, block: Tensor) -> None:
+        """Take the rows of `block` [B, n]: at first use, after a move, a copy or an assignment."""
+        self.block = block
+        self.rows = block.unbind(0)

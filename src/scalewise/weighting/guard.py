@@ -2,50 +2,52 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from scalewise.weighting.moments import is_finite
 
-class Sifted(NamedTuple):
-    """What became of R recorded steps of n levels; every value is in exactly one of the three.
+
+@dataclass(frozen=True)
+class Sifted:
+    """What became of R recorded steps of n levels.
 
     Attributes:
-        keep: bool [R, n], enters the statistics.
-        broken: bool [R, n], not finite.
-        outlier: bool [R, n], finite, but of a step whose total loss exploded.
+        values: float32 [R, n], the losses, 0 where not finite.
+        finite: bool [R, n].
+        outlier: bool [R, n], finite, but of a step whose total exploded.
     """
 
-    keep: Tensor
-    broken: Tensor
+    values: Tensor
+    finite: Tensor
     outlier: Tensor
 
 
-def sift(fresh: Tensor, recent: Tensor, factor: float | None) -> Sifted:
-    """Leave out non-finite values and steps whose total exceeds `factor` times the recent median.
+def sift(recent: Tensor, fresh: int, factor: float | None) -> Sifted:
+    """Find non-finite values, and steps whose total exceeds `factor` times the recent median.
 
-    A step is judged by its total over the finite levels. A batch without positives multiplies the
-    whole loss; a rare level that wakes up changes its own loss a thousandfold but hardly the total,
-    and its few informative steps must stay. A median that is not positive guards nothing.
+    A step is judged by its total, in which a non-finite level counts as 0. A batch without
+    positives multiplies the whole loss; a rare level that wakes up changes its own loss a
+    thousandfold but hardly the total, and its few informative steps must stay. A median that is not
+    positive guards nothing.
 
     Args:
-        fresh: float32 [R, n], the steps to judge.
-        recent: float32 [V, n], the latest V recorded steps, the fresh ones among them.
-        factor: above 1, or None to keep every finite value.
+        recent: float32 [V, n], the last V >= 1 recorded steps, oldest first.
+        fresh: how many of them, from the end, to judge.
+        factor: above 1, or None to call nothing an outlier.
 
     Returns:
-        The three masks.
+        The fresh steps.
     """
-    finite = fresh.isfinite()
+    first = len(recent) - fresh
+    finite = is_finite(recent)
+    values = torch.where(finite, recent, 0.0)
+    kept = finite[first:]
     if factor is None:
-        return Sifted(finite, ~finite, torch.zeros_like(finite))
-    known = recent.isfinite()  # [V, n]
-    some = known.any(1)  # [V]
-    totals = torch.where(known, recent, 0.0).sum(1).masked_fill(~some, torch.inf)
-    middle = ((some.sum() - 1) // 2).clamp(min=0)  # lower median of the steps with any finite level
-    median = totals.sort().values.gather(0, middle.unsqueeze(0))  # [1]
-    limit = torch.where(median > 0, factor * median, torch.inf)
-    exploded = torch.where(finite, fresh, 0.0).sum(1) > limit  # [R]
-    outlier = finite & exploded.unsqueeze(1)
-    return Sifted(finite & ~outlier, ~finite, outlier)
+        return Sifted(values[first:], kept, torch.zeros_like(kept))
+    totals = values.sum(1)  # [V]
+    median = totals.sort().values[(len(recent) - 1) // 2]  # the lower one
+    exploded = (totals[first:] > factor * median) & (median > 0)  # [fresh]
+    return Sifted(values[first:], kept, kept & exploded.unsqueeze(1))

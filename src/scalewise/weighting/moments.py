@@ -1,8 +1,7 @@
 """Count, mean and variance of the level losses, reduced in blocks and merged exactly.
 
 A *partial* is a float32 tensor [3, n] with the rows count, mean and sum of squared deviations: the
-form in which moments add up (Chan, Golub and LeVeque, 1979). Everything is shifted by a value of
-the data before it is summed, so a constant loss has variance zero and not the square of a rounding.
+form in which moments add up (Chan, Golub and LeVeque, 1979).
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# A spread below a few units in the last place is what rounding alone makes of a constant loss.
-_ROUNDING = 4 * torch.finfo(torch.float32).eps
+# A relative spread this small is what float32 rounding makes of a constant loss: it is none.
+_ROUNDING = 16 * torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True)
@@ -33,23 +32,25 @@ class Moments:
     variance: Tensor
 
 
+def is_finite(values: Tensor) -> Tensor:
+    """`values.isfinite()` in half the kernels: only a finite number minus itself is 0."""
+    return (values - values) == 0
+
+
 def summarize(values: Tensor, keep: Tensor) -> Tensor:
     """Reduce rows of level losses to one partial.
 
     Args:
-        values: float32 [R, n], level losses of R steps; may hold non-finite values where not kept.
+        values: float32 [R, n], finite; level losses of R steps.
         keep: bool [R, n], which of them count.
 
     Returns:
         float32 [3, n]: count, mean, sum of squared deviations.
     """
-    count = keep.sum(0).to(values.dtype)  # [n]
-    highest = values.masked_fill(~keep, -torch.inf).amax(0)  # [n]
-    origin = torch.where(count > 0, highest, 0.0)
-    shifted = torch.where(keep, values - origin, 0.0)  # [R, n]
-    offset = shifted.sum(0) / count.clamp(min=1)
-    deviation = torch.where(keep, shifted - offset, 0.0).square().sum(0)
-    return torch.stack((count, origin + offset, deviation))
+    count = keep.sum(0)  # [n]
+    mean = torch.where(keep, values, 0.0).sum(0) / count.clamp(min=1)
+    deviation = torch.where(keep, values - mean, 0.0).square().sum(0)
+    return torch.stack((count.to(mean.dtype), mean, deviation))
 
 
 def merge(partials: Tensor) -> Tensor:
@@ -63,16 +64,13 @@ def merge(partials: Tensor) -> Tensor:
     """
     counts, means, deviations = partials.unbind(1)  # [P, n] each
     count = counts.sum(0)  # [n]
-    highest = means.masked_fill(counts == 0, -torch.inf).amax(0)
-    origin = torch.where(count > 0, highest, 0.0)
-    mean = origin + (counts * (means - origin)).sum(0) / count.clamp(min=1)
+    mean = (counts * means).sum(0) / count.clamp(min=1)
     between = (counts * (means - mean).square()).sum(0)
-    return torch.stack((count, torch.where(count > 0, mean, 0.0), deviations.sum(0) + between))
+    return torch.stack((count, mean, deviations.sum(0) + between))
 
 
 def finish(partial: Tensor) -> Moments:
     """Turn a partial [3, n] into moments."""
     count, mean, deviation = partial.unbind(0)
-    variance = deviation / (count - 1).clamp(min=1)
-    real = (count >= 2) & (variance > (_ROUNDING * mean).square())
-    return Moments(count, mean, torch.where(real, variance, 0.0))
+    variance = deviation / (count - 1)  # NaN or -0 below two values, which the next line drops
+    return Moments(count, mean, torch.where(variance > (_ROUNDING * mean).square(), variance, 0.0))

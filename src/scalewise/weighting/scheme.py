@@ -115,19 +115,29 @@ def scheme_names() -> tuple[str, ...]:
     return tuple(sorted(_BY_NAME))
 
 
+def scheme_class(name: str) -> type[Scheme]:
+    """The class registered under a name.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name not in _BY_NAME:
+        raise ValueError(f"unknown scheme {name!r}; known are {', '.join(scheme_names())}")
+    return _BY_NAME[name]
+
+
 def scheme_from_name(name: str) -> Scheme:
     """Make the scheme of that name with its default settings.
 
     Raises:
         ValueError: the name is unknown, or the scheme cannot be made without arguments.
     """
-    if name not in _BY_NAME:
-        raise ValueError(f"unknown scheme {name!r}; known are {', '.join(scheme_names())}")
+    cls = scheme_class(name)
     try:
-        return _BY_NAME[name]()
+        return cls()
     except TypeError as error:
         raise ValueError(
-            f"scheme {name!r} needs arguments; pass {_BY_NAME[name].__name__}(...) instead"
+            f"scheme {name!r} needs arguments; pass {cls.__name__}(...) instead"
         ) from error
 
 
@@ -177,8 +187,8 @@ def softmax_weights(scores: Tensor, live: Tensor) -> Tensor:
     Returns:
         float32 [n] with mean 1.
     """
-    masked = torch.where(live, scores, -torch.inf)
-    masked = torch.where(live.any(), masked, 0.0)  # softmax of nothing would be NaN
+    # Not -inf: the softmax of nothing but that is NaN.
+    masked = torch.where(live, scores, torch.finfo(scores.dtype).min)
     return torch.where(live, live.sum() * masked.softmax(0), 1.0)
 
 
