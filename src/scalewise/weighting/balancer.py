@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -181,8 +181,9 @@ class LossBalancer(nn.Module):
     def advance(self) -> None:
         """Count a call made inside a compiled function or a CUDA graph.
 
-        Call it once after every call of the balancer, outside of the compiled or captured part and
-        after the backward pass. After an eager call it does nothing.
+        Call it once after every training call of the balancer (so `accumulate` times per optimizer
+        step), outside of the compiled or captured part and after the backward pass. After an eager
+        call it does nothing. If it is forgotten, the weights stay as they are.
         """
         clock = self._clock
         if clock.advanced:
@@ -289,11 +290,21 @@ class LossBalancer(nn.Module):
             "model's number of levels"
         )
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LossBalancer:
+        """Move, but never change dtype: a model cast to half precision keeps exact weights."""
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        cast(Callable[..., Any], super()._apply)(move, recurse)
+        return self
+
     def get_extra_state(self) -> Tensor:
         """Host counters and the scheme's name as int64, for `state_dict`."""
         clock = self._clock
         header = [self.num_levels, clock.calls, clock.phase, clock.intervals]
-        return torch.tensor(header + list(self.scheme.name.encode()))
+        return torch.tensor(header + list(self.scheme.name.encode()), device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restore what `get_extra_state` returned."""

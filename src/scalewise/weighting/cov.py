@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scalewise.weighting.moments import Moments
+from scalewise.weighting.moments import ROUNDING, Moments, is_finite
 from scalewise.weighting.scheme import Scheme, proportional_weights, register
 
 
@@ -31,7 +31,7 @@ class CoV(Scheme):
         seen, loss = self.history.unbind(0)  # [n] each
         count, mean, deviation = self.ratios.clone().unbind(0)
         ratio = torch.where(seen > 0, current.mean / loss, 1.0)
-        fresh = (current.count > 0) & ratio.isfinite()
+        fresh = (current.count > 0) & is_finite(ratio)
         step = ratio - mean
         new_count = count + 1
         new_mean = mean + step / new_count
@@ -45,4 +45,5 @@ class CoV(Scheme):
 
         count, mean, deviation = self.ratios.unbind(0)
         variation = (deviation / count.clamp(min=1)).sqrt() / mean
-        return proportional_weights(variation, (count >= 2) & variation.isfinite())
+        variation = torch.where(variation > ROUNDING, variation, 0.0)
+        return proportional_weights(variation, (count >= 2) & (mean > 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scalewise.weighting.moments import Moments
+from scalewise.weighting.moments import Moments, is_finite
 from scalewise.weighting.scheme import Scheme, proportional_weights, register
 
 
@@ -45,4 +45,4 @@ class InverseLoss(Scheme):
         self.average.copy_(torch.where(fresh, average, self.average))
         self.seen.logical_or_(fresh)
         inverse = self.average.reciprocal()
-        return proportional_weights(inverse, self.seen & inverse.isfinite() & (inverse > 0))
+        return proportional_weights(inverse, self.seen & is_finite(inverse) & (inverse > 0))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 # A relative spread this small is what float32 rounding makes of a constant loss: it is none.
-_ROUNDING = 16 * torch.finfo(torch.float32).eps
+ROUNDING = 16 * torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True)
@@ -73,4 +73,4 @@ def finish(partial: Tensor) -> Moments:
     """Turn a partial [3, n] into moments."""
     count, mean, deviation = partial.unbind(0)
     variance = deviation / (count - 1)  # NaN or -0 below two values, which the next line drops
-    return Moments(count, mean, torch.where(variance > (_ROUNDING * mean).square(), variance, 0.0))
+    return Moments(count, mean, torch.where(variance > (ROUNDING * mean).square(), variance, 0.0))
