@@ -108,6 +108,9 @@ def atss(
     width: int = 256,
     depth: int = 4,
     freeze_bn: bool | None = None,
+    freeze_stem: bool | None = None,
 ) -> DenseDetector:
     """An ATSS detector; the arguments are those of `DenseDetector`."""
-    return DenseDetector(METHOD, backbone, num_classes, weights, width, depth, freeze_bn)
+    return DenseDetector(
+        METHOD, backbone, num_classes, weights, width, depth, freeze_bn, freeze_stem
+    )

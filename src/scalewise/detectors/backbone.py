@@ -2,63 +2,33 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models import get_model, get_model_weights, list_models
-from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.models import get_model, list_models
+
+from scalewise.detectors.frozen import fold_batch_norms
+from scalewise.detectors.weights import LoadedWeights, download, load, read, weight_file
 
 STRIDES = (8, 16, 32)
-FILE_SUFFIXES = (".pth", ".pt", ".safetensors")
+STEM_STRIDE = 4
+PROBE = 128  # side of the image, in pixels, that finds a model's strides
 # Where not the last module of a stride is wanted: MobileNetV2's final 1x1 convolution serves its
 # classifier and would quadruple the channels that the pyramid reads.
-NODES = {"mobilenet_v2": {32: "features.17"}}
-PROBE = 128  # side of the image, in pixels, that finds a model's strides
-
-
-@dataclass(frozen=True)
-class LoadedWeights:
-    """What weights a backbone started from.
-
-    Attributes:
-        source: file, weight enum entry, or "random".
-        matched: number of tensors loaded.
-        missing: tensors of the backbone that the source did not have; they stay random.
-        unexpected: tensors of the source that the backbone does not use, such as its classifier.
-    """
-
-    source: str
-    matched: int = 0
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        if self.source == "random":
-            return "backbone weights: random initialisation"
-        return (
-            f"backbone weights: {self.source}: {self.matched} tensors loaded, "
-            f"{len(self.missing)} missing{_some(self.missing)}, "
-            f"{len(self.unexpected)} unused{_some(self.unexpected)}"
-        )
-
-
-def _some(names: Sequence[str]) -> str:
-    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
+LAST = {"mobilenet_v2": {32: "features.17"}}
 
 
 class Backbone(nn.Module):
     """Features [B, C_i, H / s_i, W / s_i] at strides 8, 16 and 32 of images [B, 3, H, W].
 
     Args:
-        body: maps images to three features, as a list or as a dictionary in order.
+        body: maps images to a list of three features.
         channels: of the three features.
-        freeze_bn: keep BatchNorm in evaluation mode and its parameters fixed.
+        freeze_bn: keep BatchNorm's statistics and parameters fixed.
     """
 
     def __init__(self, body: nn.Module, channels: Sequence[int], freeze_bn: bool) -> None:
@@ -66,10 +36,14 @@ class Backbone(nn.Module):
         self.body = body
         self.channels = tuple(channels)
         self.freeze_bn = freeze_bn
+        for module in self.modules():
+            if isinstance(module, nn.ReLU6):
+                module.inplace = False  # in place, autograd would first copy the input
         if freeze_bn:
+            fold_batch_norms(body, _probe_image())
             for module in self._batch_norms():
                 module.requires_grad_(False)
-        self.train(self.training)
+        self.train()
 
     def _batch_norms(self) -> list[nn.Module]:
         return [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -84,12 +58,39 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Three features, finest first."""
-        features = self.body(images)
-        return list(features.values() if isinstance(features, Mapping) else features)
+        features: list[Tensor] = self.body(images)
+        return features
+
+
+class Chain(nn.Module):
+    """A model cut down to the modules that lead to its features, called one after the other.
+
+    Unlike a graph of `torch.fx`, it keeps the mode of its modules when it is copied.
+
+    Args:
+        model: whose submodules are used; names in the state dictionary stay below `model.`.
+        units: paths of the modules to call, in order.
+        features: those of `units` whose output is returned.
+    """
+
+    def __init__(self, model: nn.Module, units: Sequence[str], features: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.units = tuple(units)
+        self.features = tuple(features)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] to the features."""
+        outputs = []
+        for path in self.units:
+            x = self.model.get_submodule(path)(x)
+            if path in self.features:
+                outputs.append(x)
+        return outputs
 
 
 def make_backbone(
-    name: str, weights: str | Path | None, freeze_bn: bool | None
+    name: str, weights: str | Path | None, freeze_bn: bool | None, freeze_stem: bool | None
 ) -> tuple[Backbone, LoadedWeights]:
     """Build backbone `name`, load `weights`, and say what was loaded.
 
@@ -97,6 +98,7 @@ def make_backbone(
         name: of a torchvision classification model, else of a timm model.
         weights: None (random), "imagenet", a torchvision weight enum entry, or a file.
         freeze_bn: None freezes exactly where weights were given.
+        freeze_stem: whether to fix everything up to stride 4; None as for `freeze_bn`.
 
     Raises:
         ValueError: if no such backbone or weights exist, if the backbone has no features at strides
@@ -104,32 +106,40 @@ def make_backbone(
         FileNotFoundError: if `weights` is a file name and there is no such file.
         ImportError: if the model is timm's and timm is not installed.
     """
-    file = _weight_file(weights)
+    file = weight_file(weights)
+    body: nn.Module
     if name in list_models(module=torchvision.models):
-        body, channels = _torchvision_features(name)
+        body, stem, channels = _torchvision_features(name)
         if weights is None:
             loaded = LoadedWeights("random")
         elif file is not None:
-            loaded = _load(body, _read(file), str(file))
+            loaded = load(body.model, read(file), str(file))
         else:
-            loaded = _load(body, *_download(name, str(weights)))
+            loaded = load(body.model, *download(name, str(weights)))
     else:
-        body, channels, loaded = _timm_features(name, file or weights)
-    freeze = weights is not None if freeze_bn is None else freeze_bn
-    return Backbone(body, channels, freeze), loaded
+        body, stem, channels, loaded = _timm_features(name, file or weights)
+    if weights is not None if freeze_stem is None else freeze_stem:
+        for module in stem:
+            module.requires_grad_(False)
+    freeze_bn = weights is not None if freeze_bn is None else freeze_bn
+    return Backbone(body, channels, freeze_bn), loaded
 
 
-def _torchvision_features(name: str) -> tuple[nn.Module, list[int]]:
-    """A torchvision model cut down to its features, with random weights, and their channels."""
+def _torchvision_features(name: str) -> tuple[Chain, list[nn.Module], list[int]]:
+    """A torchvision model with random weights as a chain, its stem, its features' channels."""
     model = get_model(name, weights=None)
-    last: dict[int, tuple[str, int]] = {}  # stride -> module that put it out last, its channels
+    outputs: dict[str, tuple[Tensor, Tensor]] = {}  # and a copy, before the model may change it
+    last: dict[int, str] = {}  # stride -> the module that put it out last
 
-    def record(module_name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def record(path: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.dim() == 4 and _square(output):
+            if isinstance(output, Tensor) and _is_map(output):
                 stride = PROBE // output.shape[2]
-                if NODES.get(name, {}).get(stride, module_name) == module_name:
-                    last[stride] = (module_name, output.shape[1])
+                before = last.get(stride, "")
+                passes_on = before.startswith(path + ".") and output is outputs[before][0]
+                if not passes_on and LAST.get(name, {}).get(stride, path) == path:
+                    last[stride] = path
+                    outputs[path] = output, output.clone()
 
         return hook
 
@@ -140,39 +150,42 @@ def _torchvision_features(name: str) -> tuple[nn.Module, list[int]]:
         if path and all(isinstance(model.get_submodule(p), nn.Sequential) for p in _parents(path))
     ]
     _probe(name, model)
-    for handle in hooks:
-        handle.remove()
-    if missing := [stride for stride in STRIDES if stride not in last]:
-        raise ValueError(f"backbone {name!r} has no feature map at stride {missing[0]}")
-    nodes = {last[stride][0]: str(stride) for stride in STRIDES}
-    body: nn.Module = create_feature_extractor(model.train(), return_nodes=nodes)
-    return body, [last[stride][1] for stride in STRIDES]
+    for hook in hooks:
+        hook.remove()
+    _require_strides(name, last)
+    features = [last[stride] for stride in STRIDES]
+    units = _units(model, [last[STEM_STRIDE], *features])
+    chain = Chain(model, units, features)
+    for path, got in zip(features, _probe(name, chain), strict=True):
+        if not torch.equal(got, outputs[path][1]):
+            raise ValueError(f"backbone {name!r} is no plain chain of blocks up to {path}")
+    stem = [model.get_submodule(path) for path in units[: units.index(last[STEM_STRIDE]) + 1]]
+    return chain, stem, [outputs[path][1].shape[1] for path in features]
 
 
-def _probe(name: str, model: nn.Module) -> Any:
-    """The output of `model` for one black image."""
-    try:
-        with torch.no_grad():
-            return model.eval()(torch.zeros(1, 3, PROBE, PROBE))
-    except (AssertionError, RuntimeError) as error:  # a fixed input size, as in transformers
-        raise ValueError(f"backbone {name!r} does not take {PROBE} px images: {error}") from error
+def _units(model: nn.Module, features: Sequence[str]) -> list[str]:
+    """Paths of the modules that lead to the last of `features`; removes all others from `model`."""
+    around = {parent for path in features for parent in _parents(path)}
+    units: list[str] = []
 
+    def visit(module: nn.Module, prefix: str) -> None:
+        for key, child in list(module.named_children()):
+            path = prefix + key
+            if path in around:
+                visit(child, path + ".")
+            elif features[-1] in units:
+                del module._modules[key]
+            else:
+                units.append(path)
 
-def _square(x: Tensor) -> bool:
-    """Whether x is a map [B, C, H, H] rather than channels last or pooled away."""
-    return x.shape[2] == x.shape[3] > 1
-
-
-def _parents(path: str) -> list[str]:
-    """The paths of the modules around module `path`, the model itself left out."""
-    parts = path.split(".")
-    return [".".join(parts[:i]) for i in range(1, len(parts))]
+    visit(model, "")
+    return units
 
 
 def _timm_features(
     name: str, weights: str | Path | None
-) -> tuple[nn.Module, list[int], LoadedWeights]:
-    """A timm feature extractor, the channels of its features, and what it loaded."""
+) -> tuple[nn.Module, list[nn.Module], list[int], LoadedWeights]:
+    """A timm feature extractor, its stem, its features' channels, and what it loaded."""
     try:
         import timm
     except ImportError as error:
@@ -183,86 +196,51 @@ def _timm_features(
         raise ValueError(f"unknown backbone {name!r}: neither a torchvision nor a timm model")
     if not (weights is None or isinstance(weights, Path) or weights == "imagenet"):
         raise ValueError(f"timm backbone {name!r} takes weights None, 'imagenet' or a file")
-    probed: list[Tensor] = _probe(name, timm.create_model(name, features_only=True))
-    at = {PROBE // x.shape[2]: i for i, x in enumerate(probed) if _square(x)}
-    if missing := [stride for stride in STRIDES if stride not in at]:
-        raise ValueError(f"backbone {name!r} has no feature map at stride {missing[0]}")
-    overlay = {"file": str(weights)} if isinstance(weights, Path) else None
+    maps: list[Tensor] = _probe(name, timm.create_model(name, features_only=True))
+    at = {PROBE // x.shape[2]: i for i, x in enumerate(maps) if _is_map(x)}
+    _require_strides(name, at)
     body: nn.Module = timm.create_model(
         name,
         features_only=True,
         out_indices=[at[stride] for stride in STRIDES],
         pretrained=weights is not None,
-        pretrained_cfg_overlay=overlay,
+        pretrained_cfg_overlay={"file": str(weights)} if isinstance(weights, Path) else None,
     )
-    channels = [probed[at[stride]].shape[1] for stride in STRIDES]
+    stem: nn.Module = timm.create_model(name, features_only=True, out_indices=[at[STEM_STRIDE]])
+    shared = [body.get_submodule(path) for path, m in stem.named_modules() if not [*m.children()]]
+    channels = [maps[at[stride]].shape[1] for stride in STRIDES]
     if weights is None:
-        return body, channels, LoadedWeights("random")
+        return body, shared, channels, LoadedWeights("random")
     # timm itself refuses a file that does not fill the model
-    return body, channels, LoadedWeights(f"timm {name} {weights}", len(body.state_dict()))
+    return body, shared, channels, LoadedWeights(f"timm {name} {weights}", len(body.state_dict()))
 
 
-def _weight_file(weights: str | Path | None) -> Path | None:
-    """`weights` as a path if it names a file; raises FileNotFoundError if there is none."""
-    if weights is None or (isinstance(weights, str) and not weights.endswith(FILE_SUFFIXES)):
-        return None
-    path = Path(weights)
-    if not path.is_file():
-        raise FileNotFoundError(f"backbone weights: no file {path}")
-    if path.suffix not in FILE_SUFFIXES:
-        raise ValueError(f"backbone weights {path}: expected one of {', '.join(FILE_SUFFIXES)}")
-    return path
+def _probe_image() -> Tensor:
+    # Not black, or a module left out might go unnoticed; not random, or it would cost a draw.
+    return torch.linspace(-1, 1, 3 * PROBE * PROBE).view(1, 3, PROBE, PROBE)
 
 
-def _download(name: str, entry: str) -> tuple[Mapping[str, Any], str]:
-    """State dictionary and name of a torchvision weight enum entry."""
-    known = get_model_weights(name)
-    key = "DEFAULT" if entry == "imagenet" else entry
-    if key not in known.__members__:
-        raise ValueError(
-            f"backbone {name!r} has no weights {entry!r}: use a file ({', '.join(FILE_SUFFIXES)}), "
-            f"'imagenet' or one of {', '.join(known.__members__)}"
-        )
-    return known[key].get_state_dict(progress=False, check_hash=True), str(known[key])
+def _probe(name: str, model: nn.Module) -> Any:
+    """The output of `model` for one image."""
+    try:
+        with torch.no_grad():
+            return model.eval()(_probe_image())
+    except (AssertionError, RuntimeError) as error:  # a fixed input size, as in transformers
+        raise ValueError(f"backbone {name!r} does not take {PROBE} px images: {error}") from error
 
 
-def _read(file: Path) -> Mapping[str, Any]:
-    """The state dictionary of a file, also one nested under "state_dict" or "model"."""
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(file)
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    for key in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping):
-        raise ValueError(f"backbone weights {file}: expected a dictionary of tensors")
-    return state
+def _require_strides(name: str, found: dict[int, Any]) -> None:
+    for stride in (STEM_STRIDE, *STRIDES):
+        if stride not in found:
+            raise ValueError(f"backbone {name!r} has no feature map at stride {stride}")
 
 
-def _load(body: nn.Module, state: Mapping[str, Any], source: str) -> LoadedWeights:
-    """Load what fits by name; refuse when nothing does or when a shape differs."""
-    wanted = body.state_dict()
-    matched = {key: state[key] for key in wanted if key in state}
-    if not matched:
-        raise ValueError(
-            f"backbone weights {source}: none of its {len(state)} tensors{_some(list(state))} is "
-            f"among those of the backbone{_some(list(wanted))}; are they of another model?"
-        )
-    for key, value in matched.items():
-        if not isinstance(value, Tensor) or value.shape != wanted[key].shape:
-            raise ValueError(
-                f"backbone weights {source}: {key} should be a tensor of shape "
-                f"{tuple(wanted[key].shape)}, got {tuple(getattr(value, 'shape', ()))}"
-            )
-    loaded = LoadedWeights(
-        source,
-        len(matched),
-        tuple(key for key in wanted if key not in state),
-        tuple(key for key in state if key not in wanted),
-    )
-    if loaded.missing:
-        warnings.warn(f"{loaded}; the missing ones stay random", stacklevel=4)
-    body.load_state_dict(matched, strict=False)
-    return loaded
+def _is_map(x: Tensor) -> bool:
+    """Whether x is a map [B, C, H, H] rather than channels last or pooled away."""
+    return x.dim() == 4 and x.shape[2] == x.shape[3] > 1
+
+
+def _parents(path: str) -> list[str]:
+    """The paths of the modules around module `path`, the model itself left out."""
+    parts = path.split(".")
+    return [".".join(parts[:i]) for i in range(1, len(parts))]

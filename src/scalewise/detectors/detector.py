@@ -33,6 +33,8 @@ class DenseDetector(nn.Module):
         depth: convolutions in each of the head's towers.
         freeze_bn: keep the backbone's BatchNorm statistics and affine parameters fixed. Default:
             where weights were loaded, since detection batches are too small to estimate them anew.
+        freeze_stem: keep the backbone's layers up to stride 4 fixed. Default: where weights were
+            loaded; their features are generic, and their maps the most expensive to train on.
 
     Attributes:
         strides: of the levels, in pixels.
@@ -63,6 +65,7 @@ class DenseDetector(nn.Module):
         width: int = 256,
         depth: int = 4,
         freeze_bn: bool | None = None,
+        freeze_stem: bool | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -80,7 +83,7 @@ class DenseDetector(nn.Module):
         self.score_threshold = 0.05
         self.candidates = 1000
         self.max_detections = 100
-        self.backbone, self.loaded = make_backbone(backbone, weights, freeze_bn)
+        self.backbone, self.loaded = make_backbone(backbone, weights, freeze_bn, freeze_stem)
         self.pyramid = Pyramid(self.backbone.channels, width)
         self.head = Head(
             width, depth, num_classes, method.anchors, self.num_levels, "centerness" in self.terms

@@ -111,6 +111,9 @@ def fcos(
     width: int = 256,
     depth: int = 4,
     freeze_bn: bool | None = None,
+    freeze_stem: bool | None = None,
 ) -> DenseDetector:
     """An FCOS detector; the arguments are those of `DenseDetector`."""
-    return DenseDetector(METHOD, backbone, num_classes, weights, width, depth, freeze_bn)
+    return DenseDetector(
+        METHOD, backbone, num_classes, weights, width, depth, freeze_bn, freeze_stem
+    )

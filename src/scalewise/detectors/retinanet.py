@@ -116,6 +116,9 @@ def retinanet(
     width: int = 256,
     depth: int = 4,
     freeze_bn: bool | None = None,
+    freeze_stem: bool | None = None,
 ) -> DenseDetector:
     """A RetinaNet detector; the arguments are those of `DenseDetector`."""
-    return DenseDetector(METHOD, backbone, num_classes, weights, width, depth, freeze_bn)
+    return DenseDetector(
+        METHOD, backbone, num_classes, weights, width, depth, freeze_bn, freeze_stem
+    )
