@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,15 @@ def test_an_equal_folder_is_used_again_and_a_strange_one_refused(tmp_path: Path)
     (folder / "manifest.json").write_text("{}")
     with pytest.raises(BadData, match="is not this demo data set; move it away"):
         make_demo(options)
+
+
+def test_processes_that_race_for_a_folder_agree(tmp_path: Path) -> None:
+    options = f"images=10,size=64,folder={tmp_path}/demo"
+    with ThreadPoolExecutor(3) as pool:
+        folders = set(pool.map(make_demo, [options] * 3))
+    assert list(tmp_path.iterdir()) == list(folders)
+    alone = make_demo(f"images=10,size=64,folder={tmp_path}/alone")
+    assert _content(folders.pop()) == _content(alone)
 
 
 def test_splits_are_sound_and_differ(tmp_path: Path) -> None:

@@ -60,7 +60,16 @@ def test_batches_depend_on_seed_and_epoch_alone(split: Split) -> None:
     assert _equal(once[6:], _batches(split, [1]))
     assert _equal(once, _batches(split, [0, 1], workers=2))
     assert not _equal(once, _batches(split, [0, 1], seed=8))
-    assert not torch.equal(once[0].images, once[6].images)
+
+
+def test_every_epoch_has_its_own_order_of_all_images(split: Split) -> None:
+    sampler = EpochSampler(len(split.records), 4, shuffle=True)
+    orders = []
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        orders.append(tuple(request.item for batch in sampler for request in batch))
+        assert sorted(orders[-1]) == list(range(len(split.records)))
+    assert len(set(orders)) == 3
 
 
 def test_augmentation_differs_between_epochs_and_images(split: Split) -> None:
