@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal
 
 from jsonargparse import ArgumentParser
 
@@ -18,14 +18,14 @@ class DemoOptions:
     Args:
         out: Folder in which the run folder is made.
         scheme: Weighting scheme, as for `scalewise train`.
-        detector: atss, fcos or retinanet.
+        detector: Assignment and losses.
         epochs: Passes over the training split.
         seed: Seed of the run.
     """
 
     out: str = "runs"
     scheme: str = "rlo:explore=0.2"
-    detector: str = "atss"
+    detector: Literal["atss", "fcos", "retinanet"] = "atss"
     epochs: int = 12
     seed: int = 0
 

@@ -34,8 +34,8 @@ def main(words: list[str]) -> int:
         others = [w for w in words if w.startswith("--") and not w.startswith("--resume")]
         if others:
             raise UsageError(
-                f"--resume continues a run with its own options; {' '.join(others)} cannot be changed: "
-                f"start a new run with --config {values.resume}/config.yaml instead"
+                f"--resume continues a run with its own options, so {' '.join(others)} cannot be "
+                f"changed: start a new run with --config {values.resume}/config.yaml instead"
             )
         from scalewise.cli.display import show_run
         from scalewise.training.fit import resume

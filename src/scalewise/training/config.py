@@ -16,8 +16,8 @@ class DataOptions:
     """Data.
 
     Args:
-        data: Data set: a VOC folder, a COCO folder or JSON, or "demo". The format is detected; force
-            it with "voc:PATH" or "coco:PATH". Required, but for --resume.
+        data: Data set: a VOC folder, a COCO folder or JSON, or "demo". The format is detected;
+            force it with "voc:PATH" or "coco:PATH". Required, but for --resume.
         train_split: Name of the split to train on.
         val_split: Name of the split to validate on after each epoch.
         size: Longer side, in pixels, to which images are resized.

@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor
 
 from scalewise import detectors
-from scalewise.data import DetectionDataset, Split, make_loader, open_split
+from scalewise.data import DetectionDataset, EpochSampler, Split, make_loader, open_split
 from scalewise.detectors import DenseDetector
 from scalewise.errors import UserError
 from scalewise.training import runs
@@ -90,13 +91,11 @@ def resume(run: Path) -> Path:
     path = runs.checkpoint(run, "last")
     training, validation = _open_splits(config)
     known = runs.load_json(run / "environment.json")
-    if (
-        list(training.classes) != known["classes"]
-        or len(training.records) != known["images"][config.train_split]
-    ):
+    before = (known["classes"], known["images"][training.name])
+    if before != (list(training.classes), len(training.records)):
         raise RunError(
-            f"{config.data} has changed since {run} began: it had {known['images'][config.train_split]} "
-            f"training images of {len(known['classes'])} classes, and has {len(training.records)} of "
+            f"{config.data} has changed since {run} began: it had {before[1]} training images of "
+            f"{len(before[0])} classes, and has {len(training.records)} of "
             f"{len(training.classes)}; restore it, or start a new run"
         )
     L.seed_everything(config.seed, verbose=False)
@@ -152,7 +151,7 @@ def _open_splits(config: TrainConfig) -> tuple[Split, Split]:
     validation = open_split(config.data, config.val_split, skip_bad=config.skip_bad)
     if training.classes != validation.classes:
         raise UserError(
-            f"{config.data}: the splits {training.name} and {validation.name} name different classes: "
+            f"{config.data}: {training.name} and {validation.name} name different classes: "
             f"{sorted(set(training.classes) ^ set(validation.classes))} stand in one only"
         )
     return training, validation
@@ -235,8 +234,14 @@ def _loaders(
     trainer: L.Trainer,
     checkpoint: Path | None,
 ) -> tuple[Any, Any]:
-    workers = loader_workers(config)
-    shard = {"num_replicas": trainer.world_size, "rank": trainer.global_rank}
+    load = partial(
+        make_loader,
+        batch_size=config.batch_size,
+        workers=loader_workers(config),
+        num_replicas=trainer.world_size,
+        rank=trainer.global_rank,
+        pin_memory=trainer.strategy.root_device.type == "cuda",
+    )
     data = DetectionDataset(
         training,
         config.size,
@@ -246,16 +251,13 @@ def _loaders(
         color_jitter=config.color_jitter,
         scale_jitter=(1 - config.scale_jitter, 1 + config.scale_jitter),
     )
-    batches = make_loader(
-        data, config.batch_size, shuffle=True, seed=config.seed, workers=workers, **shard
-    )
+    batches = load(data, shuffle=True, seed=config.seed)
     if checkpoint is not None:
         sampler = batches.batch_sampler
+        assert isinstance(sampler, EpochSampler)
         sampler.epoch, sampler.start_batch = _position(checkpoint, len(batches))
     held_out = DetectionDataset(validation, config.size, augment=False, cache=config.cache)
-    return batches, make_loader(
-        held_out, config.batch_size, shuffle=False, seed=0, workers=workers, **shard
-    )
+    return batches, load(held_out, shuffle=False)
 
 
 def _position(checkpoint: Path, batches: int) -> tuple[int, int]:
@@ -280,7 +282,8 @@ def _quieten() -> None:
         ".*LeafSpec.*",
         ".*does not have many workers.*",
         ".*log_every_n_steps.*",
-        ".*will be deleted when.*",
+        ".*exists and is not empty.*",  # a resumed run writes to its own folder
+        ".*dataloader is not resumable.*",  # its sampler is set to the right batch before
     ):
         warnings.filterwarnings("ignore", note)
 

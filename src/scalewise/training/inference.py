@@ -68,7 +68,7 @@ def load_run(folder: Path, kind: str = "best", device: str = "auto") -> TrainedR
     where = torch.device(
         ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     )
-    detector.to(where, memory_format=torch.channels_last).eval()
+    detector.to(where).eval()
     return TrainedRun(folder, config, classes, detector, where)
 
 
@@ -95,7 +95,8 @@ def evaluate(
     )
     if list(split.classes) != run.classes:
         raise UserError(
-            f"{data or config.data} has the classes {list(split.classes)}, but {run.folder} was trained on {run.classes}"
+            f"{data or config.data} has the classes {list(split.classes)}, but {run.folder} was "
+            f"trained on {run.classes}"
         )
     metrics = score(split, list(_detections(run, split)))
     path = _unused(run.folder / f"evaluation-{split.name}.json")
@@ -217,7 +218,7 @@ def draw(
         x1, y1, x2, y2 = (float(v) * scale for v in boxes[i])
         pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=2)
         text = f"{labels[i]} {scores[i]:.2f} {levels[int(source[i])]}"
-        left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+        left, _top, right, bottom = pen.textbbox((0, 0), text, font=font)
         x = min(max(0.0, x1), max(0.0, canvas.width - (right - left) - 4))
         y = y1 - bottom - 3 if y1 - bottom - 3 >= 0 else y1 + 2
         pen.rectangle((x, y, x + right - left + 4, y + bottom + 3), fill=color)

@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from scalewise.data import EpochSampler
 from scalewise.detectors import DenseDetector
 from scalewise.detectors.batch import Batch, Detections
 from scalewise.training.config import TrainConfig
@@ -43,6 +44,12 @@ class DetectionModule(L.LightningModule):
             f"balancer.{name}" for name, _ in balancer.named_buffers()
         ]
 
+    def on_train_epoch_start(self) -> None:
+        """Tell the sampler the epoch, on which order and augmentation depend."""
+        sampler = self.trainer.train_dataloader.batch_sampler
+        assert isinstance(sampler, EpochSampler)
+        sampler.set_epoch(self.current_epoch)
+
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Weighted loss of one batch."""
         terms: dict[str, Tensor] = self.detector(batch)
@@ -51,20 +58,21 @@ class DetectionModule(L.LightningModule):
         total: Tensor = self.balancer(losses.sum(0))
         return total
 
-    def validation_step(self, batch: Batch, index: int) -> Detections:
+    def validation_step(self, batch: Batch, index: int) -> dict[str, Detections]:
         """Detections of one batch."""
-        detections: Detections = self.detector(batch)
-        return detections
+        return {"detections": self.detector(batch)}
 
     def configure_optimizers(self) -> Any:
         """SGD or AdamW, a warm-up, then the schedule, stepped with the optimizer."""
         config = self.config
         groups = parameter_groups(self, config)
+        # Fused updates unscale fp16 gradients themselves, which leaves none to clip.
+        fused = config.precision != "16-mixed"
         optimizer: torch.optim.Optimizer
         if config.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(groups, lr=config.lr)
+            optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=fused)
         else:
-            optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+            optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: rate(step, total, config.warmup, config.schedule)

@@ -52,6 +52,11 @@ class Lines(ProgressBar):
         super().__init__()
         self._recorder, self._scoring = recorder, scoring
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock, also of an epoch that is resumed."""
+        super().on_train_start(trainer, pl_module)
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock that gives images per second."""
         self._started, self._seen = time.perf_counter(), 0

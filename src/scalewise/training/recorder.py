@@ -42,7 +42,8 @@ class LevelRecorder(L.Callback):
         self._paused = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the trace where the run begins or goes on."""
+        """Open the trace where the run begins or goes on, and start the first epoch's clock."""
+        self.on_train_epoch_start(trainer, pl_module)  # not called when resuming inside an epoch
         assert isinstance(pl_module, DetectionModule)
         self._interval = _snapshot(pl_module.balancer)
         if trainer.is_global_zero:
@@ -153,7 +154,7 @@ def _snapshot(balancer: LossBalancer) -> Interval:
 
 
 def _summary(table: pa.Table, trace: Trace) -> dict[str, float]:
-    """Means over the rows of `table` for losses, the last row for all that is piecewise constant."""
+    """Means over the rows of `table` for losses, the last row for what is piecewise constant."""
     values = {"lr": table["lr"][-1].as_py()}
     total = 0.0
     for level in trace.levels:

@@ -35,7 +35,7 @@ class RunError(UserError):
 
 
 def new_run_folder(out: Path, name: str) -> Path:
-    """Make `out/name`, or `out/name-2`, `out/name-3`, ... where that exists: a run is never reused."""
+    """Make `out/name`, or `out/name-2`, ... where that exists: no run is overwritten."""
     out.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:

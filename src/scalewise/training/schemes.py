@@ -14,8 +14,8 @@ def parse_scheme(words: str) -> Scheme:
     """Build a scheme from its name and arguments.
 
     Args:
-        words: `name[:argument=value]...`; values are numbers, true, false or names; lists are joined
-            by "+".
+        words: `name[:argument=value]...`; values are numbers, true, false or names; lists are
+            joined by "+".
 
     Returns:
         The scheme.

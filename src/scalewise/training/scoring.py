@@ -12,7 +12,7 @@ import torch
 from torch import distributed
 
 from scalewise.data import Split
-from scalewise.detectors.batch import Batch, Detections
+from scalewise.detectors.batch import Batch
 from scalewise.evaluation import ImageDetections, coco_metrics, to_original, voc_metrics
 from scalewise.training.recorder import LevelRecorder, level_names
 from scalewise.training.runs import write_json
@@ -59,8 +59,7 @@ class Scoring(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep a batch's detections, in pixels of the original images."""
-        assert isinstance(outputs, Detections)
-        self._found += to_original(outputs, batch)
+        self._found += to_original(outputs["detections"], batch)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score the pass and tell the loggers and the other callbacks."""

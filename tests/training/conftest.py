@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scalewise.training.config import TrainConfig
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainConfig]:
+    """Options of a run that takes seconds: 20 images of 64 pixels, 5 steps an epoch."""
+    folder = tmp_path_factory.mktemp("data") / "demo"
+
+    def make(out: Path, **changes: object) -> TrainConfig:
+        config = TrainConfig(
+            data=f"demo:images=20,size=64,folder={folder}",
+            out=str(out),
+            backbone="mobilenet_v3_small",
+            width=16,
+            depth=1,
+            size=64,
+            batch_size=4,
+            epochs=2,
+            interval=3,
+            warmup=2,
+            log_every=2,
+            workers=0,
+            accelerator="cpu",
+            progress="plain",
+        )
+        return replace(config, **changes)  # type: ignore[arg-type]
+
+    return make

@@ -1,0 +1,100 @@
+"""A run that was killed and resumed equals the run that was left alone, bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from scalewise.cli import main
+from scalewise.errors import UserError
+from scalewise.training.config import TrainConfig
+from scalewise.training.fit import resume, train
+
+Tiny = Callable[..., TrainConfig]
+
+KILLED = """
+import json, os, signal, sys
+from scalewise.training.config import TrainConfig
+from scalewise.training.fit import train
+from scalewise.training.module import DetectionModule
+step, calls = DetectionModule.training_step, 0
+def dying(self, batch, index):
+    global calls
+    calls += 1
+    if calls == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch, index)
+DetectionModule.training_step = dying
+train(TrainConfig(**json.loads(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2, "ema": 0.9, "optimizer": "sgd"}])
+def test_killed_and_resumed_equals_undisturbed(
+    tiny: Tiny, tmp_path: Path, options: dict[str, object]
+) -> None:
+    """Killed in the second epoch, two steps after the last checkpoint, which lies mid-epoch."""
+    common = {"epochs": 3, "checkpoint_every": 2, "scheme": "rlo:learning_rate=1", **options}
+    whole = train(tiny(tmp_path, name="whole", **common))
+    config = tiny(tmp_path, name="killed", **common)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, json.dumps(dataclasses.asdict(config)), "9"],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    run = tmp_path / "killed"
+    assert json.loads((run / "metrics.json").read_text())["status"] == "running"
+    before = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert before["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"] in (2, 3, 4)
+    resume(run)
+
+    expected = torch.load(whole / "checkpoints/last.ckpt", weights_only=True)
+    found = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    for key, value in expected["state_dict"].items():
+        assert torch.equal(value, found["state_dict"][key]), key
+    assert expected["global_step"] == found["global_step"]
+    assert pq.read_table(whole / "trace.parquet").equals(pq.read_table(run / "trace.parquet"))
+    figures = [json.loads((r / "metrics.json").read_text()) for r in (whole, run)]
+    assert [e["AP"] for e in figures[0]["history"]] == [e["AP"] for e in figures[1]["history"]]
+    assert figures[1]["status"] == "finished"
+    assert (run / "logs/attempt-1").is_dir()
+    assert (run / "logs/attempt-2").is_dir()
+
+
+def test_resume_says_why_it_cannot(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(tiny(tmp_path, epochs=1))
+    with pytest.raises(UserError, match="is finished"):
+        resume(run)
+    assert main(["train", "--resume", str(tmp_path)]) == 1
+    assert "no run folder" in capsys.readouterr().err
+    (run / "metrics.json").unlink()
+    (run / "checkpoints/last.ckpt").unlink()
+    with pytest.raises(UserError, match="no last checkpoint"):
+        resume(run)
+
+
+def test_same_seed_same_run_other_seed_other_run(tiny: Tiny, tmp_path: Path) -> None:
+    """One seed means the same weights, batches and augmentation, whatever the scheme."""
+    tables = {}
+    for name, seed, scheme in (("a", 0, "equal"), ("b", 0, "rlo"), ("c", 1, "equal")):
+        run = train(tiny(tmp_path, name=name, seed=seed, scheme=scheme, epochs=1))
+        tables[name] = pq.read_table(run / "trace.parquet").select(
+            [c for c in pq.read_table(run / "trace.parquet").column_names if c.startswith("loss/")]
+        )
+    assert tables["a"].slice(0, 3).equals(tables["b"].slice(0, 3)), "weights are 1 in interval 0"
+    assert not tables["a"].slice(0, 1).equals(tables["c"].slice(0, 1))

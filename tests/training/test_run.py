@@ -1,0 +1,198 @@
+"""A run from images to a folder with everything in it, checked against its own parts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from scalewise.cli import main
+from scalewise.data import open_split
+from scalewise.errors import UserError
+from scalewise.training import runs
+from scalewise.training.config import TrainConfig
+from scalewise.training.fit import build_balancer, train
+from scalewise.training.inference import evaluate, load_run, predict
+
+Tiny = Callable[..., TrainConfig]
+LEVELS = ["P3", "P4", "P5", "P6", "P7"]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tiny(tmp_path_factory.mktemp("runs"), scheme="rlo:learning_rate=0.5", ema=0.9))
+
+
+def test_run_folder_is_complete(trained: Path) -> None:
+    files = {str(p.relative_to(trained)) for p in trained.rglob("*") if p.is_file()}
+    assert {
+        "config.yaml",
+        "environment.json",
+        "metrics.json",
+        "trace.parquet",
+        "levels.png",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "logs/attempt-1/metrics.csv",
+    } <= files
+    assert any("tfevents" in f for f in files)
+    assert not [f for f in files if Path(f).name.startswith(".")], "leftovers of atomic writes"
+    environment = json.loads((trained / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert environment["seed"] == 0
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics["status"] == "finished"
+    assert [epoch["epoch"] for epoch in metrics["history"]] == [1, 2]
+    assert metrics["best"]["AP"] == max(epoch["AP"] or 0 for epoch in metrics["history"])
+    assert all(epoch["step_seconds"] > 0 for epoch in metrics["history"])
+
+
+def test_trace_replayed_gives_the_weights_and_actions(tiny: Tiny, trained: Path) -> None:
+    """The recorded losses, fed to a fresh balancer, must lead to the recorded decisions."""
+    trace = pq.read_table(trained / "trace.parquet")
+    assert trace["step"].to_pylist() == list(range(10))
+    assert trace["epoch"].to_pylist() == [0] * 5 + [1] * 5
+    balancer = build_balancer(runs.load_config(trained), 5)
+    for row in trace.to_pylist():
+        losses = [
+            sum(v for k, v in row.items() if k.startswith("loss/") and k.endswith(p))
+            for p in LEVELS
+        ]
+        torch.testing.assert_close(
+            balancer.weights,
+            torch.tensor([row[f"weight/{level}"] for level in LEVELS]),
+            rtol=1e-3,
+            atol=1e-4,
+        )
+        scheme = balancer.scheme
+        action = int(getattr(scheme, "action"))  # noqa: B009
+        names = getattr(scheme, "action_names")  # noqa: B009
+        assert row["action"] == (None if action < 0 else names[action])
+        assert row["interval"] == balancer.intervals
+        balancer(torch.tensor(losses, requires_grad=True)).backward()
+
+
+def test_logs_hold_levels_policy_and_ap(trained: Path) -> None:
+    header = (trained / "logs/attempt-1/metrics.csv").read_text().splitlines()[0].split(",")
+    for level in LEVELS:
+        assert {f"loss/{level}", f"variance/{level}", f"weight/{level}"} <= set(header)
+    assert {"action", "probability/equal", "val/AP", "val/AP50", "val/AP75", "val/AP_small"} <= set(
+        header
+    )
+    classes = json.loads((trained / "environment.json").read_text())["classes"]
+    assert {f"val/AP/{name}" for name in classes} <= set(header)
+    assert pc.read_csv(trained / "logs/attempt-1/metrics.csv").num_rows > 0
+
+
+def test_second_run_of_a_name_gets_a_suffix(tmp_path: Path) -> None:
+    names = [runs.new_run_folder(tmp_path, "a").name for _ in range(3)]
+    assert names == ["a", "a-2", "a-3"]
+
+
+def test_checkpoint_loads_without_pickled_code(trained: Path) -> None:
+    for kind in ("best", "last"):
+        state = torch.load(trained / "checkpoints" / f"{kind}.ckpt", weights_only=True)
+        assert any(key.startswith("balancer.") for key in state["state_dict"])
+
+
+def test_evaluation_repeats_the_score_of_training(trained: Path) -> None:
+    """The best checkpoint holds the averaged weights that were validated."""
+    path, metrics = evaluate(load_run(trained, device="cpu"), None, None)
+    best = json.loads((trained / "metrics.json").read_text())["best"]
+    assert metrics["AP"] == pytest.approx(best["AP"], abs=1e-6)
+    assert metrics["AP50"] == pytest.approx(best["AP50"], abs=1e-6)
+    assert json.loads(path.read_text())["images"] == 4
+    again, _ = evaluate(load_run(trained, device="cpu"), None, "test")
+    assert again.name == "evaluation-test.json"
+    assert (
+        evaluate(load_run(trained, device="cpu"), None, "test")[0].name == "evaluation-test-2.json"
+    )
+
+
+def test_predictions_are_drawn_and_written(trained: Path, tmp_path: Path) -> None:
+    records = open_split(runs.load_config(trained).data, "test").records
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no image")
+    images = [broken, *(record.path for record in records[:2])]
+    run = load_run(trained, device="cpu")
+    folder, unreadable = predict(run, images, tmp_path / "out", 0.0)
+    assert len(unreadable) == 1
+    assert "broken.jpg" in unreadable[0]
+    written = json.loads((folder / "predictions.json").read_text())
+    assert [Path(entry["image"]).name for entry in written] == [r.path.name for r in records[:2]]
+    for entry, record in zip(written, records, strict=False):
+        assert entry["detections"]
+        for found in entry["detections"]:
+            x1, y1, x2, y2 = found["box"]
+            assert 0 <= x1 <= x2 <= record.width
+            assert 0 <= y1 <= y2 <= record.height
+            assert found["level"] in LEVELS
+            assert found["class"] in run.classes
+        before = Image.open(record.path).convert("RGB")
+        after = Image.open(folder / entry["picture"]).resize(before.size)
+        assert np.abs(np.asarray(after, float) - np.asarray(before, float)).max() > 100, (
+            "nothing drawn"
+        )
+    assert predict(run, images[1:], tmp_path / "out", 0.0)[0].name == "out-2"
+    with pytest.raises(UserError, match=r"no image could be read: .*broken"):
+        predict(run, [broken], tmp_path / "none", 0.5)
+    assert not (tmp_path / "none").exists()
+
+
+def test_commands_tell_where_things_are(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(trained), "--split", "test", "--device", "cpu"]) == 0
+    assert "evaluation-test" in capsys.readouterr().out
+    image = str(open_split(runs.load_config(trained).data, "test").records[0].path)
+    assert (
+        main(["predict", str(trained), image, "--out", str(tmp_path / "p"), "--device", "cpu"]) == 0
+    )
+    assert str(tmp_path / "p") in capsys.readouterr().out
+    assert main(["evaluate", str(trained), "--split", "tset"]) == 1
+    error = capsys.readouterr().err
+    assert "tset" in error
+    assert "Traceback" not in error
+
+
+def test_bad_input_is_refused_before_anything_is_written(tiny: Tiny, tmp_path: Path) -> None:
+    cases = {
+        "scheme": ("avw:temprature=2", "did you mean 'temperature'"),
+        "data": (str(tmp_path / "nowhere"), "no such data set"),
+        "weights_backbone": (str(tmp_path / "no.pth"), r"no\.pth"),
+        "backbone": ("resnet81", "resnet81"),
+    }
+    for option, (value, message) in cases.items():
+        with pytest.raises(UserError, match=message):
+            train(tiny(tmp_path / "runs", **{option: value}))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_classes_of_other_data_are_refused(tiny: Tiny, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "images" / "a.png")
+    annotations = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 64}],
+        "categories": [{"id": 3, "name": "other"}],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 1,
+                "category_id": 3,
+                "bbox": [1, 1, 9, 9],
+                "area": 81,
+                "iscrowd": 0,
+            }
+        ],
+    }
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val.json").write_text(json.dumps(annotations))
+    with pytest.raises(UserError, match="other"):
+        evaluate(load_run(trained, device="cpu"), str(tmp_path), "val")
