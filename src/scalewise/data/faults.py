@@ -11,8 +11,6 @@ from PIL import Image, UnidentifiedImageError
 
 from scalewise.errors import UserError
 
-from scalewise.errors import UserError
-
 _SHOWN = 5
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
