@@ -13,12 +13,20 @@ from scalewise.detectors.method import Predictions
 PRIOR = 0.01  # probability that an untrained head gives every class
 
 
+def norm_groups(width: int) -> int:
+    """Groups of at least 8 channels, at most 32 of them: the published 32 groups of 256 channels.
+
+    Smaller groups would leave nothing to normalise over on the 1 x 1 maps of small images.
+    """
+    return math.gcd(32, max(1, width // 8))
+
+
 def _tower(width: int, depth: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for _ in range(depth):
         layers += [
             nn.Conv2d(width, width, 3, padding=1),
-            nn.GroupNorm(math.gcd(32, width), width),  # 32 groups wherever the width allows
+            nn.GroupNorm(norm_groups(width), width),
             nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers)
