@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import gc
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from scalewise.weighting import LossBalancer
+
+WORLD = 2
+ROWS = torch.rand(48, WORLD, 3, generator=torch.Generator().manual_seed(4)) + 0.05
+ROWS[5, 1, 2] = torch.nan
+
+
+class Detector(nn.Module):
+    """Three level losses from one parameter, with the balancer inside the wrapped module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+        self.balancer = LossBalancer(3, "rlo", 4, seed=1)
+
+    def forward(self, losses: Tensor) -> Any:
+        return self.balancer(self.scale * losses)
+
+
+def merged(rank: int) -> dict[str, Any]:
+    """Balancers outside of any wrapper: exact statistics of all ranks."""
+    trace: dict[str, Any] = {}
+    for name in ("avw", "rlo", "random"):
+        balancer = LossBalancer(3, name, 4, accumulate=2, seed=1)
+        weights = []
+        for rows in ROWS:
+            balancer(rows[rank])
+            weights.append(balancer.weights.clone())
+        trace[name] = torch.stack(weights)
+        trace[f"{name} mean"] = balancer.statistics.mean
+        trace[f"{name} variance"] = balancer.statistics.variance
+        trace[f"{name} skipped"] = balancer.skipped
+    return trace
+
+
+def wrapped(rank: int, broadcast: bool) -> dict[str, Any]:
+    model = DistributedDataParallel(Detector(), broadcast_buffers=broadcast)
+    balancer = model.module.balancer
+    weights = []
+    for rows in ROWS[8:]:
+        torch.autograd.backward(model(rows[rank]))
+        weights.append(balancer.weights.clone())
+    result = {"weights": torch.stack(weights), "mean": balancer.statistics.mean}
+    del model, balancer
+    gc.collect()  # gloo aborts now and then when a wrapper outlives its group
+    return result
+
+
+def worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD
+    )
+    calls = []
+    original = distributed.all_reduce
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return original(*args, **kwargs)
+
+    distributed.all_reduce = counted
+    trace = merged(rank)
+    distributed.all_reduce = original
+    trace["reductions"] = len(calls)
+    trace["broadcast"] = wrapped(rank, True)
+    trace["kept"] = wrapped(rank, False)
+    torch.save(trace, f"{folder}/{rank}.pt")
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=worker, args=(r, str(folder))) for r in range(WORLD)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * WORLD
+    return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("name", ["avw", "rlo", "random"])
+def test_ranks_hold_the_same_weights_at_every_call(ranks: list[dict[str, Any]], name: str) -> None:
+    first, second = ranks[0][name], ranks[1][name]
+    assert torch.equal(first, second)
+    assert len(first.unique(dim=0)) > 2
+    windows = first.view(-1, 8, 3)  # 4 optimizer steps of 2 calls; the update comes with the last
+    assert torch.equal(windows[:, :-1], windows[:, :1].expand(-1, 7, -1))
+
+
+def test_statistics_are_those_of_all_ranks_together(ranks: list[dict[str, Any]]) -> None:
+    last = ROWS[-8:].reshape(-1, 3)
+    for rank in ranks:
+        torch.testing.assert_close(rank["avw mean"], last.mean(0))
+        torch.testing.assert_close(rank["avw variance"], last.var(0))
+        assert rank["avw skipped"].tolist() == [0, 0, 1]
+
+
+def test_one_reduction_per_interval(ranks: list[dict[str, Any]]) -> None:
+    assert [rank["reductions"] for rank in ranks] == [3 * len(ROWS) // 8] * 2
+
+
+def test_inside_a_wrapper_ranks_agree_but_buffers_should_not_be_broadcast(
+    ranks: list[dict[str, Any]],
+) -> None:
+    """A broadcast replaces what the other ranks recorded by rank 0's rows."""
+    for mode in ("broadcast", "kept"):
+        assert torch.equal(ranks[0][mode]["weights"], ranks[1][mode]["weights"])
+    last = ROWS[-4:]
+    torch.testing.assert_close(ranks[0]["kept"]["mean"], last.reshape(-1, 3).mean(0))
+    seen = torch.cat((last[:, 0], last[:3, 0], last[3:, 1]))
+    torch.testing.assert_close(ranks[0]["broadcast"]["mean"], seen.mean(0))

@@ -1,0 +1,166 @@
+"""No step, interval ends included, may move a value from the device to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from scalewise.weighting import AVW, LossBalancer, Static, scheme_names
+
+NAMES = [name for name in scheme_names() if name != "static"]
+
+aten = torch.ops.aten
+# Each of these waits for the device: its result, or the shape of it, is needed on the host.
+READS = {
+    aten._local_scalar_dense,
+    aten.item,
+    aten.is_nonzero,
+    aten.equal,
+    aten.nonzero,
+    aten.masked_select,
+    aten.unique_consecutive,
+    aten._unique2,
+    aten.bincount,
+    aten.repeat_interleave,
+}
+
+
+# On the CPU these copy no memory and reach no operator, so they are watched by name.
+METHODS = {Tensor.tolist, Tensor.numpy, Tensor.cpu, Tensor.__array__}
+
+
+def refuse_reads(mode: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    """Run an operator unless it would read from the device."""
+    packet = func.overloadpacket
+    if packet in READS:
+        raise AssertionError(f"{func} reads from the device")
+    if packet in (aten.index, aten.index_put, aten.index_put_):
+        for index in args[1]:
+            if index is not None and index.dtype in (torch.bool, torch.uint8):
+                raise AssertionError(f"{func} with a mask reads from the device")
+    if packet in (aten._to_copy, aten.copy_):
+        source = args[0] if packet is aten._to_copy else args[1]
+        if (kwargs or {}).get("device", source.device) != source.device:
+            raise AssertionError(f"{func} moves between devices")
+    return func(*args, **(kwargs or {}))
+
+
+def refuse_methods(mode: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    """Call a method unless it would read from the device."""
+    if func in METHODS:
+        raise AssertionError(f"{func} reads from the device")
+    return func(*args, **(kwargs or {}))
+
+
+Operators: Any = type("Operators", (TorchDispatchMode,), {"__torch_dispatch__": refuse_reads})
+Methods: Any = type("Methods", (TorchFunctionMode,), {"__torch_function__": refuse_methods})
+
+
+@contextmanager
+def no_host_reads() -> Iterator[None]:
+    with Methods(), Operators():
+        yield
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: x.sum().item(),
+        lambda x: float(x[0]),
+        lambda x: bool((x > 0).all()),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: x[torch.tensor(1)],
+        lambda x: torch.nn.functional.one_hot(x.long()),
+        lambda x: x.masked_select(x > 0),
+        lambda x: x.tolist(),
+        lambda x: x.to("meta"),
+        lambda x: x.cpu(),
+        lambda x: x.numpy(),
+    ],
+)
+def test_the_watch_itself_fires(read: Any) -> None:
+    with pytest.raises(AssertionError, match="device"), no_host_reads():
+        read(torch.ones(3))
+
+
+@pytest.mark.parametrize("normalize", ["mean", "loss"])
+@pytest.mark.parametrize("interval", [1, 6])
+@pytest.mark.parametrize("name", [*NAMES, "avw-magnitude", "static"])
+def test_steps_and_interval_ends_read_nothing(name: str, interval: int, normalize: Any) -> None:
+    if name == "uncertainty":
+        normalize = "mean"  # the only one it takes
+    scheme: Any = {"avw-magnitude": AVW("magnitude"), "static": Static([1, 2, 3])}.get(name, name)
+    balancer = LossBalancer(3, scheme, interval, normalize=normalize)
+    rows = torch.rand(4 * interval, 3)
+    with no_host_reads():
+        for row in rows.unbind(0):
+            losses = row.requires_grad_()
+            torch.autograd.backward(balancer(losses))
+            balancer.advance()
+        _ = (balancer.statistics, balancer.skipped, balancer.outliers, balancer.weights)
+    assert balancer.intervals == 4
+
+
+def test_blocks_within_an_interval_read_nothing() -> None:
+    balancer = LossBalancer(3, "avw", 140)
+    with no_host_reads():
+        for row in torch.rand(280, 3).unbind(0):
+            balancer(row)
+    assert balancer.intervals == 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", NAMES)
+def test_cuda_never_synchronises(name: str) -> None:
+    balancer = LossBalancer(3, name, 5).cuda()
+    rows = torch.rand(30, 3, device="cuda", requires_grad=True)
+    parts = [*rows.unbind(0)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for row in parts:
+            torch.autograd.backward(balancer(row), retain_graph=True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert balancer.intervals == 6
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["avw", "rlo"])
+def test_cuda_draws_and_weighs_as_the_cpu(name: str) -> None:
+    rows = torch.rand(60, 3) + 0.1
+    cpu, gpu = LossBalancer(3, name, 5), LossBalancer(3, name, 5).cuda()
+    for row in rows:
+        cpu(row)
+        gpu(row.cuda())
+    torch.testing.assert_close(gpu.weights.cpu(), cpu.weights, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_captured_step_follows_the_weights() -> None:
+    rows = torch.rand(40, 3, device="cuda") + 0.1
+    eager = LossBalancer(3, "rlo", 5).cuda()
+    expected = torch.stack([eager(row) for row in rows])
+
+    balancer = LossBalancer(3, "rlo", 5).cuda()
+    losses = torch.zeros(3, device="cuda", requires_grad=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        total = balancer(losses)
+        (gradient,) = torch.autograd.grad(total, losses)
+    totals: list[Tensor] = []
+    for row in rows:
+        losses.detach().copy_(row)
+        graph.replay()
+        totals.append(total.detach().clone())
+        torch.testing.assert_close(gradient, balancer.weights)
+        balancer.advance()
+    torch.testing.assert_close(torch.stack(totals), expected)
+    assert balancer.intervals == 8
