@@ -57,7 +57,10 @@ def assign(grid: Grid, boxes: Tensor, valid: Tensor) -> Tensor:
         start += shape[0] * shape[1]
     index = torch.cat(candidates, dim=-1)  # [B, M, K]
     iou = geometry.iou(anchors(grid)[index], boxes[:, :, None])  # [B, M, K]
-    threshold = iou.mean(-1, keepdim=True) + iou.std(-1, keepdim=True)
+    mean = iou.mean(-1, keepdim=True)
+    # not Tensor.std, which warns about a batch without objects
+    variance = (iou - mean).square().sum(-1, keepdim=True) / (iou.shape[-1] - 1)
+    threshold = mean + variance.sqrt()
     inside = geometry.edge_distances(grid.points[index], boxes[:, :, None]).amin(-1) > 0.01
     return claim(index, (iou >= threshold) & inside & valid[..., None], iou, grid.points.shape[0])
 

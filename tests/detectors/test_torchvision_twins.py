@@ -1,0 +1,258 @@
+"""FCOS and RetinaNet against torchvision's own, with the same weights: losses and gradients."""
+
+from __future__ import annotations
+
+import importlib
+from collections import OrderedDict
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from detector_batches import gradients, make_batch, random_batch, tiny, total
+from torch import Tensor, nn
+from torchvision.models.detection import FCOS, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.retinanet import RetinaNetHead, _default_anchorgen
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from scalewise.detectors import Batch, DenseDetector, Detections, retinanet
+from scalewise.detectors.detector import MEAN, STD
+from scalewise.detectors.grid import make_grid
+from scalewise.detectors.retinanet import anchors as retinanet_anchors
+
+# torchvision takes a level's stride to be image size // level size: true only for sides that all
+# strides divide.
+SIZE = 128
+CLASSES = 5
+WIDTH = 32
+
+
+class _Features(nn.Module):
+    """Our backbone and pyramid in the form torchvision's detectors expect."""
+
+    def __init__(self, detector: DenseDetector) -> None:
+        super().__init__()
+        self.detector = [detector]  # a list, so that its parameters stay ours alone
+        self.out_channels = WIDTH
+
+    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        levels = self.detector[0].pyramid(self.detector[0].backbone(images))
+        return OrderedDict((str(i), level) for i, level in enumerate(levels))
+
+
+def _share(theirs: Any, detector: DenseDetector) -> dict[str, str]:
+    """Put our head's weights into torchvision's; their parameter names by ours."""
+    head = detector.head
+    pairs = [
+        (theirs.classification_head.conv, head.class_tower, "class_tower"),
+        (theirs.regression_head.conv, head.box_tower, "box_tower"),
+        (theirs.classification_head.cls_logits, head.classes, "classes"),
+        (theirs.regression_head.bbox_reg, head.boxes, "boxes"),
+    ]
+    if head.centerness is not None:
+        pairs.append((theirs.regression_head.bbox_ctrness, head.centerness, "centerness"))
+    names = {p: n for n, p in theirs.named_parameters()}
+    shared = {}
+    for target, source, name in pairs:
+        # towers: same order of convolutions and norms, whatever they are nested in
+        target_leaves = [m for m in target.modules() if isinstance(m, nn.Conv2d | nn.GroupNorm)]
+        source_leaves = {
+            n: m for n, m in source.named_modules() if isinstance(m, nn.Conv2d | nn.GroupNorm)
+        }
+        assert len(target_leaves) == len(source_leaves)
+        for to, (path, module) in zip(target_leaves, source_leaves.items(), strict=True):
+            to.load_state_dict(module.state_dict(), strict=to.bias is not None)
+            if isinstance(to, nn.GroupNorm) and isinstance(module, nn.GroupNorm):
+                to.num_groups = module.num_groups  # torchvision's 32, ours fewer on narrow heads
+            for key, parameter in to.named_parameters():
+                shared[".".join(filter(None, ("head", name, path, key)))] = names[parameter]
+    return shared
+
+
+def _twins(name: str) -> tuple[DenseDetector, Any, dict[str, str]]:
+    depth = 4 if name == "retinanet" else 2  # torchvision's RetinaNet head has four layers
+    ours = tiny(name, CLASSES, WIDTH, depth)
+    with torch.no_grad():  # larger outputs than at the start, or all losses would look alike
+        for layer in (ours.head.classes, ours.head.boxes):
+            layer.weight.mul_(20)
+    backbone: Any = _Features(ours)
+    if name == "fcos":
+        theirs: Any = FCOS(backbone, CLASSES)
+        theirs.head.classification_head.conv = theirs.head.classification_head.conv[: 3 * depth]
+        theirs.head.regression_head.conv = theirs.head.regression_head.conv[: 3 * depth]
+    else:
+        norm = partial(nn.GroupNorm, 32)
+        head = RetinaNetHead(WIDTH, 9, CLASSES, norm)
+        theirs = RetinaNet(backbone, CLASSES, anchor_generator=_default_anchorgen(), head=head)
+    theirs.transform = GeneralizedRCNNTransform(SIZE, SIZE, list(MEAN), list(STD))
+    return ours.train(), theirs.train(), _share(theirs.head, ours)
+
+
+def _theirs(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    targets = [
+        {"boxes": boxes[valid], "labels": labels[valid]}
+        for boxes, labels, valid in zip(batch.boxes, batch.labels, batch.valid, strict=True)
+    ]
+    return list(batch.images.float() / 255), targets
+
+
+def _close(ours: Tensor, theirs: Tensor) -> None:
+    scale = float(theirs.detach().abs().max())
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * scale)
+
+
+def _same_gradients(ours: DenseDetector, theirs: Any, shared: dict[str, str]) -> None:
+    """The head's from its own copy, backbone and pyramid from the same tensors, twice."""
+    theirs_in_head = {n: p.grad for n, p in theirs.head.named_parameters()}
+    for name, other in shared.items():
+        parameter = ours.get_parameter(name)
+        assert parameter.grad is not None
+        _close(parameter.grad, theirs_in_head[other])
+
+
+NAMES = {"classification": "classification", "box": "bbox_regression", "centerness": "bbox_ctrness"}
+
+
+def _losses_and_gradients(name: str, batch: Batch) -> None:
+    ours, theirs, shared = _twins(name)
+    expected = theirs(*_theirs(batch))
+    sum(expected.values()).backward()
+    below = gradients(ours)  # of backbone and pyramid, through torchvision's head and loss
+    losses = ours(batch)
+    for term in ours.terms:
+        _close(losses[term].sum(), expected[NAMES[term]])
+    total(losses).backward()
+    for path, gradient in below.items():
+        found = ours.get_parameter(path).grad
+        assert found is not None
+        _close(found, gradient)
+    assert any(path.startswith("backbone") for path in below)
+    _same_gradients(ours, theirs, shared)
+
+
+def test_fcos_losses_and_gradients_equal_torchvisions() -> None:
+    batch = random_batch(0, 3, 6, SIZE, SIZE)
+    # torchvision compares areas in float32 next to 1e8, where they round to 8 square pixels
+    areas = (batch.boxes[..., 2:] - batch.boxes[..., :2]).prod(-1)
+    gaps = (areas[:, :, None] - areas[:, None]).abs()
+    assert (gaps[areas[:, :, None].expand_as(gaps) > areas[:, None]] > 16).all()
+    _losses_and_gradients("fcos", batch)
+
+
+def test_fcos_without_any_object_equals_torchvisions() -> None:
+    _losses_and_gradients("fcos", random_batch(1, 2, 0, SIZE, SIZE))
+
+
+def test_retinanet_losses_and_gradients_equal_torchvisions_on_one_image() -> None:
+    # one image: torchvision's division by each image's positives is then ours by the batch's
+    _losses_and_gradients("retinanet", random_batch(2, 1, 7, SIZE, SIZE))
+
+
+def test_retinanet_without_any_object_equals_torchvisions() -> None:
+    _losses_and_gradients("retinanet", random_batch(3, 1, 0, SIZE, SIZE))
+
+
+def test_retinanet_batch_is_torchvisions_images_weighted_by_their_positives() -> None:
+    ours, theirs, _ = _twins("retinanet")
+    batch = random_batch(4, 4, 6, SIZE, SIZE)
+    assert len(batch.valid.sum(1).unique()) > 2  # one image is empty, the others differ
+    images, targets = _theirs(batch)
+    weighted: dict[str, float] = dict.fromkeys(ours.terms, 0.0)
+    positives = 0.0
+    with torch.no_grad():
+        losses = ours(batch)
+        count = float(ours.positives.sum())
+        for i in range(4):
+            ours(Batch(*(part[i : i + 1] for part in batch)))
+            here = float(ours.positives.sum())
+            alone = theirs([images[i]], [targets[i]])
+            positives += here
+            for term in ours.terms:
+                weighted[term] += max(1.0, here) * float(alone[NAMES[term]])
+    assert positives == count
+    for term in ours.terms:
+        assert float(losses[term].sum()) == pytest.approx(weighted[term] / count, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["fcos", "retinanet"])
+def test_each_level_has_the_gradient_torchvision_gives_it(name: str) -> None:
+    ours, theirs, _ = _twins(name)
+    batch = random_batch(5, 1, 8, SIZE, SIZE)
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: Any, output: Any) -> Any:
+        logits = output.logits if isinstance(output, tuple) else output["cls_logits"]
+        logits.retain_grad()
+        seen.append(logits)
+
+    for module in (ours.head, theirs.head):
+        module.register_forward_hook(keep)
+    losses = ours(batch)["classification"]
+    theirs(*_theirs(batch))["classification"].backward()
+    mine, reference = seen
+    assert reference.grad is not None
+    per_location = 9 if name == "retinanet" else 1
+    counts = [(SIZE // s) ** 2 * per_location for s in ours.strides]
+    expected = reference.grad.split(counts, dim=1)
+    for level in range(ours.num_levels):
+        (gradient,) = torch.autograd.grad(losses[level], mine, retain_graph=True)
+        for other, part in enumerate(gradient.split(counts, dim=1)):
+            if other == level:
+                _close(part, expected[level])
+            else:
+                assert not part.any()
+
+
+def test_retinanet_anchors_are_torchvisions() -> None:
+    levels = [torch.zeros(1, 1, 256 // s, 384 // s) for s in (8, 16, 32, 64, 128)]
+    images = ImageList(torch.zeros(1, 3, 256, 384), [(256, 384)])
+    generator: AnchorGenerator = _default_anchorgen()
+    grid = make_grid(
+        [(256 // s, 384 // s) for s in (8, 16, 32, 64, 128)],
+        (8, 16, 32, 64, 128),
+        torch.device("cpu"),
+    )
+    torch.testing.assert_close(
+        retinanet_anchors(grid), generator(images, levels)[0], rtol=0, atol=0
+    )
+
+
+def test_retinanet_matches_in_pieces_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = retinanet("resnet18", CLASSES, width=8, depth=0, freeze_bn=True)
+    batch = random_batch(6, 2, 9, SIZE, SIZE)
+    whole = detector(batch)
+    monkeypatch.setattr(importlib.import_module("scalewise.detectors.retinanet"), "CHUNK", 1)
+    for term, pieces in detector(batch).items():
+        torch.testing.assert_close(pieces, whole[term])
+
+
+def test_a_box_far_outside_is_rescued_by_no_anchor() -> None:
+    detector = retinanet("resnet18", CLASSES, width=8, depth=0, freeze_bn=True)
+    outside = torch.tensor([[[5000.0, 5000.0, 5100.0, 5100.0]]])
+    labels = torch.zeros(1, 1, dtype=torch.int64)
+    detector(make_batch(outside, labels, labels == 0, SIZE, SIZE))
+    assert not detector.positives.any()
+
+
+@pytest.mark.parametrize("name", ["fcos", "retinanet"])
+def test_detections_equal_torchvisions(name: str) -> None:
+    ours, theirs, _ = _twins(name)
+    ours.eval()
+    theirs.eval()
+    theirs.score_thresh = ours.score_threshold = 0.02 if name == "retinanet" else 0.1
+    theirs.nms_thresh = ours.method.nms_iou
+    theirs.detections_per_img = ours.max_detections
+    batch = random_batch(7, 2, 3, SIZE, SIZE)
+    found = ours(batch)
+    assert isinstance(found, Detections)
+    images, _ = _theirs(batch)
+    with torch.no_grad():
+        expected = theirs(images)
+    for i, reference in enumerate(expected):
+        valid = found.valid[i]
+        assert int(valid.sum()) == len(reference["scores"]) > 10
+        torch.testing.assert_close(found.scores[i][valid], reference["scores"])
+        torch.testing.assert_close(found.boxes[i][valid], reference["boxes"], rtol=1e-4, atol=1e-3)
+        assert found.labels[i][valid].tolist() == reference["labels"].tolist()
