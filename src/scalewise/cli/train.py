@@ -37,14 +37,14 @@ def main(words: list[str]) -> int:
                 f"--resume continues a run with its own options, so {' '.join(others)} cannot be "
                 f"changed: start a new run with --config {values.resume}/config.yaml instead"
             )
-        from scalewise.cli.display import show_run
-        from scalewise.training.fit import resume
-
-        show_run(resume(Path(values.resume)))
-        return 0
-    config = build(TrainConfig, values)
     from scalewise.cli.display import show_run
-    from scalewise.training.fit import train
+    from scalewise.training.fit import resume, train
+    from scalewise.training.runs import is_main_process
 
-    show_run(train(config))
+    if values.resume:
+        run = resume(Path(values.resume))
+    else:
+        run = train(build(TrainConfig, values))
+    if is_main_process():
+        show_run(run)
     return 0

@@ -25,14 +25,12 @@ from scalewise.training import runs
 from scalewise.training.config import TrainConfig, check
 from scalewise.training.module import DetectionModule
 from scalewise.training.picture import draw_levels
-from scalewise.training.progress import progress_callback
+from scalewise.training.progress import Bar, progress_callback
 from scalewise.training.recorder import LevelRecorder
 from scalewise.training.runs import RunError
 from scalewise.training.schemes import parse_scheme
 from scalewise.training.scoring import Scoring
 from scalewise.weighting import LossBalancer
-
-RUN_VARIABLE = "SCALEWISE_RUN_FOLDER"
 
 
 def train(config: TrainConfig) -> Path:
@@ -52,22 +50,16 @@ def train(config: TrainConfig) -> Path:
     L.seed_everything(config.seed, verbose=False)
     detector = build_detector(config, len(training.classes), config.weights_backbone)
     balancer = build_balancer(config, detector.num_levels)
-    if os.environ.get(RUN_VARIABLE) and int(os.environ.get("LOCAL_RANK", 0)) > 0:
-        run = Path(os.environ[RUN_VARIABLE])  # made by the process that started this one
-    else:
-        name = config.name or f"{config.detector}-{config.scheme.partition(':')[0]}"
+    name = config.name or f"{config.detector}-{config.scheme.partition(':')[0]}"
+    run = Path(config.out) / name
+    if runs.is_main_process():  # the only one that writes to the folder
         run = runs.new_run_folder(Path(config.out), name)
-        os.environ[RUN_VARIABLE] = str(run)
         runs.save_config(run, config)
-        runs.write_json(
-            run / "environment.json", _environment(config, training, validation, detector)
-        )
-        print(f"run folder: {run}\nbackbone: {detector.loaded}")
-        print(training.describe(), validation.describe(), sep="\n")
-    try:
-        _fit(run, config, training, validation, DetectionModule(detector, balancer, config), None)
-    finally:
-        os.environ.pop(RUN_VARIABLE, None)
+        facts = _environment(config, training, validation, detector)
+        runs.write_json(run / "environment.json", facts)
+        print(f"run folder: {run}\n{detector.loaded}")
+        print(training.describe(), validation.describe(), sep="\n", flush=True)
+    _fit(run, config, training, validation, DetectionModule(detector, balancer, config), None)
     return run
 
 
@@ -101,7 +93,8 @@ def resume(run: Path) -> Path:
     L.seed_everything(config.seed, verbose=False)
     detector = build_detector(config, len(training.classes), None)
     balancer = build_balancer(config, detector.num_levels)
-    print(f"resuming {run} from {path}")
+    if runs.is_main_process():
+        print(f"resuming {run} from {path}", flush=True)
     _fit(run, config, training, validation, DetectionModule(detector, balancer, config), path)
     return run
 
@@ -185,6 +178,7 @@ def _fit(
     _quieten()
     recorder = LevelRecorder(run / "trace.parquet", config.log_every)
     scoring = Scoring(validation, run / "metrics.json", recorder)
+    progress = progress_callback(config.progress, recorder, scoring)
     torch.set_float32_matmul_precision("high")
     trainer = L.Trainer(
         accelerator=config.accelerator,
@@ -203,12 +197,13 @@ def _fit(
             scoring,
             *_optional_callbacks(config),
             *_checkpoints(run, config),
-            progress_callback(config.progress, recorder, scoring),
+            progress,
         ],
         plugins=[WholeFiles()],
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_model_summary=False,
+        enable_progress_bar=isinstance(progress, Bar),
     )
     module.detector.to(memory_format=torch.channels_last)
     if config.compile:

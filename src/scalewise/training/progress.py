@@ -6,14 +6,14 @@ import time
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 
 from scalewise.training.recorder import LevelRecorder
 from scalewise.training.scoring import Scoring
 
 
-def progress_callback(kind: str, recorder: LevelRecorder, scoring: Scoring) -> ProgressBar:
+def progress_callback(kind: str, recorder: LevelRecorder, scoring: Scoring) -> Bar | Lines:
     """The display for `--progress auto|bar|plain`."""
     console = Console()
     bar = kind == "bar" or (kind == "auto" and console.is_terminal and not console.is_dumb_terminal)
@@ -45,16 +45,14 @@ class Bar(RichProgressBar):
         return dict(describe(self._recorder, self._scoring))
 
 
-class Lines(ProgressBar):
+class Lines(L.Callback):
     """Four lines an epoch, for logs and dumb terminals."""
 
     def __init__(self, recorder: LevelRecorder, scoring: Scoring) -> None:
-        super().__init__()
         self._recorder, self._scoring = recorder, scoring
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock, also of an epoch that is resumed."""
-        super().on_train_start(trainer, pl_module)
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -71,7 +69,7 @@ class Lines(ProgressBar):
     ) -> None:
         """Print at each quarter of the epoch."""
         self._seen += len(batch.images) * trainer.world_size
-        total = int(self.total_train_batches)
+        total = int(trainer.num_training_batches)
         if (batch_idx + 1) % max(1, total // 4) == 0 and trainer.is_global_zero:
             rate = self._seen / (time.perf_counter() - self._started)
             texts = describe(self._recorder, self._scoring)

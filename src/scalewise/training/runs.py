@@ -47,6 +47,14 @@ def new_run_folder(out: Path, name: str) -> Path:
             number += 1
 
 
+def is_main_process() -> bool:
+    """Whether this process writes; the others of a distributed run only compute.
+
+    Known from the launcher's variables, since the run folder is made before ranks have met.
+    """
+    return all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "NODE_RANK", "LOCAL_RANK"))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file aside and rename it, so that a crash leaves the old one or the new one whole."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
