@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainConfig]
     """Options of a run that takes seconds: 20 images of 64 pixels, 5 steps an epoch."""
     folder = tmp_path_factory.mktemp("data") / "demo"
 
-    def make(out: Path, **changes: object) -> TrainConfig:
+    def make(out: Path, **changes: Any) -> TrainConfig:
         config = TrainConfig(
             data=f"demo:images=20,size=64,folder={folder}",
             out=str(out),
@@ -31,6 +32,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainConfig]
             accelerator="cpu",
             progress="plain",
         )
-        return replace(config, **changes)  # type: ignore[arg-type]
+        return replace(config, **changes)
 
     return make

@@ -41,10 +41,7 @@ def main(words: list[str]) -> int:
     from scalewise.training.fit import resume, train
     from scalewise.training.runs import is_main_process
 
-    if values.resume:
-        run = resume(Path(values.resume))
-    else:
-        run = train(build(TrainConfig, values))
+    run = resume(Path(values.resume)) if values.resume else train(build(TrainConfig, values))
     if is_main_process():
         show_run(run)
     return 0

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from scalewise.data import EpochSampler
 from scalewise.detectors import DenseDetector
@@ -46,7 +47,8 @@ class DetectionModule(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Tell the sampler the epoch, on which order and augmentation depend."""
-        sampler = self.trainer.train_dataloader.batch_sampler
+        loader = self.trainer.train_dataloader
+        sampler = loader.batch_sampler if isinstance(loader, DataLoader) else None
         assert isinstance(sampler, EpochSampler)
         sampler.set_epoch(self.current_epoch)
 
