@@ -24,7 +24,7 @@ def test_merged_blocks_equal_numpy_over_all_values(
     values = (rng.lognormal(0, 1, (rows, n)) * 10.0 ** rng.integers(-3, 3, n)).astype(np.float32)
     keep = rng.random((rows, n)) < kept
     parts = [
-        summarize(v, k)
+        summarize(v, torch.ones_like(k), ~k)
         for v, k in zip(
             torch.split(torch.from_numpy(values), blocks),
             torch.split(torch.from_numpy(keep), blocks),
@@ -44,7 +44,8 @@ def test_merged_blocks_equal_numpy_over_all_values(
 @given(value=st.floats(2.0**-20, 2.0**20, width=32), count=st.integers(2, 128))
 def test_a_constant_loss_has_no_variance(value: float, count: int) -> None:
     values = torch.full((count, 1), value)
-    part = summarize(values, torch.ones_like(values, dtype=torch.bool))
+    everything = torch.ones_like(values, dtype=torch.bool)
+    part = summarize(values, everything, ~everything)
     whole = finish(merge(torch.stack((part, part, part))))
     assert float(finish(part).variance) == 0
     assert float(whole.variance) == 0
@@ -53,7 +54,8 @@ def test_a_constant_loss_has_no_variance(value: float, count: int) -> None:
 
 def test_a_small_true_spread_survives() -> None:
     values = 1 + 1e-4 * torch.arange(100.0).unsqueeze(1) / 100
-    moments = finish(summarize(values, torch.ones_like(values, dtype=torch.bool)))
+    everything = torch.ones_like(values, dtype=torch.bool)
+    moments = finish(summarize(values, everything, ~everything))
     assert float(moments.variance) == pytest.approx(float(values.double().var()), rel=1e-2)
 
 

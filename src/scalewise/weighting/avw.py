@@ -105,6 +105,6 @@ class AVW(Scheme):
         if self.invert:
             score = -score
         smooth = torch.where(self.scored, self.z.lerp(score, 1 - self.momentum), score)
-        self.z.copy_(torch.where(defined, smooth, self.z))
+        torch.where(defined, smooth, self.z, out=self.z)
         self.scored.logical_or_(defined)
         return 1 + self.strength * (softmax_weights(self.z / self.temperature, self.scored) - 1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from scalewise.weighting.clock import Clock
 from scalewise.weighting.guard import sift
 from scalewise.weighting.moments import Moments, finish, is_finite, merge, summarize
-from scalewise.weighting.parallel import Group, gather
+from scalewise.weighting.parallel import Group, merge_ranks
 from scalewise.weighting.scheme import LearnedScheme, SchemeLike, as_scheme, attach
 
 if TYPE_CHECKING:
@@ -119,9 +119,8 @@ class LossBalancer(nn.Module):
         self.register_buffer("rejected", torch.tensor(0))
         self.register_buffer("block", torch.zeros(BLOCK, num_levels))
         self.register_buffer("latest", torch.zeros(num_levels))
-        # This interval so far: a partial's three rows, then non-finite values and outliers.
-        self.register_buffer("running", torch.zeros(5, num_levels))
-        self.register_buffer("finished", torch.zeros(3, num_levels))
+        self.register_buffer("running", torch.zeros(5, num_levels))  # a partial
+        self.register_buffer("finished", torch.zeros(3, num_levels))  # moments
 
     @property
     def intervals(self) -> int:
@@ -225,19 +224,17 @@ class LossBalancer(nn.Module):
         fresh = (clock.phase - 1) % BLOCK + 1
         recent = self.block.roll(-(clock.calls % BLOCK), 0)  # [B, n], oldest first
         sifted = sift(recent[-min(clock.calls, BLOCK) :], fresh, self.guard)
-        partial = summarize(sifted.values, sifted.finite ^ sifted.outlier)
-        left_out = torch.stack((fresh - sifted.finite.sum(0), sifted.outlier.sum(0)))
+        partial = summarize(sifted.values, sifted.finite, sifted.outlier)
         if clock.phase > BLOCK:
-            partial = merge(torch.stack((self.running[:3], partial)))
-            left_out = left_out + self.running[3:]
-        self.running.copy_(torch.cat((partial, left_out)))
+            partial = merge(torch.stack((self.running, partial)))
+        self.running.copy_(partial)
 
     @torch.no_grad()
     def _renew(self) -> None:
         """End the interval: merge the ranks, ask the scheme, set the weights."""
-        ranks = gather(self.running, self._group)  # [world, 5, n]
-        current = finish(merge(ranks[:, :3]) if len(ranks) > 1 else ranks[0, :3])
-        self.left_out.add_(ranks[:, 3:].sum(0).to(torch.int64))
+        partial = merge_ranks(self.running, self._group)
+        current = finish(partial)
+        self.left_out.add_(partial[3:].to(torch.int64))
         proposal = self.scheme.propose(current, self.statistics)
         if proposal.shape != self.weights.shape:
             raise ValueError(
@@ -258,7 +255,7 @@ class LossBalancer(nn.Module):
             # Levels without values have mean 0 and drop out of both sums.
             factor = current.mean.sum() / torch.dot(weights, current.mean)
             weights = weights * torch.where(is_finite(factor) & (factor > 0), factor, 1.0)
-        self.weights.copy_(torch.where(sound, weights, self.weights))
+        torch.where(sound, weights, self.weights, out=self.weights)
         self.rejected += ~sound
 
     def _stack(self, losses: Sequence[Tensor]) -> Tensor:

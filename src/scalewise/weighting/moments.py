@@ -1,7 +1,8 @@
 """Count, mean and variance of the level losses, reduced in blocks and merged exactly.
 
-A *partial* is a float32 tensor [3, n] with the rows count, mean and sum of squared deviations: the
-form in which moments add up (Chan, Golub and LeVeque, 1979).
+A *partial* is a float32 tensor [5, n] with the rows count, mean and sum of squared deviations, the
+form in which moments add up (Chan, Golub and LeVeque, 1979), and then the numbers of values left
+out: not finite, and outliers.
 """
 
 from __future__ import annotations
@@ -37,40 +38,42 @@ def is_finite(values: Tensor) -> Tensor:
     return (values - values) == 0
 
 
-def summarize(values: Tensor, keep: Tensor) -> Tensor:
+def summarize(values: Tensor, finite: Tensor, outlier: Tensor) -> Tensor:
     """Reduce rows of level losses to one partial.
 
     Args:
-        values: float32 [R, n], finite; level losses of R steps.
-        keep: bool [R, n], which of them count.
+        values: float32 [R, n], losses of R steps, 0 where not finite.
+        finite: bool [R, n].
+        outlier: bool [R, n], finite but left out.
 
     Returns:
-        float32 [3, n]: count, mean, sum of squared deviations.
+        Partial, float32 [5, n].
     """
-    count = keep.sum(0)  # [n]
+    keep = finite ^ outlier
+    count, outliers = keep.sum(0), outlier.sum(0)  # [n] each
     mean = torch.where(keep, values, 0.0).sum(0) / count.clamp(min=1)
     deviation = torch.where(keep, values - mean, 0.0).square().sum(0)
-    return torch.stack((count.to(mean.dtype), mean, deviation))
+    return torch.stack((count, mean, deviation, len(values) - count - outliers, outliers))
 
 
 def merge(partials: Tensor) -> Tensor:
     """Merge partials of disjoint samples (blocks of an interval, ranks) into one.
 
     Args:
-        partials: float32 [P, 3, n].
+        partials: float32 [P, 5, n].
 
     Returns:
-        float32 [3, n].
+        Partial, float32 [5, n].
     """
-    counts, means, deviations = partials.unbind(1)  # [P, n] each
+    counts, means, deviations, skipped, outliers = partials.unbind(1)  # [P, n] each
     count = counts.sum(0)  # [n]
     mean = (counts * means).sum(0) / count.clamp(min=1)
-    between = (counts * (means - mean).square()).sum(0)
-    return torch.stack((count, mean, deviations.sum(0) + between))
+    deviation = (deviations + counts * (means - mean).square()).sum(0)
+    return torch.stack((count, mean, deviation, skipped.sum(0), outliers.sum(0)))
 
 
 def finish(partial: Tensor) -> Moments:
-    """Turn a partial [3, n] into moments."""
-    count, mean, deviation = partial.unbind(0)
+    """Turn a partial [5, n] into moments."""
+    count, mean, deviation = partial[:3].unbind(0)
     variance = deviation / (count - 1)  # NaN or -0 below two values, which the next line drops
     return Moments(count, mean, torch.where(variance > (ROUNDING * mean).square(), variance, 0.0))

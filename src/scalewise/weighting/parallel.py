@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, distributed
+
+from scalewise.weighting.moments import merge
 
 
 class Group:
@@ -22,25 +23,25 @@ class Group:
         return Group, ()
 
 
-def gather(local: Tensor, group: Group) -> Tensor:
-    """Every rank's tensor, by a single all-reduce.
+def merge_ranks(partial: Tensor, group: Group) -> Tensor:
+    """Merge every rank's partial, by a single all-reduce.
 
-    Filling one row of zeros and summing is exact, needs no list of outputs, and unlike all-gather
-    works alike on every backend.
+    Filling one row of zeros and summing is exact, needs no list of outputs, and works alike on
+    every backend.
 
     Args:
-        local: float32, the same shape on every rank.
+        partial: float32 [5, n] of this rank.
         group: the ranks that take part.
 
     Returns:
-        [world, *local.shape]; world is 1 outside data parallelism.
+        float32 [5, n], the same on every rank; the argument itself outside data parallelism.
     """
     if not (distributed.is_available() and distributed.is_initialized()):
-        return local.unsqueeze(0)
+        return partial
     world = distributed.get_world_size(group.group)
     if world == 1:
-        return local.unsqueeze(0)
-    table = torch.zeros((world, *local.shape), dtype=local.dtype, device=local.device)
-    table[distributed.get_rank(group.group)].copy_(local)
+        return partial
+    table = partial.new_zeros((world, *partial.shape))
+    table[distributed.get_rank(group.group)].copy_(partial)
     distributed.all_reduce(table, group=group.group)
-    return table
+    return merge(table)
