@@ -278,6 +278,7 @@ def _quieten() -> None:
         ".*does not have many workers.*",
         ".*log_every_n_steps.*",
         ".*exists and is not empty.*",  # a resumed run writes to its own folder
+        ".*in eval mode at the start of training.*",  # frozen BatchNorm
         ".*dataloader is not resumable.*",  # its sampler is set to the right batch before
     ):
         warnings.filterwarnings("ignore", note)

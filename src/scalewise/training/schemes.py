@@ -29,7 +29,8 @@ def parse_scheme(words: str) -> Scheme:
     if name not in names:
         raise UsageError(f"--scheme: no scheme {name!r}{_hint(name, names)}")
     kind = scheme_class(name)
-    known = [p for p in inspect.signature(kind).parameters if p != "self"]
+    parameters = inspect.signature(kind).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     arguments: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

@@ -1,0 +1,64 @@
+"""What the README and the configs promise can be run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from scalewise.cli import COMMANDS
+from scalewise.cli.options import build, parse
+from scalewise.cli.train import parser as train_parser
+from scalewise.training.config import GROUPS, TrainConfig, check
+from scalewise.training.schemes import parse_scheme
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_python_blocks_run(code: str) -> None:
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def commands() -> list[list[str]]:
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+
+
+def test_commands_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    found = [words for words in commands() if words]
+    assert {words[0] for words in found} == {"make", "scalewise"}
+    for program, name, *_ in found:
+        if program == "make":
+            assert re.search(rf"^{name}:", makefile, re.MULTILINE)
+        else:
+            assert name in COMMANDS
+
+
+def test_train_commands_parse() -> None:
+    for program, name, *words in commands():
+        if (program, name) == ("scalewise", "train"):
+            values = parse(train_parser(), words, *GROUPS)
+            if not values.resume:
+                check(build(TrainConfig, values))
+
+
+@pytest.mark.parametrize("spec", re.findall(r"`((?:avw|rlo):[^`]+)`", README))
+def test_scheme_examples_parse(spec: str) -> None:
+    assert parse_scheme(spec).name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_configs_are_valid(path: Path) -> None:
+    values = parse(train_parser(), ["--config", str(path)], *GROUPS)
+    check(build(TrainConfig, values))
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).is_file(), target

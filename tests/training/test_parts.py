@@ -1,0 +1,189 @@
+"""The parts of a run, one by one, against closed forms and round trips."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from scalewise.errors import UsageError, UserError
+from scalewise.training import runs
+from scalewise.training.config import TrainConfig
+from scalewise.training.fit import MovingAverage, WholeFiles
+from scalewise.training.module import rate
+from scalewise.training.picture import draw_levels
+from scalewise.training.schemes import parse_scheme
+from scalewise.training.trace import Interval, Trace
+from scalewise.weighting import AVW, RLO, LossBalancer
+
+
+def test_schedules_at_known_steps() -> None:
+    assert [rate(s, 100, 4, "constant") for s in (0, 3, 4, 99)] == [0.2, 0.8, 1, 1]
+    assert rate(4, 104, 4, "cosine") == 1
+    assert rate(54, 104, 4, "cosine") == pytest.approx(0.5)
+    assert rate(104, 104, 4, "cosine") == pytest.approx(0)
+    steps = [rate(s, 12, 0, "step") for s in (0, 7, 8, 10, 11)]
+    assert steps == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
+@given(
+    st.sampled_from(["cosine", "step", "constant"]),
+    st.integers(0, 50),
+    st.integers(1, 500),
+)
+def test_schedules_rise_then_never_rise(schedule: str, warmup: int, total: int) -> None:
+    rates = [rate(step, total, warmup, schedule) for step in range(total + 1)]
+    assert all(0 <= r <= 1 for r in rates)
+    after = rates[warmup:]
+    assert all(a >= b for a, b in pairwise(after))
+
+
+def test_schemes_from_words() -> None:
+    scheme = parse_scheme("avw:signal=dispersion:temperature=2:invert=true:strength=1e-1")
+    assert isinstance(scheme, AVW)
+    assert (scheme.name, scheme.temperature, scheme.strength) == ("avw-dispersion-invert", 2, 0.1)
+    policy = parse_scheme("rlo:actions=equal+avw+dwa:explore=0.2")
+    assert isinstance(policy, RLO)
+    assert policy.action_names == ("equal", "avw-decline", "dwa")
+    balancer = LossBalancer(3, parse_scheme("static:weights=1+1+4"))
+    torch.testing.assert_close(balancer.weights, torch.tensor([0.5, 0.5, 2.0]))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("awv", "did you mean 'avw'"),
+        ("nonsense", "there are: avw"),
+        ("avw:temprature=2", "did you mean 'temperature'"),
+        ("avw:temperature", "no argument=value"),
+        ("avw:temperature=-1", "temperature must be above 0"),
+        ("rlo:actions=equal+uncertainty", "back-propagation"),
+        ("static", "weights"),
+        ("equal:strength=1", "there are: none"),
+    ],
+)
+def test_wrong_schemes_are_explained(words: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_scheme(words)
+
+
+def fill(trace: Trace, steps: range) -> None:
+    for step in steps:
+        interval = Interval(
+            step // 2, torch.full((2,), 1.0 + step // 2), torch.tensor(step % 2 - 1)
+        )
+        interval.probabilities = torch.tensor([0.25, 0.75])
+        losses = torch.tensor([[1.0, 2.0], [3.0, 4.0]]) * step
+        trace.add(step, 0, 0.1, losses, torch.tensor([5.0, 0.0]), interval)
+
+
+def test_trace_round_trip_and_picture(tmp_path: Path) -> None:
+    trace = Trace(tmp_path / "trace.parquet", ["class", "box"], ["P3", "P4"], ["equal", "avw"])
+    fill(trace, range(3))
+    trace.flush()
+    fill(trace, range(3, 5))
+    trace.save()
+    table = pq.read_table(tmp_path / "trace.parquet")
+    assert table["step"].to_pylist() == [0, 1, 2, 3, 4]
+    assert table["loss/box/P4"].to_pylist() == [0, 4, 8, 12, 16]
+    assert table["weight/P3"].to_pylist() == [1, 1, 2, 2, 3]
+    assert table["positives/P3"].to_pylist() == [5] * 5
+    assert table["action"].to_pylist() == [None, "equal", None, "equal", None]
+    assert table["probability/avw"].to_pylist() == [0.75] * 5
+    picture = draw_levels(tmp_path)
+    assert picture is not None
+    assert picture.stat().st_size > 10_000
+    assert draw_levels(tmp_path / "none") is None
+
+
+def test_trace_drops_what_an_interrupted_attempt_did_after_its_checkpoint(tmp_path: Path) -> None:
+    first = Trace(tmp_path / "t.parquet", ["class", "box"], ["P3", "P4"], ["equal", "avw"])
+    fill(first, range(6))
+    first.save()
+    second = Trace(
+        tmp_path / "t.parquet", ["class", "box"], ["P3", "P4"], ["equal", "avw"], first_step=4
+    )
+    fill(second, range(4, 8))
+    second.save()
+    assert pq.read_table(tmp_path / "t.parquet")["step"].to_pylist() == list(range(8))
+    assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_json_is_strict_and_config_reads_back(tmp_path: Path) -> None:
+    runs.write_json(tmp_path / "m.json", {"a": [float("nan"), 1.5], "b": {"c": float("inf")}})
+    assert json.loads((tmp_path / "m.json").read_text(), parse_constant=pytest.fail) == {
+        "a": [None, 1.5],
+        "b": {"c": None},
+    }
+    config = TrainConfig(data="x", lr=0.25, workers=3)
+    runs.save_config(tmp_path, config)
+    assert runs.load_config(tmp_path) == config
+    (tmp_path / "config.yaml").write_text("nonsense: 3\n")
+    with pytest.raises(UserError, match=r"config\.yaml cannot be read: .*nonsense"):
+        runs.load_config(tmp_path)
+    (tmp_path / "m.json").write_text("{")
+    with pytest.raises(UserError, match="no valid JSON"):
+        runs.load_json(tmp_path / "m.json")
+
+
+def test_checkpoints_are_whole_or_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = WholeFiles()
+    files.save_checkpoint({"a": torch.ones(2)}, tmp_path / "c.ckpt")
+
+    def dies(value: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", dies)
+    with pytest.raises(OSError, match="disk full"):
+        files.save_checkpoint({"a": torch.zeros(2)}, tmp_path / "c.ckpt")
+    assert torch.equal(torch.load(tmp_path / "c.ckpt", weights_only=True)["a"], torch.ones(2))
+
+
+def test_moving_average_follows_its_closed_form() -> None:
+    average = MovingAverage(0.5)
+    averaged, expected = [torch.zeros(1)], 0.0
+    for k in range(1, 30):
+        average._latest_update_step = k
+        average._average(averaged, [torch.full((1,), float(k))], 0)
+        decay = min(0.5, (1 + k) / (10 + k))
+        expected = decay * expected + (1 - decay) * k
+    assert averaged[0].item() == pytest.approx(expected)
+    assert math.isfinite(expected)
+
+
+def test_average_decay_never_exceeds_its_limit() -> None:
+    average = MovingAverage(0.999)
+    average._latest_update_step = 10**6
+    value = [torch.zeros(1)]
+    average._average(value, [torch.ones(1)], 0)
+    assert value[0].item() == pytest.approx(0.001, rel=1e-3)
+
+
+def test_decay_and_rates_go_to_the_right_parameters() -> None:
+    from scalewise import detectors
+    from scalewise.training.module import DetectionModule, parameter_groups
+
+    detector = detectors.atss("mobilenet_v3_small", 3, width=16, depth=1)
+    config = TrainConfig(data="x", lr=1.0, backbone_lr=0.1, weight_decay=0.5)
+    module = DetectionModule(detector, LossBalancer(5, "uncertainty"), config)
+    groups = parameter_groups(module, config)
+    settings = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    trained = [p for p in module.parameters() if p.requires_grad]
+    assert len(settings) == len(trained) == sum(len(g["params"]) for g in groups)
+    for kind in detector.head.modules():
+        if isinstance(kind, nn.Conv2d):
+            assert settings[id(kind.weight)] == (1.0, 0.5)
+            assert kind.bias is None or settings[id(kind.bias)] == (1.0, 0.0)
+    first = next(p for p in detector.backbone.parameters() if p.ndim == 4)
+    assert settings[id(first)] == (0.1, 0.5)
+    log_variance = next(p for n, p in module.named_parameters() if n.endswith("log_variance"))
+    assert settings[id(log_variance)] == (1.0, 0.0)
