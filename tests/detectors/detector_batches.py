@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -46,7 +49,9 @@ def random_batch(
 def tiny(name: str, classes: int = 5, width: int = 16, depth: int = 1) -> DenseDetector:
     """A detector whose random backbone has fixed BatchNorm, so that images do not interact."""
     torch.manual_seed(0)
-    return FACTORIES[name]("resnet18", classes, width=width, depth=depth, freeze_bn=True)
+    return FACTORIES[name](
+        "resnet18", classes, width=width, depth=depth, freeze_bn=True, freeze_stem=True
+    )
 
 
 def total(losses: dict[str, Tensor]) -> Tensor:
@@ -61,24 +66,23 @@ def gradients(detector: DenseDetector) -> dict[str, Tensor]:
     return found
 
 
-class Operations(TorchDispatchMode):
-    """Records what runs inside: operator names, and the elements of the largest result.
+WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero")
 
-    Attributes:
-        waits: operators that move a value from the device to the host.
-        largest: elements of the largest tensor made.
-    """
 
-    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
+@dataclass
+class Operations:
+    """What ran: operators that move a value to the host, and the most elements of any result."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.waits: list[str] = []
-        self.largest = 0
+    waits: list[str] = field(default_factory=list)
+    largest: int = 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+
+@contextmanager
+def operations() -> Iterator[Operations]:
+    """Record the operators that run inside."""
+    seen = Operations()
+
+    def record(mode: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.name().removeprefix("aten::").split(".")[0]
         by_mask = name.startswith("index") and any(
             isinstance(i, Tensor) and i.dtype == torch.bool
@@ -86,10 +90,14 @@ class Operations(TorchDispatchMode):
             if isinstance(group, list | tuple)
             for i in group
         )
-        if name in self.WAITING or by_mask:
-            self.waits.append(name)
+        if name in WAITING or by_mask:
+            seen.waits.append(name)
         output = func(*args, **(kwargs or {}))
         for tensor in output if isinstance(output, list | tuple) else (output,):
             if isinstance(tensor, Tensor):
-                self.largest = max(self.largest, tensor.numel())
+                seen.largest = max(seen.largest, tensor.numel())
         return output
+
+    mode: Any = type("Mode", (TorchDispatchMode,), {"__torch_dispatch__": record})
+    with mode():
+        yield seen

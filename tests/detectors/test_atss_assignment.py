@@ -6,7 +6,7 @@ import math
 import statistics
 
 import torch
-from detector_batches import Operations, random_batch
+from detector_batches import operations, random_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -133,6 +133,6 @@ def test_boxes_without_area_are_never_positive() -> None:
 def test_a_thousand_objects_take_no_table_of_objects_by_anchors() -> None:
     batch = random_batch(8, 1, 1000, 1024, 1024)
     grid = _grid(1024, 1024)
-    with Operations() as seen:
+    with operations() as seen:
         assign(grid, batch.boxes, batch.valid)
     assert seen.largest < 1000 * sum(grid.counts) / 50

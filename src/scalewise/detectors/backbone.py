@@ -210,9 +210,14 @@ def _timm_features(
     shared = [body.get_submodule(path) for path, m in stem.named_modules() if not [*m.children()]]
     channels = [maps[at[stride]].shape[1] for stride in STRIDES]
     if weights is None:
-        return body, shared, channels, LoadedWeights("random")
-    # timm itself refuses a file that does not fill the model
-    return body, shared, channels, LoadedWeights(f"timm {name} {weights}", len(body.state_dict()))
+        loaded = LoadedWeights("random")
+    elif isinstance(weights, Path):
+        # timm passes over what does not fit; the model's own names, of which a feature extractor's
+        # may differ, tell what did
+        loaded = load(timm.create_model(name, num_classes=0), read(weights), str(weights))
+    else:
+        loaded = LoadedWeights(f"timm {name} {weights}", len(body.state_dict()))
+    return body, shared, channels, loaded
 
 
 def _probe_image() -> Tensor:
