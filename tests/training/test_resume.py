@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torchvision.models import mobilenet_v3_small
 
 from scalewise.cli import main
 from scalewise.errors import UserError
@@ -39,12 +40,16 @@ train(TrainConfig(**json.loads(sys.argv[1])))
 """
 
 
-@pytest.mark.parametrize("options", [{}, {"accumulate": 2, "ema": 0.9, "optimizer": "sgd"}])
+@pytest.mark.parametrize("pretrained", [False, True])
 def test_killed_and_resumed_equals_undisturbed(
-    tiny: Tiny, tmp_path: Path, options: dict[str, object]
+    tiny: Tiny, tmp_path: Path, pretrained: bool
 ) -> None:
-    """Killed in the second epoch, two steps after the last checkpoint, which lies mid-epoch."""
-    common = {"epochs": 3, "checkpoint_every": 2, "scheme": "rlo:learning_rate=1", **options}
+    """Killed in the second epoch, past the last checkpoint, which lies inside that epoch."""
+    common: dict[str, object] = {"epochs": 3, "checkpoint_every": 2, "scheme": "rlo"}
+    if pretrained:
+        torch.save(mobilenet_v3_small().state_dict(), tmp_path / "weights.pth")
+        common |= {"weights_backbone": str(tmp_path / "weights.pth")}
+        common |= {"accumulate": 2, "ema": 0.9, "optimizer": "sgd"}
     whole = train(tiny(tmp_path, name="whole", **common))
     config = tiny(tmp_path, name="killed", **common)
     done = subprocess.run(

@@ -52,7 +52,8 @@ class DetectorOptions:
         backbone: "mobilenet_v2", "resnet18", "resnet50", or any torchvision or timm feature
             extractor.
         weights_backbone: Backbone weights: "imagenet", a torchvision or timm weights name, or the
-            path of a local .pth or .safetensors file. None starts from random weights.
+            path of a local .pth or .safetensors file. None starts from random weights. Loaded
+            weights keep their BatchNorm and everything up to stride 4 as they are.
         width: Channels of the pyramid and of the head.
         depth: Convolutions of each head tower.
     """

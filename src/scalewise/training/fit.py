@@ -106,12 +106,14 @@ def build_detector(config: TrainConfig, classes: int, weights: str | None) -> De
         UserError: for a backbone or weights that cannot be had.
     """
     make = getattr(detectors, config.detector)
+    pretrained = config.weights_backbone is not None  # also when a checkpoint will replace them
     try:
         detector: DenseDetector = make(
             backbone=config.backbone,
             num_classes=classes,
             weights=weights,
-            freeze_bn=config.weights_backbone is not None,
+            freeze_bn=pretrained,
+            freeze_stem=pretrained,
             width=config.width,
             depth=config.depth,
         )
