@@ -86,7 +86,13 @@ class DenseDetector(nn.Module):
         self.backbone, self.loaded = make_backbone(backbone, weights, freeze_bn, freeze_stem)
         self.pyramid = Pyramid(self.backbone.channels, width)
         self.head = Head(
-            width, depth, num_classes, method.anchors, self.num_levels, "centerness" in self.terms
+            width,
+            depth,
+            num_classes,
+            method.anchors,
+            self.num_levels,
+            "centerness" in self.terms,
+            method.first_delta,
         )
         self.register_buffer("positives", torch.zeros(self.num_levels), persistent=False)
         self.register_buffer("_mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)

@@ -101,7 +101,10 @@ def losses(predictions: Predictions, grid: Grid, batch: Batch) -> LevelLosses:
     return LevelLosses(levels, positives)
 
 
-METHOD = Method("FCOS", 1, ("classification", "box", "centerness"), 0.6, losses, decode)
+# Distances start at one stride: those that start below 0 have no gradient and can stay there.
+METHOD = Method(
+    "FCOS", 1, ("classification", "box", "centerness"), 0.6, losses, decode, first_delta=1.0
+)
 
 
 def fcos(

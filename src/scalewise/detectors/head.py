@@ -45,10 +45,18 @@ class Head(nn.Module):
         anchors: per location.
         levels: of the pyramid.
         centerness: whether to predict it.
+        first_delta: bias of the box output.
     """
 
     def __init__(
-        self, width: int, depth: int, num_classes: int, anchors: int, levels: int, centerness: bool
+        self,
+        width: int,
+        depth: int,
+        num_classes: int,
+        anchors: int,
+        levels: int,
+        centerness: bool,
+        first_delta: float,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -63,7 +71,9 @@ class Head(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
+        assert self.boxes.bias is not None
         assert self.classes.bias is not None
+        nn.init.constant_(self.boxes.bias, first_delta)
         nn.init.constant_(self.classes.bias, -math.log((1 - PRIOR) / PRIOR))
 
     def forward(self, features: Sequence[Tensor]) -> Predictions:

@@ -50,6 +50,7 @@ class Method:
         nms_iou: overlap above which the weaker of two boxes of a class is dropped.
         losses: level losses of predictions against a batch's objects.
         decode: boxes float32 [B, A, 4] in pixels from deltas [B, A, 4].
+        first_delta: what an untrained head gives as deltas.
     """
 
     name: str
@@ -58,3 +59,4 @@ class Method:
     nms_iou: float
     losses: Callable[[Predictions, Grid, Batch], LevelLosses]
     decode: Callable[[Tensor, Grid], Tensor]
+    first_delta: float = 0.0
