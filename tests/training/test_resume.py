@@ -14,12 +14,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from torchvision.models import mobilenet_v3_small
 
 from scalewise.cli import main
+from scalewise.detectors import Batch
 from scalewise.errors import UserError
 from scalewise.training.config import TrainConfig
 from scalewise.training.fit import resume, train
+from scalewise.training.module import DetectionModule
 
 Tiny = Callable[..., TrainConfig]
 
@@ -77,6 +80,28 @@ def test_killed_and_resumed_equals_undisturbed(
     assert figures[1]["status"] == "finished"
     assert (run / "logs/attempt-1").is_dir()
     assert (run / "logs/attempt-2").is_dir()
+
+
+def test_ctrl_c_ends_tidily_and_says_how_to_go_on(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step, calls = DetectionModule.training_step, iter(range(100))
+
+    def interrupted(self: DetectionModule, batch: Batch, index: int) -> torch.Tensor:
+        if next(calls) == 6:
+            raise KeyboardInterrupt
+        return step(self, batch, index)
+
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(dataclasses.asdict(tiny(tmp_path))))
+    monkeypatch.setattr(DetectionModule, "training_step", interrupted)
+    assert main(["train", "--config", str(tmp_path / "run.yaml")]) == 130
+    run = tmp_path / "atss-rlo"
+    assert f"scalewise train --resume {run}" in capsys.readouterr().err
+    assert json.loads((run / "metrics.json").read_text())["status"] == "interrupted"
+    assert pq.read_table(run / "trace.parquet").num_rows == 6
+    assert main(["train", "--resume", str(run)]) == 0
+    assert json.loads((run / "metrics.json").read_text())["status"] == "finished"
+    assert pq.read_table(run / "trace.parquet")["step"].to_pylist() == list(range(10))
 
 
 def test_resume_says_why_it_cannot(

@@ -175,6 +175,13 @@ def test_bad_input_is_refused_before_anything_is_written(tiny: Tiny, tmp_path: P
     assert not (tmp_path / "runs").exists()
 
 
+def test_training_stops_when_ap_does_not_grow(tiny: Tiny, tmp_path: Path) -> None:
+    run = train(tiny(tmp_path, lr=1e-12, epochs=9, patience=2, precision="bf16-mixed"))
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["status"] == "finished"
+    assert [epoch["epoch"] for epoch in metrics["history"]] == [1, 2, 3]
+
+
 def test_classes_of_other_data_are_refused(tiny: Tiny, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "images" / "a.png")

@@ -67,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"scalewise {words[0]}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"scalewise {words[0]}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        resume = f"; to go on: {stop}" if stop.args else ""
+        print(f"scalewise {words[0]}: interrupted{resume}", file=sys.stderr)
         return 130

@@ -147,7 +147,7 @@ class RunOptions:
     compile: bool = False
     deterministic: bool = False
     log_every: int = 20
-    checkpoint_every: int = 0
+    checkpoint_every: int = 500
     progress: Literal["auto", "bar", "plain"] = "auto"
 
 

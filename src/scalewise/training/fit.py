@@ -213,15 +213,14 @@ def _fit(
     loaders = _loaders(config, training, validation, trainer, checkpoint)
     try:
         trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
-    except BaseException:
+    except BaseException as stop:
         scoring.write(trainer, module, "interrupted")
+        if isinstance(stop, SystemExit):  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt(f"scalewise train --resume {run}") from None
         raise
-    interrupted = trainer.interrupted
-    scoring.write(trainer, module, "interrupted" if interrupted else "finished")
+    scoring.write(trainer, module, "finished")
     if trainer.is_global_zero:
         draw_levels(run)
-    if interrupted:
-        raise KeyboardInterrupt
 
 
 def _loaders(

@@ -68,8 +68,8 @@ class DetectionModule(L.LightningModule):
         """SGD or AdamW, a warm-up, then the schedule, stepped with the optimizer."""
         config = self.config
         groups = parameter_groups(self, config)
-        # Fused updates unscale fp16 gradients themselves, which leaves none to clip.
-        fused = config.precision != "16-mixed"
+        # Fused updates may unscale gradients themselves; Lightning then refuses to clip them.
+        fused = not config.precision.endswith("-mixed")
         optimizer: torch.optim.Optimizer
         if config.optimizer == "adamw":
             optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=fused)
