@@ -68,14 +68,20 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return smooth
 
 
+def _legend(axes: Axes, columns: int) -> None:
+    """Names above the panel, where no curve runs."""
+    axes.legend(ncols=columns, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+
+
 def _losses(axes: Axes, table: pa.Table, levels: list[str]) -> None:
     steps = table["step"].to_numpy()
+    losses = [level_losses(table, level) for level in levels]
+    axes.plot(steps, _smooth(np.sum(losses, axis=0)), color="0.6", linestyle="--", label="total")
     for i, level in enumerate(levels):
-        smooth = _smooth(level_losses(table, level))
-        axes.plot(steps, np.where(smooth > 0, smooth, np.nan), color=level_color(i), label=level)
-    axes.set_yscale("log")
+        axes.plot(steps, _smooth(losses[i]), color=level_color(i), label=level)
+    axes.set_ylim(bottom=0)
     axes.set_ylabel("loss (unweighted)")
-    axes.legend(ncols=len(levels), loc="upper right", frameon=False)
+    _legend(axes, len(levels) + 1)
 
 
 def _shares(axes: Axes, table: pa.Table, levels: list[str]) -> None:
@@ -122,4 +128,4 @@ def _policy(axes: Axes, table: pa.Table, names: list[str]) -> None:
             )
     axes.set_ylim(-0.08, 1)
     axes.set_ylabel("probability; drawn: band")
-    axes.legend(ncols=min(4, len(names)), loc="upper right", frameon=False)
+    _legend(axes, min(4, len(names)))
