@@ -133,6 +133,8 @@ def contenders(args: argparse.Namespace) -> dict[str, Step]:
             freeze_bn=True,
             freeze_stem=True,
         ).to(device)
+        if args.device == "cuda":
+            model.to(memory_format=torch.channels_last)
         run: Any = torch.compile(model, fullgraph=True) if args.compile else model
         steps[f"scalewise {kind}"] = make_step(model, partial(run, batch), args.bf16)
     for kind in ("fcos", "retinanet"):

@@ -23,6 +23,8 @@ STD = (0.229, 0.224, 0.225)
 class DenseDetector(nn.Module):
     """Backbone, pyramid P3 to P7 and a shared head; in training, losses per level.
 
+    The memory layout suits CPUs; for a GPU add `.to(memory_format=torch.channels_last)`.
+
     Args:
         method: assignment, losses and box coding.
         backbone: a torchvision model (`mobilenet_v2`, `resnet50`, ...) or a timm model.
@@ -97,7 +99,7 @@ class DenseDetector(nn.Module):
         self.register_buffer("positives", torch.zeros(self.num_levels), persistent=False)
         self.register_buffer("_mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(STD).view(3, 1, 1), persistent=False)
-        self.to(memory_format=torch.channels_last)
+        self.backbone.to(memory_format=torch.channels_last)
 
     def predict(self, images: Tensor, sizes: Tensor) -> tuple[Predictions, Grid]:
         """Outputs and locations for uint8 images [B, 3, H, W] and int64 sizes [B, 2]."""
@@ -112,7 +114,11 @@ class DenseDetector(nn.Module):
         inside_y = torch.arange(height, device=x.device) < sizes[:, :1]  # [B, H]
         inside_x = torch.arange(width, device=x.device) < sizes[:, 1:]  # [B, W]
         x = x * (inside_y[:, None, :, None] & inside_x[:, None, None, :])
-        levels = self.pyramid(self.backbone(x))
+        features = self.backbone(x)
+        if x.device.type == "cpu":
+            # There, depthwise and 1x1 convolutions are faster channels last, wide 3x3 ones are not.
+            features = [feature.contiguous() for feature in features]
+        levels = self.pyramid(features)
         shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
         return self.head(levels), make_grid(shapes, self.strides, images.device)
 
