@@ -207,6 +207,8 @@ def _fit(
         enable_model_summary=False,
         enable_progress_bar=isinstance(progress, Bar),
     )
+    if trainer.strategy.root_device.type == "cuda":
+        module.detector.to(memory_format=torch.channels_last)
     if config.compile:
         module.detector.compile()
     loaders = _loaders(config, training, validation, trainer, checkpoint)
