@@ -12,16 +12,38 @@ if TYPE_CHECKING:
     from scalewise import detectors as detectors
     from scalewise.weighting import (
         AVW as AVW,
+    )
+    from scalewise.weighting import (
         DWA as DWA,
+    )
+    from scalewise.weighting import (
         RLO as RLO,
+    )
+    from scalewise.weighting import (
         CoV as CoV,
+    )
+    from scalewise.weighting import (
         Equal as Equal,
+    )
+    from scalewise.weighting import (
         InverseLoss as InverseLoss,
+    )
+    from scalewise.weighting import (
         LossBalancer as LossBalancer,
+    )
+    from scalewise.weighting import (
         Moments as Moments,
+    )
+    from scalewise.weighting import (
         RandomWeights as RandomWeights,
+    )
+    from scalewise.weighting import (
         Scheme as Scheme,
+    )
+    from scalewise.weighting import (
         Static as Static,
+    )
+    from scalewise.weighting import (
         Uncertainty as Uncertainty,
     )
 

@@ -10,6 +10,8 @@ from jsonargparse import ArgumentParser
 from scalewise.cli.options import build, parse
 from scalewise.training.config import TrainConfig
 
+DATA = "demo:skew=0"  # all sizes equally frequent
+
 
 @dataclass(kw_only=True)
 class DemoOptions:
@@ -26,21 +28,21 @@ class DemoOptions:
     out: str = "runs"
     scheme: str = "rlo:explore=0.2"
     detector: Literal["atss", "fcos", "retinanet"] = "atss"
-    epochs: int = 12
+    epochs: int = 20
     seed: int = 0
 
 
 def config(options: DemoOptions) -> TrainConfig:
     """A setting that two CPU cores train in a few minutes from random weights."""
     return TrainConfig(
-        data="demo",
+        data=DATA,
         out=options.out,
         name="demo",
         detector=options.detector,
         scheme=options.scheme,
         epochs=options.epochs,
         seed=options.seed,
-        backbone="resnet18",
+        backbone="shufflenet_v2_x1_0",
         width=64,
         depth=1,
         size=160,
@@ -72,7 +74,7 @@ def main(words: list[str]) -> int:
     folder = train(config(options))
     run = load_run(folder)
     scores, metrics = evaluate(run, None, "test")
-    images = [record.path for record in open_split("demo", "test").records[:8]]
+    images = [record.path for record in open_split(DATA, "test").records[:8]]
     pictures, _ = predict(run, images, folder / "predictions", threshold=0.4)
     show_metrics(metrics, "demo, test split")
     show_run(folder)
