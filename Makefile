@@ -23,7 +23,7 @@ types: .venv/installed
 	$(BIN)/mypy
 
 unit: .venv/installed
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -112,7 +112,7 @@ def test_coco_faults(
     text = str(error.value)
     assert message in text
     assert str(tmp_path) in text
-    assert "skip_bad" in text
+    assert "--skip-bad" in text
     assert "\n" not in text
     with pytest.warns(UserWarning, match=f"skipped 1 {kind}"):
         split = open_split(tmp_path, skip_bad=True)

@@ -71,7 +71,7 @@ class Faults:
         """
         if not self.found:
             return
-        hint = "fix it, or train on the rest with skip_bad"
+        hint = "fix it, or train on the rest with --skip-bad"
         if len(self.found) == 1:
             raise BadData(f"{self.found[0]} ({hint})")
         lines = [str(fault) for fault in self.found[:_SHOWN]]
