@@ -20,6 +20,7 @@ from scalewise.training import runs
 from scalewise.training.config import TrainConfig
 from scalewise.training.fit import build_balancer, train
 from scalewise.training.inference import evaluate, load_run, predict
+from scalewise.weighting import RLO
 
 Tiny = Callable[..., TrainConfig]
 LEVELS = ["P3", "P4", "P5", "P6", "P7"]
@@ -72,9 +73,9 @@ def test_trace_replayed_gives_the_weights_and_actions(tiny: Tiny, trained: Path)
             atol=1e-4,
         )
         scheme = balancer.scheme
-        action = int(getattr(scheme, "action"))  # noqa: B009
-        names = getattr(scheme, "action_names")  # noqa: B009
-        assert row["action"] == (None if action < 0 else names[action])
+        assert isinstance(scheme, RLO)
+        action = int(scheme.action)
+        assert row["action"] == (None if action < 0 else scheme.action_names[action])
         assert row["interval"] == balancer.intervals
         balancer(torch.tensor(losses, requires_grad=True))
 

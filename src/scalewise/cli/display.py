@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -26,15 +27,20 @@ def percent(value: float | None) -> str:
     return "-" if value is None or value != value else f"{100 * value:.1f}"
 
 
-def show_metrics(metrics: dict[str, float], title: str) -> None:
-    """Print the summary figures and each class's AP."""
-    console = Console()
+def _figures(metrics: Mapping[str, float | None], title: str) -> Table:
+    """One row with the summary figures that there are."""
     table = Table(title=title)
     known = [name for name in FIGURES if name in metrics]
     for name in known:
         table.add_column(name, justify="right")
     table.add_row(*(percent(metrics[name]) for name in known))
-    console.print(table)
+    return table
+
+
+def show_metrics(metrics: dict[str, float], title: str) -> None:
+    """Print the summary figures and each class's AP."""
+    console = Console()
+    console.print(_figures(metrics, title))
     classes = Table(title="AP of each class")
     classes.add_column("class")
     classes.add_column("AP", justify="right")
@@ -50,12 +56,8 @@ def show_run(run: Path) -> None:
     console = Console()
     best = metrics["best"]
     if best is not None:
-        table = Table(title=f"{run.name}: best epoch {best['epoch']}, on {metrics['split']}")
-        known = [name for name in FIGURES if name in best]
-        for name in known:
-            table.add_column(name, justify="right")
-        table.add_row(*(percent(best[name]) for name in known))
-        console.print(table)
+        title = f"{run.name}: best epoch {best['epoch']}, on {metrics['split']}"
+        console.print(_figures(best, title))
     weights = Table(title="weight of each level at the end")
     for level in metrics["weights"]:
         weights.add_column(level, justify="right")
