@@ -293,7 +293,7 @@ def test_sixteen_bit_images_are_refused(tmp_path: Path) -> None:
     content = io.BytesIO()
     Image.fromarray(np.full((30, 40), 40000, dtype=np.uint16)).save(content, "png")
     (tmp_path / "JPEGImages" / "a.png").write_bytes(content.getvalue())
-    with pytest.raises(BadData, match=r"a\.png: pixel mode I;16 is not 8 bit"):
+    with pytest.raises(BadData, match=r"a\.png: pixel mode I(;16)? is not 8 bit"):
         open_split(tmp_path)
 
 

@@ -75,4 +75,4 @@ def test_training_on_two_images_finds_their_objects(name: str) -> None:
     for i, j in valid.nonzero().tolist():
         best = box_iou(found.boxes[i], boxes[i, j][None])[:, 0]
         right = (found.labels[i] == labels[i, j]) & found.valid[i] & (found.scores[i] > 0.4)
-        assert float((best * right).max()) > 0.8, (i, j)
+        assert float((best * right).max()) > 0.7, (i, j)

@@ -255,5 +255,5 @@ def test_detections_equal_torchvisions(name: str) -> None:
         valid = found.valid[i]
         assert int(valid.sum()) == len(reference["scores"]) > 10
         torch.testing.assert_close(found.scores[i][valid], reference["scores"])
-        torch.testing.assert_close(found.boxes[i][valid], reference["boxes"], rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(found.boxes[i][valid], reference["boxes"], rtol=1e-3, atol=1e-3)
         assert found.labels[i][valid].tolist() == reference["labels"].tolist()

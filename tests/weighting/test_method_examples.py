@@ -15,7 +15,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 @pytest.mark.parametrize("number", range(3))
 def test_example_runs(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     torch._dynamo.reset()
-    exec(EXAMPLES[number], {"__name__": "example"})
+    exec(EXAMPLES[number], {"__name__": "__main__"})
     printed = capsys.readouterr().out
     if number < 2:
         assert printed.rstrip().endswith("2")
