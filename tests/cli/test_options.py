@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -59,8 +60,8 @@ def test_every_option_is_documented() -> None:
     documented = {
         line.strip().partition(":")[0]
         for group in GROUPS
-        for line in (group.__doc__ or "").splitlines()
-        if line.startswith("        ") and line[8:9].isalpha() and ":" in line
+        for line in inspect.cleandoc(group.__doc__ or "").splitlines()
+        if line.startswith("    ") and line[4:5].isalpha() and ":" in line
     }
     assert {o.name for o in dataclasses.fields(TrainConfig)} <= documented
 
