@@ -20,6 +20,8 @@ class DataOptions:
             force it with "voc:PATH" or "coco:PATH". Required, but for --resume.
         train_split: Name of the split to train on.
         val_split: Name of the split to validate on after each epoch.
+        holdout: Share of the training split that is kept out of training and validated on instead
+            of val_split, for choices that must not see it. The same images whatever the seed.
         size: Longer side, in pixels, to which images are resized.
         batch_size: Images per device and step.
         workers: Loader processes per device; "auto" takes half the cores, at most 8.
@@ -33,6 +35,7 @@ class DataOptions:
     data: str = ""
     train_split: str = "train"
     val_split: str = "val"
+    holdout: float = 0.0
     size: int = 320
     batch_size: int = 16
     workers: int | Literal["auto"] = "auto"
@@ -132,6 +135,8 @@ class RunOptions:
         compile: Compile the detector's step with torch.compile.
         deterministic: Insist on deterministic kernels.
         log_every: Steps between two log records.
+        gradient_every: Steps between two measurements of each level's gradient, which take about
+            one more backward pass per level; 0 never measures.
         checkpoint_every: Steps between two checkpoints within an epoch; 0 saves once an epoch.
         progress: Progress display; "auto" draws a bar on a terminal and plain lines elsewhere.
     """
@@ -147,6 +152,7 @@ class RunOptions:
     compile: bool = False
     deterministic: bool = False
     log_every: int = 20
+    gradient_every: int = 0
     checkpoint_every: int = 500
     progress: Literal["auto", "bar", "plain"] = "auto"
 
@@ -161,8 +167,8 @@ GROUPS = (DataOptions, DetectorOptions, WeightingOptions, OptimizerOptions, RunO
 _POSITIVE = ("size", "batch_size", "width", "depth", "interval", "epochs", "lr", "accumulate",
              "nodes", "log_every")  # fmt: skip
 _NOT_NEGATIVE = ("color_jitter", "backbone_lr", "weight_decay", "warmup", "clip_norm", "patience",
-                 "checkpoint_every", "seed")  # fmt: skip
-_BELOW_ONE = ("scale_jitter", "momentum", "ema")
+                 "checkpoint_every", "seed", "gradient_every")  # fmt: skip
+_BELOW_ONE = ("scale_jitter", "momentum", "ema", "holdout")
 
 
 def check(config: TrainConfig) -> None:
@@ -186,6 +192,11 @@ def check(config: TrainConfig) -> None:
             )
     if not 0 <= config.flip <= 1:
         raise UsageError(f"--flip is a probability, 0 to 1, got {config.flip}")
+    if config.gradient_every and config.compile:
+        raise UsageError(
+            "--gradient_every runs the backward pass of a step several times, which a compiled "
+            "detector cannot do: leave out --compile, or set --gradient_every 0"
+        )
     if isinstance(config.workers, int) and config.workers < 0:
         raise UsageError(f"--workers must not be negative, got {config.workers}")
     if config.name is not None and ("/" in config.name or config.name in ("", ".", "..")):

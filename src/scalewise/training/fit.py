@@ -19,6 +19,7 @@ from torch import Tensor
 
 from scalewise import detectors
 from scalewise.data import DetectionDataset, EpochSampler, Split, make_loader, open_split
+from scalewise.data.split import hold_out
 from scalewise.detectors import DenseDetector
 from scalewise.errors import UserError
 from scalewise.training import runs
@@ -143,6 +144,8 @@ def loader_workers(config: TrainConfig) -> int:
 
 def _open_splits(config: TrainConfig) -> tuple[Split, Split]:
     training = open_split(config.data, config.train_split, skip_bad=config.skip_bad)
+    if config.holdout:
+        return hold_out(training, config.holdout)
     validation = open_split(config.data, config.val_split, skip_bad=config.skip_bad)
     if training.classes != validation.classes:
         raise UserError(
@@ -178,8 +181,8 @@ def _fit(
     checkpoint: Path | None,
 ) -> None:
     _quieten()
-    recorder = LevelRecorder(run / "trace.parquet", config.log_every)
-    scoring = Scoring(validation, run / "metrics.json", recorder)
+    recorder = LevelRecorder(run, config.log_every)
+    scoring = Scoring(validation, run, recorder)
     progress = progress_callback(config.progress, recorder, scoring)
     torch.set_float32_matmul_precision("high")
     trainer = L.Trainer(

@@ -14,6 +14,7 @@ from scalewise.data import EpochSampler
 from scalewise.detectors import DenseDetector
 from scalewise.detectors.batch import Batch, Detections
 from scalewise.training.config import TrainConfig
+from scalewise.training.gradients import level_gram
 from scalewise.weighting import LossBalancer
 
 
@@ -27,9 +28,12 @@ class DetectionModule(L.LightningModule):
 
     Attributes:
         losses: float [terms, levels], the last step's unweighted losses.
+        gram: float32 [levels, levels], inner products of the levels' gradients where the last step
+            measured them, else None.
     """
 
     losses: Tensor
+    gram: Tensor | None
 
     def __init__(
         self, detector: DenseDetector, balancer: LossBalancer, config: TrainConfig
@@ -57,8 +61,16 @@ class DetectionModule(L.LightningModule):
         terms: dict[str, Tensor] = self.detector(batch)
         losses = torch.stack([terms[term] for term in self.detector.terms])  # [terms, n]
         self.losses = losses.detach()
-        total: Tensor = self.balancer(losses.sum(0))
+        level_losses = losses.sum(0)  # [n]
+        self.gram = self._measure(level_losses)
+        total: Tensor = self.balancer(level_losses)
         return total
+
+    def _measure(self, level_losses: Tensor) -> Tensor | None:
+        every = self.config.gradient_every
+        if not every or self.trainer.fit_loop.epoch_loop.total_batch_idx % every:
+            return None
+        return level_gram(level_losses, [p for p in self.detector.parameters() if p.requires_grad])
 
     def validation_step(self, batch: Batch, index: int) -> dict[str, Detections]:
         """Detections of one batch."""

@@ -10,6 +10,7 @@ import lightning as L
 import pyarrow as pa
 import torch
 
+from scalewise.training.gradients import GradientLog
 from scalewise.training.module import DetectionModule
 from scalewise.training.trace import Interval, Trace
 from scalewise.weighting import LossBalancer
@@ -24,7 +25,7 @@ class LevelRecorder(L.Callback):
     """Feeds the trace at every step and the loggers at every `every`-th.
 
     Args:
-        path: The trace's file.
+        run: The run folder, for `trace.parquet` and `gradients.parquet`.
         every: Steps between two copies to the host.
 
     Attributes:
@@ -32,12 +33,13 @@ class LevelRecorder(L.Callback):
         step_seconds: Mean wall time of this epoch's training steps, data loading included.
     """
 
-    def __init__(self, path: Path, every: int) -> None:
-        self.path = path
+    def __init__(self, run: Path, every: int) -> None:
+        self.run = run
         self.every = every
         self.latest: dict[str, Any] = {}
         self.step_seconds = float("nan")
         self._trace: Trace | None = None
+        self._gradients: GradientLog | None = None
         self._interval: Interval | None = None
         self._paused = 0.0
 
@@ -47,12 +49,16 @@ class LevelRecorder(L.Callback):
         assert isinstance(pl_module, DetectionModule)
         self._interval = _snapshot(pl_module.balancer)
         if trainer.is_global_zero:
+            levels = level_names(pl_module.detector.num_levels)
             self._trace = Trace(
-                self.path,
+                self.run / "trace.parquet",
                 pl_module.detector.terms,
-                level_names(pl_module.detector.num_levels),
+                levels,
                 getattr(pl_module.balancer.scheme, "action_names", ()),
                 first_step=_steps_done(trainer),
+            )
+            self._gradients = GradientLog(
+                self.run / "gradients.parquet", levels, first_step=_steps_done(trainer)
             )
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -78,7 +84,7 @@ class LevelRecorder(L.Callback):
         """Record the step that has just been made."""
         assert isinstance(pl_module, DetectionModule)
         self._steps += 1
-        if self._trace is None or self._interval is None:
+        if self._trace is None or self._gradients is None or self._interval is None:
             return
         step = _steps_done(trainer)
         self._trace.add(
@@ -89,6 +95,8 @@ class LevelRecorder(L.Callback):
             pl_module.detector.positives,
             self._interval,
         )
+        if pl_module.gram is not None:
+            self._gradients.add(step - 1, pl_module.gram)
         if pl_module.balancer.intervals != self._interval.number:
             self._interval = _snapshot(pl_module.balancer)
         if step % self.every == 0:
@@ -104,19 +112,22 @@ class LevelRecorder(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Write the trace before the checkpoint, so that it always covers it."""
-        if self._trace is not None:
-            self._trace.save()
+        self._save()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the trace."""
-        if self._trace is not None:
-            self._trace.save()
+        self._save()
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Write the trace, whatever stopped the run."""
-        self.on_train_end(trainer, pl_module)
+        self._save()
+
+    def _save(self) -> None:
+        if self._trace is not None and self._gradients is not None:
+            self._trace.save()
+            self._gradients.save()
 
     def _log(self, trainer: L.Trainer, module: DetectionModule, step: int) -> None:
         assert self._trace is not None

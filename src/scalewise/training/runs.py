@@ -4,7 +4,9 @@ RUN/config.yaml         every option
 RUN/environment.json    versions, git state, seed, command, classes, data counts
 RUN/checkpoints/        best.ckpt, last.ckpt
 RUN/trace.parquet       every step's level losses, weights and action
+RUN/gradients.parquet   inner products of the levels' gradients, where they were measured
 RUN/metrics.json        status, AP of every epoch, times
+RUN/detections.parquet  what the last validation pass found
 RUN/levels.png          the trace as a picture
 RUN/logs/               TensorBoard and CSV logs, one sub-folder an attempt
 """

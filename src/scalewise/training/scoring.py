@@ -14,6 +14,7 @@ from torch import distributed
 from scalewise.data import Split
 from scalewise.detectors.batch import Batch
 from scalewise.evaluation import ImageDetections, coco_metrics, to_original, voc_metrics
+from scalewise.evaluation.stored import write_detections
 from scalewise.training.recorder import LevelRecorder, level_names
 from scalewise.training.runs import write_json
 
@@ -31,16 +32,17 @@ class Scoring(L.Callback):
 
     Args:
         split: What is validated on.
-        path: `metrics.json`, rewritten after each epoch.
+        run: The run folder, for `metrics.json`, rewritten after each epoch, and
+            `detections.parquet`, what the last validation pass found.
         recorder: Gives step times and weights.
 
     Attributes:
         history: One dict an epoch: "epoch", "seconds", "step_seconds" and the metrics.
     """
 
-    def __init__(self, split: Split, path: Path, recorder: LevelRecorder) -> None:
+    def __init__(self, split: Split, run: Path, recorder: LevelRecorder) -> None:
         self.split = split
-        self.path = path
+        self.run = run
         self.recorder = recorder
         self.history: list[dict[str, float]] = []
         self._found: list[ImageDetections] = []
@@ -65,6 +67,8 @@ class Scoring(L.Callback):
         """Score the pass and tell the loggers and the other callbacks."""
         found = _gather(self._found)
         metrics = score(self.split, found)
+        if trainer.is_global_zero:
+            write_detections(self.run / "detections.parquet", found)
         for logger in trainer.loggers:
             logger.log_metrics(
                 {f"val/{name}": value for name, value in metrics.items()}, trainer.global_step
@@ -97,7 +101,7 @@ class Scoring(L.Callback):
 
         best = max(self.history, key=lambda e: -1 if math.isnan(e["AP"]) else e["AP"], default=None)
         write_json(
-            self.path,
+            self.run / "metrics.json",
             {
                 "status": status,
                 "split": self.split.name,
