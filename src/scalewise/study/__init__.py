@@ -1,0 +1,1 @@
+"""Studies: a grid of runs, its records, and what they say."""
