@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scalewise import detectors as detectors
+    from scalewise.replay.record import record as record
     from scalewise.weighting import (
         AVW as AVW,
     )
@@ -53,16 +54,19 @@ _WEIGHTING = (
     "AVW", "CoV", "DWA", "Equal", "InverseLoss", "LossBalancer", "Moments", "RLO",
     "RandomWeights", "Scheme", "Static", "Uncertainty",
 )  # fmt: skip
+_FUNCTIONS = {"record": "scalewise.replay.record"}
 _MODULES = ("detectors", "weighting")
 
 
 def __getattr__(name: str) -> Any:
     if name in _WEIGHTING:
         return getattr(importlib.import_module("scalewise.weighting"), name)
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
     if name in _MODULES:
         return importlib.import_module(f"scalewise.{name}")
     raise AttributeError(f"module 'scalewise' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_WEIGHTING, *_MODULES])
+    return sorted([*globals(), *_WEIGHTING, *_FUNCTIONS, *_MODULES])

@@ -5,6 +5,9 @@ never makes a step wait. One row a step:
 
     step, epoch, interval, lr,
     loss/<term>/<level>, positives/<level>, weight/<level>, action, probability/<name>
+
+What the recording loop does not know is left out: epoch, lr and positives in `scalewise.record`,
+whose losses are not split into terms either and stand in loss/<level>.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ class Trace:
 
     Args:
         path: Parquet file; rows from before `first_step` are read back from it and kept.
-        terms: Names of the loss terms.
+        terms: Names of the loss terms; ("",) for losses that are not split into terms.
         levels: Names of the levels.
         actions: Names of the policy's actions, empty without a policy.
         first_step: The step at which recording begins; later rows in `path` stem from an attempt
@@ -57,7 +60,7 @@ class Trace:
     actions: Sequence[str] = ()
     first_step: int = 0
     _tables: list[pa.Table] = field(default_factory=list)
-    _steps: list[tuple[int, int, float]] = field(default_factory=list)
+    _steps: list[tuple[int, int | None, float | None]] = field(default_factory=list)
     _values: list[Tensor] = field(default_factory=list)
     _intervals: list[Interval] = field(default_factory=list)
 
@@ -69,31 +72,34 @@ class Trace:
     def add(
         self,
         step: int,
-        epoch: int,
-        lr: float,
+        epoch: int | None,
+        lr: float | None,
         losses: Tensor,
-        positives: Tensor,
+        positives: Tensor | None,
         interval: Interval,
     ) -> None:
         """Record a step without waiting for the device.
+
+        What is None must be None at every step, and gets no column.
 
         Args:
             step: Forward passes so far.
             epoch: Epochs finished.
             lr: Learning rate.
-            losses: float [terms, levels], unweighted.
+            losses: float [terms, levels], unweighted; copied.
             positives: float [levels], locations with an object to predict.
             interval: What was in force during the step.
         """
         self._steps.append((step, epoch, lr))
-        self._values.append(torch.cat([losses, positives[None]]))  # [terms + 1, n]
+        rows = [losses] if positives is None else [losses, positives[None]]
+        self._values.append(torch.cat(rows))  # [terms, n] or [terms + 1, n]
         self._intervals.append(interval)
 
     def flush(self) -> pa.Table | None:
         """Bring the pending rows to the host, in one copy, and return them; None without any."""
         if not self._steps:
             return None
-        values = torch.stack(self._values).float().cpu().numpy()  # [steps, terms + 1, n]
+        values = torch.stack(self._values).float().cpu().numpy()  # as added
         distinct = list({id(i): i for i in self._intervals}.values())
         row_of = {id(interval): row for row, interval in enumerate(distinct)}
         rows = [row_of[id(interval)] for interval in self._intervals]
@@ -106,19 +112,23 @@ class Trace:
             "interval": pa.array([i.number for i in self._intervals], pa.int32()),
             "lr": pa.array(rates, pa.float64()),
         }
+        for name, known in (("epoch", epochs[0]), ("lr", rates[0])):
+            if known is None:
+                del columns[name]
         for t, term in enumerate(self.terms):
             for n, level in enumerate(self.levels):
-                columns[f"loss/{term}/{level}"] = values[:, t, n]
-        for n, level in enumerate(self.levels):
-            columns[f"positives/{level}"] = values[:, -1, n]
+                columns[f"loss/{term}/{level}" if term else f"loss/{level}"] = values[:, t, n]
+        if values.shape[1] > len(self.terms):
+            for n, level in enumerate(self.levels):
+                columns[f"positives/{level}"] = values[:, -1, n]
         for n, level in enumerate(self.levels):
             columns[f"weight/{level}"] = weights[:, n]
         if self.actions:
             drawn = torch.stack([i.action for i in distinct if i.action is not None]).tolist()
             names = [None if a < 0 else self.actions[a] for a in drawn]
             columns["action"] = pa.array([names[row] for row in rows], pa.string())
-            known = [i.probabilities for i in distinct if i.probabilities is not None]
-            chances = torch.stack(known).float().cpu().numpy()[rows]
+            policies = [i.probabilities for i in distinct if i.probabilities is not None]
+            chances = torch.stack(policies).float().cpu().numpy()[rows]
             for a, name in enumerate(self.actions):
                 columns[f"probability/{name}"] = chances[:, a]
         table = pa.table(columns)

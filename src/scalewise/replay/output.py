@@ -1,0 +1,106 @@
+"""What a replay leaves on disk: the weights as a table and as a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from scalewise.replay.readers import LevelLosses
+from scalewise.replay.replay import Replayed
+from scalewise.training.picture import level_color
+from scalewise.training.runs import write_text
+
+
+def write_weights(path: Path, losses: LevelLosses, replays: Sequence[Replayed]) -> None:
+    """Write one line an interval.
+
+    Columns: scheme, interval (in steps), number, step (of its first row; empty for weights that
+    would come after the last row), weight/<level>, mean/<level> and variance/<level> (of the
+    interval's unweighted losses, empty for an unfinished one), action, probability/<action>.
+    """
+    policies = list(dict.fromkeys(name for r in replays for name in r.action_names))
+    kinds = ("weight", "mean", "variance")
+    text = io.StringIO()
+    out = csv.DictWriter(
+        text,
+        ["scheme", "interval", "number", "step"]
+        + [f"{kind}/{level}" for kind in kinds for level in losses.levels]
+        + (["action"] + [f"probability/{name}" for name in policies] if policies else []),
+        lineterminator="\n",
+    )
+    out.writeheader()
+    for replayed in replays:
+        for number, weights in enumerate(replayed.weights):
+            row = number * replayed.rows
+            line: dict[str, object] = {
+                "scheme": replayed.setting.scheme,
+                "interval": replayed.setting.interval,
+                "number": number,
+                "step": losses.steps[row] if row < len(losses.steps) else "",
+            }
+            columns = [("weight", weights)]
+            if number < len(replayed.means):
+                columns += [("mean", replayed.means[number])]
+                columns += [("variance", replayed.variances[number])]
+            for kind, values in columns:
+                for level, value in zip(losses.levels, values, strict=True):
+                    line[f"{kind}/{level}"] = f"{value:.6g}"
+            if replayed.action_names:
+                line["action"] = replayed.actions[number] or ""
+                chances = replayed.probabilities[number]
+                for name, chance in zip(replayed.action_names, chances, strict=True):
+                    line[f"probability/{name}"] = f"{chance:.6g}"
+            out.writerow(line)
+    write_text(path, text.getvalue())
+
+
+def draw_weights(path: Path, losses: LevelLosses, replays: Sequence[Replayed]) -> None:
+    """Draw a panel for each replay: schemes below each other, intervals side by side."""
+    schemes = list(dict.fromkeys(r.setting.scheme for r in replays))
+    intervals = list(dict.fromkeys(r.setting.interval for r in replays))
+    with mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
+        size = (1 + 3.6 * len(intervals), 0.6 + 1.9 * len(schemes))
+        figure = Figure(figsize=size, layout="constrained", dpi=110)
+        axes = figure.subplots(len(schemes), len(intervals), sharex=True, sharey="row")
+        panels = {
+            (scheme, interval): axes
+            for scheme, row in zip(schemes, _rows(axes, len(schemes), len(intervals)), strict=True)
+            for interval, axes in zip(intervals, row, strict=True)
+        }
+        for replayed in replays:
+            setting = replayed.setting
+            panel = panels[setting.scheme, setting.interval]
+            _panel(panel, losses, replayed)
+            panel.set_title(f"{setting.scheme}, interval {setting.interval}", loc="left")
+        for interval in intervals:
+            panels[schemes[-1], interval].set_xlabel("step")
+        for scheme in schemes:
+            panels[scheme, intervals[0]].set_ylabel("weight")
+        handles, labels = panels[schemes[0], intervals[0]].get_legend_handles_labels()
+        figure.legend(handles, labels, ncols=len(labels), loc="outside upper right", frameon=False)
+        aside = path.with_name(f".{path.stem}.{os.getpid()}.png")
+        figure.savefig(aside)
+    os.replace(aside, path)
+
+
+def _rows(axes: object, rows: int, columns: int) -> list[list[Axes]]:
+    """The panels as a list of rows, whatever shape matplotlib gave them."""
+    flat: list[Axes] = list(getattr(axes, "flat", [axes]))
+    return [flat[row * columns : (row + 1) * columns] for row in range(rows)]
+
+
+def _panel(axes: Axes, losses: LevelLosses, replayed: Replayed) -> None:
+    starts = range(0, len(losses.steps), replayed.rows)
+    steps = [losses.steps[row] for row in starts] + [losses.steps[-1]]
+    shown = replayed.weights[: len(starts)]
+    for level, name in enumerate(losses.levels):
+        values = [*shown[:, level], shown[-1, level]]
+        axes.step(steps, values, where="post", color=level_color(level), label=name, linewidth=1)
+    axes.axhline(1.0, color="0.7", linewidth=0.8, zorder=0)

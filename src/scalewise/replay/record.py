@@ -1,0 +1,91 @@
+"""Writes the trace of a training loop that is not ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch.distributed
+from torch import nn
+
+from scalewise.errors import UserError
+from scalewise.weighting import LossBalancer
+
+if TYPE_CHECKING:
+    from scalewise.replay.recording import Recording
+
+
+class RecordError(UserError):
+    """A module that cannot be recorded, or a record that cannot be written."""
+
+
+def record(
+    model_or_balancer: nn.Module,
+    path: str | Path,
+    every: int = 1000,
+    levels: Sequence[str] | None = None,
+) -> Recording:
+    """Record the level losses that a balancer sees from now on, as `scalewise replay` reads them.
+
+    Every eager call in training mode with gradients enabled is one row: the unweighted losses, the
+    weights in force and, for schemes with a policy, the action and the probabilities. Rows stay on
+    the device until they are written, so that no step waits for it. Calls inside `torch.compile` or
+    a CUDA graph run no Python and cannot be recorded; they are counted, and a warning says so when
+    the recording is closed. In data-parallel training each process
+    records its own losses; all but the first add their rank to the file's name.
+
+    Args:
+        model_or_balancer: The balancer, or a module that holds exactly one.
+        path: Parquet file to write; "-2", "-3", ... is added to its name where it exists.
+        every: Steps between two writes of the file.
+        levels: Names of the levels; "level0", "level1", ... when left out.
+
+    Returns:
+        The recording. Close it, or use it in a `with` statement; what is left open is written when
+        the interpreter exits.
+
+    Raises:
+        RecordError: there is no balancer or more than one, an argument does not fit, or packages
+            are missing.
+    """
+    balancer = _find(model_or_balancer)
+    if every < 1:
+        raise RecordError(f"record: every must be at least 1 step, got {every}")
+    names = [f"level{n}" for n in range(balancer.num_levels)] if levels is None else list(levels)
+    if len(set(names)) != balancer.num_levels or any("/" in name or not name for name in names):
+        raise RecordError(
+            f"record: levels={names} must be {balancer.num_levels} different names without '/', "
+            "one for each level of the balancer"
+        )
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        rank = torch.distributed.get_rank()
+        path = Path(path).with_stem(f"{Path(path).stem}-rank{rank}") if rank else path
+    try:
+        from scalewise.replay.recording import Recording
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("scalewise"):
+            raise
+        raise RecordError(
+            f"record: the package {error.name!r} is missing: pip install 'scalewise[train]'"
+        ) from None
+    return Recording(balancer, Path(path), every, names)
+
+
+def _find(module: nn.Module) -> LossBalancer:
+    """The one balancer of a module, the module itself included."""
+    if not isinstance(module, nn.Module):
+        raise RecordError(
+            f"record: pass the LossBalancer or a module that holds it, not {type(module).__name__}"
+        )
+    found = {n: m for n, m in module.named_modules() if isinstance(m, LossBalancer)}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if not found:
+        raise RecordError(
+            f"record: there is no LossBalancer in {type(module).__name__}; pass the balancer itself"
+        )
+    raise RecordError(
+        f"record: {type(module).__name__} holds {len(found)} balancers, {', '.join(found)}; "
+        "pass the one to record"
+    )
