@@ -7,6 +7,9 @@ import sys
 
 COMMANDS = {
     "train": "train a detector on a VOC or COCO data set",
+    "compare": "train under several schemes and seeds, and compare them",
+    "report": "one HTML page on runs or studies",
+    "replay": "the weights that other schemes would have chosen from a recorded run",
     "evaluate": "average precision of a run on any split",
     "predict": "draw a run's detections on images",
     "demo": "train, evaluate and predict on a data set made on the spot",

@@ -153,14 +153,14 @@ def slug(scheme: str) -> str:
 def cell_config(study: Path, plan: Plan, cell: Cell) -> TrainConfig:
     """The options of one run."""
     folder = cell_folder(study, cell)
-    return dataclasses.replace(
-        plan.options,
-        detector=cell.detector,
-        scheme=cell.scheme,
-        seed=cell.seed,
-        out=str(folder.parent),
-        name=folder.name,
-    )
+    own = {
+        "detector": cell.detector,
+        "scheme": cell.scheme,
+        "seed": cell.seed,
+        "out": str(folder.parent),
+        "name": folder.name,
+    }
+    return TrainConfig(**dataclasses.asdict(plan.options) | own)
 
 
 def save_plan(study: Path, plan: Plan) -> None:

@@ -82,11 +82,16 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
     return metrics if isinstance(metrics, dict) else None
 
 
-def run_seconds(metrics: dict[str, Any]) -> float:
-    """Time that the epochs of a run took, training and validation, from its `metrics.json`."""
+def run_seconds(metrics: dict[str, Any], accumulate: int) -> float:
+    """Time that the epochs of a run took, training and validation.
+
+    Args:
+        metrics: Its `metrics.json`.
+        accumulate: Batches per optimizer step.
+    """
     total, before = 0.0, 0
     for epoch in metrics["history"]:
         step_seconds = epoch.get("step_seconds") or 0.0
-        total += (epoch["step"] - before) * step_seconds + epoch["validation_seconds"]
+        total += (epoch["step"] - before) * accumulate * step_seconds + epoch["validation_seconds"]
         before = epoch["step"]
     return total

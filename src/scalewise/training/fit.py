@@ -47,7 +47,7 @@ def train(config: TrainConfig) -> Path:
         UserError: for options, data or weights that cannot work; nothing is written then.
     """
     check(config)
-    training, validation = _open_splits(config)
+    training, validation = open_splits(config)
     L.seed_everything(config.seed, verbose=False)
     detector = build_detector(config, len(training.classes), config.weights_backbone)
     balancer = build_balancer(config, detector.num_levels)
@@ -82,7 +82,7 @@ def resume(run: Path) -> Path:
     ] == "finished":
         raise RunError(f"{run} is finished; start a new run to train longer")
     path = runs.checkpoint(run, "last")
-    training, validation = _open_splits(config)
+    training, validation = open_splits(config)
     known = runs.load_json(run / "environment.json")
     before = (known["classes"], known["images"][training.name])
     if before != (list(training.classes), len(training.records)):
@@ -142,7 +142,12 @@ def loader_workers(config: TrainConfig) -> int:
     return config.workers
 
 
-def _open_splits(config: TrainConfig) -> tuple[Split, Split]:
+def open_splits(config: TrainConfig) -> tuple[Split, Split]:
+    """What a run trains on and what it is validated on.
+
+    Raises:
+        UserError: for data that cannot be read, or splits of different classes.
+    """
     training = open_split(config.data, config.train_split, skip_bad=config.skip_bad)
     if config.holdout:
         return hold_out(training, config.holdout)

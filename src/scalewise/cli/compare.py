@@ -1,0 +1,153 @@
+"""`scalewise compare`: the same training under several schemes and seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, Namespace
+
+from scalewise.cli.options import build, parse
+from scalewise.errors import UsageError, UserError
+from scalewise.study.plan import VARIED, GridOptions
+from scalewise.training.config import GROUPS, TrainConfig
+
+if TYPE_CHECKING:
+    from scalewise.study.plan import Cell, Plan
+
+
+@dataclass(kw_only=True)
+class StudyOptions:
+    """Study.
+
+    Args:
+        out: Study folder. Where it exists, what is missing is run, and the grid may grow.
+        jobs: Runs at a time on this machine, each with its share of the cores and GPUs.
+        dry_run: Print the grid and an estimate of the time, and run nothing.
+    """
+
+    out: str = "study"
+    jobs: int = 1
+    dry_run: bool = False
+
+
+def parser() -> ArgumentParser:
+    """The grid, where it goes, and every option of a run that does not vary."""
+    options = ArgumentParser(
+        prog="scalewise compare",
+        description="Train every detector under every scheme with every seed, and compare them.",
+        exit_on_error=False,
+    )
+    options.add_argument("--config", action="config", help="YAML file with any of the options")
+    options.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="run on a Ray cluster: its address, or nothing to start one on this machine",
+    )
+    options.add_class_arguments(StudyOptions)
+    options.add_class_arguments(GridOptions)
+    for group in GROUPS:
+        own = {f.name for f in dataclasses.fields(group)}
+        options.add_class_arguments(group, skip=own & set(VARIED) - {"detector"})
+    return options
+
+
+def main(words: list[str]) -> int:
+    """Run the command; 1 when a run failed."""
+    values = _parse(words)
+    from scalewise.study.plan import extend, load_plan, make_plan, save_plan
+
+    study = Path(values.out)
+    if values.jobs < 1:
+        raise UsageError(f"--jobs must be at least 1, got {values.jobs}")
+    options = TrainConfig(
+        **{
+            f.name: values[f.name]
+            for f in dataclasses.fields(TrainConfig)
+            if f.name not in VARIED or f.name == "detector"
+        }
+    )
+    plan = make_plan(build(GridOptions, values), options)
+    if (study / "study.yaml").is_file():
+        plan = extend(load_plan(study), plan)
+    elif study.is_dir() and any(study.iterdir()):
+        raise UserError(f"{study} exists and is no study (no study.yaml); name another with --out")
+    if values.dry_run:
+        _dry_run(study, plan, values.jobs)
+        return 0
+    save_plan(study, plan)
+    return _run(study, plan, values)
+
+
+def _parse(words: list[str]) -> Namespace:
+    """Parse; an existing study's own plan gives the defaults, so that its name is enough."""
+    out = parse(parser(), words, StudyOptions, GridOptions, *GROUPS).out
+    known = Path(out) / "study.yaml"
+    if known.is_file():
+        words = ["--config", str(known), *words]
+    return parse(parser(), words, StudyOptions, GridOptions, *GROUPS)
+
+
+def _dry_run(study: Path, plan: Plan, jobs: int) -> None:
+    from scalewise.study.board import Board, duration
+    from scalewise.study.estimate import seconds_per_run
+
+    board = Board(study, plan, jobs)
+    for cell in plan.cells:
+        print(f"{'done' if cell in board.finished else 'to run':8}{cell}")
+    known = seconds_per_run(study, plan)
+    for detector, (seconds, basis) in known.items():
+        print(f"a run of {detector}: about {duration(seconds)} and its start-up (from {basis})")
+    board.seconds = {detector: seconds for detector, (seconds, _basis) in known.items()}
+    print(
+        f"{len(board.waiting)} of {len(plan.cells)} runs to do, {jobs} at a time: about "
+        f"{duration(board.seconds_left())}; nothing was run"
+    )
+
+
+def _run(study: Path, plan: Plan, values: Namespace) -> int:
+    from filelock import FileLock, Timeout
+    from rich.console import Console
+
+    from scalewise.study.board import Board, shown
+    from scalewise.study.local import run_local
+    from scalewise.study.records import Record
+
+    lock = FileLock(study / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"another process is working on {study}; wait for it or stop it") from None
+    with lock:
+        board = Board(study, plan, values.jobs)
+        cells = board.waiting
+        print(f"study {study}: {len(plan.cells)} runs, {len(cells)} to do", flush=True)
+        with shown(board, values.progress == "plain") as live:
+
+            def report(cell: Cell, event: Record | str | None) -> None:
+                board.update(cell, event)
+                if live is None:
+                    print(board.line(cell, event), flush=True)
+
+            try:
+                if values.ray is None:
+                    run_local(study, plan, cells, values.jobs, report)
+                else:
+                    from scalewise.study.cluster import run_on_ray
+
+                    run_on_ray(study, plan, cells, values.ray, report)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"scalewise compare --out {study}") from None
+        if live is None:
+            Console().print(board.table())
+    for cell, reason in board.failed.items():
+        print(f"failed: {cell}: {reason}", file=sys.stderr)
+    if board.failed:
+        print(f"to try them again: scalewise compare --out {study}", file=sys.stderr)
+    print(f"for the whole picture: scalewise report {study}")
+    return 1 if board.failed else 0

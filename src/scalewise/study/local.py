@@ -1,0 +1,137 @@
+"""Runs the cells of a study on this machine, a process each."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import yaml
+
+from scalewise.study.plan import Cell, Plan, cell_config, cell_log
+from scalewise.study.records import Record, read_record
+from scalewise.training.runs import write_text
+
+Report = Callable[[Cell, "Record | str | None"], None]
+"""Told of each cell: None when it starts, its record when it is done, the reason when it failed."""
+
+
+@dataclass
+class _Running:
+    cell: Cell
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    slot: int
+
+
+def run_local(
+    study: Path,
+    plan: Plan,
+    cells: list[Cell],
+    jobs: int,
+    report: Report,
+    tick: Callable[[], None] = lambda: None,
+) -> None:
+    """Run cells, `jobs` at a time; a failing one does not stop the rest.
+
+    Args:
+        study: The study folder.
+        plan: Its plan.
+        cells: What to run, in order.
+        jobs: Processes at a time. The cores are shared out between them, and so are the GPUs.
+        report: Called when a cell starts, finishes or fails.
+        tick: Called about twice a second.
+
+    Raises:
+        KeyboardInterrupt: after the processes have ended; finished runs are kept, the others go on
+            from their last checkpoint.
+    """
+    waiting, running = list(cells), list[_Running]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                slot = min(set(range(jobs)) - {r.slot for r in running})
+                running.append(_start(study, plan, waiting.pop(0), slot, jobs))
+                report(running[-1].cell, None)
+            for one in [r for r in running if r.process.poll() is not None]:
+                running.remove(one)
+                _close(one)
+                report(one.cell, outcome(study, one.cell, one.process.returncode))
+            tick()
+            if running:
+                _wait(running[0].process, 0.5)
+    finally:
+        for one in running:
+            _close(one)
+        deadline = time.monotonic() + 60
+        for one in running:
+            _wait(one.process, max(0.1, deadline - time.monotonic()))
+            one.process.kill()
+            one.process.wait()
+
+
+def outcome(study: Path, cell: Cell, status: int) -> Record | str:
+    """The record that a cell's process left, or the reason why there is none."""
+    record = read_record(study, cell)
+    if status == 0 and record is not None:
+        return record
+    log = cell_log(study, cell)
+    lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+    if status < 0:
+        last = f"killed by signal {-status}"
+    else:
+        last = lines[-1].strip() if lines else f"exit status {status}"
+    return f"{last} (see {log})"
+
+
+def _start(study: Path, plan: Plan, cell: Cell, slot: int, jobs: int) -> _Running:
+    log_path = cell_log(study, cell)
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    config = log_path.with_suffix(".yaml")
+    write_text(config, yaml.safe_dump(dataclasses.asdict(cell_config(study, plan, cell))))
+    log = log_path.open("ab")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "scalewise.study.cell", str(config)],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=_share_of_machine(slot, jobs),
+    )
+    return _Running(cell, process, log, slot)
+
+
+def _share_of_machine(slot: int, jobs: int) -> dict[str, str]:
+    """Environment that gives one of `jobs` processes its part of the cores and GPUs."""
+    if jobs == 1:
+        return dict(os.environ)
+    share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} | dict(os.environ)
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = listed.split(",") if listed else [str(i) for i in range(_gpu_count())]
+    if gpus:
+        share["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+    return share
+
+
+def _gpu_count() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _close(one: _Running) -> None:
+    assert one.process.stdin is not None
+    one.process.stdin.close()
+    one.log.close()
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return

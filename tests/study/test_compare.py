@@ -1,0 +1,193 @@
+"""A study of a few tiny runs: killed, resumed, with a run that cannot work, and on Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from scalewise.cli import main
+from scalewise.study.plan import Cell, cell_config, cell_folder, load_plan
+from scalewise.study.records import load_study, read_metrics
+from scalewise.training.config import TrainConfig
+from scalewise.training.fit import train
+from scalewise.training.trace import read_trace
+
+EQUAL, RLO, BAD = (Cell("atss", scheme, 0) for scheme in ("equal", "rlo", "uncertainty"))
+LIMIT = 240.0  # seconds a child may take on a busy machine before a test gives up
+
+
+def _study_file(config: TrainConfig, path: Path, schemes: list[str]) -> Path:
+    own = {"detector", "scheme", "seed", "out", "name"}
+    options = {k: v for k, v in dataclasses.asdict(config).items() if k not in own}
+    grid = {"schemes": schemes, "seeds": [0], "detectors": ["atss"]}
+    path.write_text(yaml.safe_dump(grid | options))
+    return path
+
+
+def _until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    """Wait for a condition on disk, or for the process's end."""
+    waited = 0.0
+    while not condition():
+        assert waited < LIMIT, "gave up waiting"
+        waited += 0.05
+        try:
+            process.wait(0.05)
+        except subprocess.TimeoutExpired:
+            continue
+        assert condition(), f"the process ended first, with {process.returncode}"
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., TrainConfig]) -> Path:
+    """A study that was killed in its second run, after a checkpoint."""
+    folder = tmp_path_factory.mktemp("compare")
+    config = tiny(
+        folder, epochs=3, checkpoint_every=2, normalize="loss", gradient_every=3, holdout=0.25
+    )
+    file = _study_file(config, folder / "plan.yaml", ["equal", "rlo", "uncertainty"])
+    study = folder / "study"
+    command = [sys.executable, "-c", "import sys; from scalewise.cli import main; sys.exit(main())"]
+    process = subprocess.Popen(
+        [*command, "compare", "--config", str(file), "--out", str(study)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    _until((cell_folder(study, RLO) / "checkpoints" / "last.ckpt").is_file, process)
+    process.kill()
+    process.wait()
+    return study
+
+
+@pytest.fixture(scope="module")
+def resumed(killed: Path) -> Iterator[tuple[Path, str, int, int]]:
+    """The same study after a second call: folder, what it printed, exit status, time stamp."""
+    stamp = (cell_folder(killed, EQUAL) / "metrics.json").stat().st_mtime_ns
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; from scalewise.cli import main; sys.exit(main())"]
+        + ["compare", "--out", str(killed)],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    yield killed, done.stdout + done.stderr, done.returncode, stamp
+
+
+def test_a_second_call_runs_only_what_is_missing(resumed: tuple[Path, str, int, int]) -> None:
+    study, printed, _status, stamp = resumed
+    assert "3 runs, 2 to do" in printed
+    assert (cell_folder(study, EQUAL) / "metrics.json").stat().st_mtime_ns == stamp
+    assert [r.scheme for r in load_study(study).records] == ["equal", "rlo"]
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_left_alone(
+    resumed: tuple[Path, str, int, int], tmp_path: Path
+) -> None:
+    study = resumed[0]
+    folder = cell_folder(study, RLO)
+    attempts = sorted(p.name for p in (folder / "logs").iterdir())
+    assert attempts == ["attempt-1", "attempt-2"]
+    config = cell_config(study, load_plan(study), RLO)
+    alone = train(dataclasses.replace(config, out=str(tmp_path)))
+    assert read_trace(folder / "trace.parquet").equals(read_trace(alone / "trace.parquet"))
+    one, other = read_metrics(folder), read_metrics(alone)
+    assert one is not None
+    assert other is not None
+    assert [e["AP"] for e in one["history"]] == [e["AP"] for e in other["history"]]
+
+
+def test_a_failing_run_is_reported_with_its_reason_and_stops_nothing(
+    resumed: tuple[Path, str, int, int],
+) -> None:
+    study, printed, status, _stamp = resumed
+    assert status == 1
+    assert "failed: atss uncertainty seed 0: " in printed
+    assert "normalize='loss' does not apply" in printed
+    assert load_study(study).missing == [f"{BAD}: not finished"]
+
+
+def test_schemes_of_one_seed_start_from_the_same_losses(
+    resumed: tuple[Path, str, int, int],
+) -> None:
+    study = resumed[0]
+    one, other = (read_trace(cell_folder(study, cell) / "trace.parquet") for cell in (EQUAL, RLO))
+    losses = [name for name in one.column_names if name.startswith("loss/")]
+    assert losses
+    assert [one[n][0].as_py() for n in losses] == [other[n][0].as_py() for n in losses]
+    last = len(one) - 1
+    assert [one[n][last].as_py() for n in losses] != [other[n][last].as_py() for n in losses]
+
+
+def test_other_options_are_refused(killed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--out", str(killed), "--size", "96"]) == 2
+    assert "--size was 64 and is 96" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_study_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.txt").write_text("all my work")
+    assert main(["compare", "--data", "demo", "--out", str(tmp_path)]) == 1
+    assert "is no study" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_dry_run_prints_the_grid_and_the_time_and_writes_nothing(
+    tmp_path: Path, tiny: Callable[..., TrainConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = _study_file(tiny(tmp_path), tmp_path / "plan.yaml", ["equal", "rlo"])
+    study = tmp_path / "study"
+    assert main(["compare", "--config", str(file), "--out", str(study), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "to run  atss rlo seed 0" in printed
+    assert "4 steps timed here" in printed
+    assert "nothing was run" in printed
+    assert not study.exists()
+
+
+def test_a_ray_cluster_survives_a_killed_worker(
+    tmp_path: Path, tiny: Callable[..., TrainConfig]
+) -> None:
+    pytest.importorskip("ray", reason="the extra scalewise[ray] is not installed")
+    if not Path("/proc").is_dir():
+        pytest.skip("needs /proc to find the worker")
+    config = tiny(tmp_path, epochs=4, checkpoint_every=2)
+    file = _study_file(config, tmp_path / "plan.yaml", ["equal", "rlo"])
+    study = tmp_path / "study"
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from scalewise.cli import main; sys.exit(main())"]
+        + ["compare", "--config", str(file), "--out", str(study), "--ray"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    folder = cell_folder(study, RLO)
+    _until((folder / "checkpoints" / "last.ckpt").is_file, process)
+    os.kill(_holder_of(folder), signal.SIGKILL)
+    printed, _ = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, printed.decode()
+    assert [r.scheme for r in load_study(study).records] == ["equal", "rlo"]
+    assert len(list((folder / "logs").iterdir())) == 2
+    steps = np.asarray(read_trace(folder / "trace.parquet")["step"])
+    assert steps.tolist() == list(range(len(steps)))
+
+
+def _holder_of(folder: Path) -> int:
+    """The process that has a file of this run folder open."""
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and int(process.name) != os.getpid():
+            try:
+                files = [os.readlink(f) for f in (process / "fd").iterdir()]
+            except OSError:
+                continue
+            if any(file.startswith(str(folder.resolve())) for file in files):
+                return int(process.name)
+    raise AssertionError(f"no process has a file of {folder} open")
