@@ -129,9 +129,10 @@ def _table(
     cells: Callable[[Summary], Sequence[str]],
 ) -> Table:
     """One row a setting."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title)
+    table = Table(title=title, box=SIMPLE_HEAD)
     table.add_column("scheme", overflow="fold")
     for name in ("interval", *columns):
         table.add_column(name, justify="right")
@@ -165,7 +166,7 @@ def _show(losses: LevelLosses, summaries: list[Summary]) -> None:
     console.print(
         _table(
             "chosen weights of all levels; jump: mean change a time",
-            ("updates", "lowest", "highest", "out of 1/2..2", "jump"),
+            ("updates", "lowest", "highest", "out 1/2..2", "jump"),
             summaries,
             lambda s: (
                 str(len(s.replayed.means)),
@@ -183,7 +184,7 @@ def _show(losses: LevelLosses, summaries: list[Summary]) -> None:
         lambda s: tuple(f"{w:.2f} {part:.1%}" for w, part in zip(s.mean, s.share, strict=True)),
     )
     even = loss_share(losses.values.numpy())
-    by_level.add_row("(all weights 1)", "", *(f"{part:.1%}" for part in even))
+    by_level.add_row("unweighted", "", *(f"{part:.1%}" for part in even))
     console.print(by_level)
     console.print(
         _table(

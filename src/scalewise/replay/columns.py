@@ -24,12 +24,10 @@ class Columns:
     Attributes:
         levels: Names, in the order found.
         names: For each level the columns whose sum is its loss, as many for each.
-        unused: Columns that are no level loss.
     """
 
     levels: tuple[str, ...]
     names: tuple[tuple[str, ...], ...]
-    unused: tuple[str, ...]
 
 
 def find_columns(names: Iterable[str], pattern: str | None, source: str) -> Columns:
@@ -59,7 +57,7 @@ def find_columns(names: Iterable[str], pattern: str | None, source: str) -> Colu
                 f" say which to take with --tags '{DEFAULT[0]}' or '{DEFAULT[1]}'"
             )
         found = readings[0] if readings else _bare(rest, source)
-    return _complete(found, rest, source)
+    return _complete(found, source)
 
 
 def _match(names: Sequence[str], pattern: str) -> dict[str, tuple[str, str]]:
@@ -93,7 +91,7 @@ def _bare(names: Sequence[str], source: str) -> dict[str, tuple[str, str]]:
     return {name: (name, "") for name in names}
 
 
-def _complete(found: dict[str, tuple[str, str]], names: Sequence[str], source: str) -> Columns:
+def _complete(found: dict[str, tuple[str, str]], source: str) -> Columns:
     levels = tuple(dict.fromkeys(level for level, _ in found.values()))
     terms = tuple(dict.fromkeys(term for _, term in found.values()))
     at = {place: name for name, place in found.items()}
@@ -102,11 +100,7 @@ def _complete(found: dict[str, tuple[str, str]], names: Sequence[str], source: s
         raise LossesError(
             f"{source}: every level needs every loss term, but there is no {', '.join(lacking[:8])}"
         )
-    return Columns(
-        levels,
-        tuple(tuple(at[level, term] for term in terms) for level in levels),
-        tuple(name for name in names if name not in found),
-    )
+    return Columns(levels, tuple(tuple(at[level, term] for term in terms) for level in levels))
 
 
 def _there_is(names: Sequence[str]) -> str:

@@ -1,0 +1,139 @@
+"""A replay must decide as the run did that it replays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scalewise.errors import UsageError
+from scalewise.replay.readers import read_losses
+from scalewise.replay.replay import Setting, grid, replay, replay_shuffled
+from scalewise.training.config import TrainConfig
+from scalewise.training.fit import train
+from scalewise.training.runs import load_config
+
+KEPT = Path(__file__).parents[2] / "results" / "voc-lean"
+
+
+def check_against_recorded(run: Path) -> None:
+    """Weights, actions and probabilities of every row, to the bit."""
+    config = load_config(run)
+    losses = read_losses(run)
+    table = pq.read_table(run / "trace.parquet")
+    replayed = replay(
+        losses.values,
+        Setting(config.scheme, config.interval, config.normalize, config.accumulate, config.seed),
+    )
+    at = table["interval"].to_numpy()
+    recorded = np.stack([table[f"weight/{level}"].to_numpy() for level in losses.levels], 1)
+    np.testing.assert_array_equal(replayed.weights[at], recorded)
+    if replayed.action_names:
+        assert [replayed.actions[i] for i in at] == table["action"].to_pylist()
+        for a, name in enumerate(replayed.action_names):
+            recorded = table[f"probability/{name}"].to_numpy()
+            np.testing.assert_array_equal(replayed.probabilities[at, a], recorded)
+
+
+@pytest.mark.parametrize("scheme", ["equal", "avw", "rlo"])
+def test_kept_runs_are_reproduced(scheme: str) -> None:
+    check_against_recorded(KEPT / scheme)
+
+
+def test_a_fresh_run_with_accumulation_is_reproduced(
+    tiny: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    changes = {"interval": 2, "accumulate": 2, "normalize": "loss", "seed": 3}
+    run = train(tiny(tmp_path, scheme="rlo:explore=0.5", **changes))
+    assert len(set(pq.read_table(run / "trace.parquet")["interval"].to_pylist())) > 1
+    check_against_recorded(run)
+
+
+def test_static_weights_and_moments_against_numpy() -> None:
+    losses = torch.rand(23, 3, generator=torch.Generator().manual_seed(0))
+    replayed = replay(losses, Setting("static:weights=1+2+3", interval=10))
+    np.testing.assert_allclose(replayed.weights, np.tile([0.5, 1.0, 1.5], (3, 1)), rtol=1e-6)
+    parts = losses[:20].double().numpy().reshape(2, 10, 3)
+    np.testing.assert_allclose(replayed.means, parts.mean(1), rtol=1e-5)
+    np.testing.assert_allclose(replayed.variances, parts.var(1, ddof=1), rtol=1e-4)
+    assert replayed.actions == (None, None, None)
+
+
+def test_dwa_by_hand() -> None:
+    """Means 1, 2, 3 and 2, 2, 2: softmax of the ratios 2, 1, 2/3 over the temperature."""
+    losses = torch.tensor([[1.0, 2.0, 3.0]] * 4 + [[2.0, 2.0, 2.0]] * 4)
+    replayed = replay(losses, Setting("dwa:temperature=2", interval=4))
+    ratios = np.exp(np.array([2.0, 1.0, 2 / 3]) / 2)
+    np.testing.assert_allclose(replayed.weights[2], 3 * ratios / ratios.sum(), rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(1, 7), st.integers(1, 3), st.integers(8, 30))
+def test_number_of_intervals(interval: int, accumulate: int, rows: int) -> None:
+    setting = Setting("avw", interval, accumulate=accumulate)
+    losses = torch.rand(rows, 2)
+    if interval * accumulate > rows:
+        with pytest.raises(UsageError, match="does not end within"):
+            replay(losses, setting)
+        return
+    replayed = replay(losses, setting)
+    assert len(replayed.weights) == rows // (interval * accumulate) + 1
+    assert len(replayed.means) == len(replayed.weights) - 1
+
+
+def test_shuffled_keeps_the_rows() -> None:
+    """The overall mean stays, what each interval holds does not."""
+    losses = torch.arange(40.0)[:, None] + torch.tensor([0.0, 100.0])
+    setting = Setting("equal", interval=10)
+    ordered = replay(losses, setting)
+    shuffled = list(replay_shuffled(losses, setting, 3))
+    assert len(shuffled) == 3
+    for other in shuffled:
+        np.testing.assert_allclose(other.means.mean(0), ordered.means.mean(0), rtol=1e-5)
+        assert not np.allclose(other.means, ordered.means)
+    assert not np.allclose(shuffled[0].means, shuffled[1].means)
+
+
+def test_values_that_are_not_finite_are_counted() -> None:
+    losses = torch.ones(20, 2)
+    losses[3, 1] = float("nan")
+    losses[4, 1] = float("inf")
+    replayed = replay(losses, Setting("avw", interval=10))
+    assert replayed.skipped.tolist() == [0, 2]
+    assert np.isfinite(replayed.weights).all()
+
+
+def test_grid_is_every_scheme_with_every_interval() -> None:
+    settings = grid("avw:temperature=2, rlo:actions=equal+avw", "5,10", Setting("", seed=4))
+    assert [(s.scheme, s.interval, s.seed) for s in settings] == [
+        ("avw:temperature=2", 5, 4),
+        ("avw:temperature=2", 10, 4),
+        ("rlo:actions=equal+avw", 5, 4),
+        ("rlo:actions=equal+avw", 10, 4),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("schemes", "intervals", "message"),
+    [
+        ("uncertainty", "10", "trained by back-propagation"),
+        ("avw,,rlo", "10", "empty entry"),
+        ("avv", "10", "did you mean 'avw'"),
+        ("avw", "ten", "'ten' is no whole number"),
+        ("avw", "0", "above 0"),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused(schemes: str, intervals: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        grid(schemes, intervals, Setting(""))
+
+
+def test_a_scheme_that_does_not_fit_the_levels_is_refused() -> None:
+    with pytest.raises(UsageError, match="3 static weights for 2 levels"):
+        replay(torch.ones(10, 2), Setting("static:weights=1+1+1", interval=2))
