@@ -103,8 +103,9 @@ def _settings(trace: Path, options: ReplayOptions) -> list[Setting]:
     from scalewise.training.config import TrainConfig
     from scalewise.training.runs import load_config
 
-    folder = trace if trace.is_dir() else trace.parent
-    own = load_config(folder) if (folder / "config.yaml").is_file() else TrainConfig(seed=0)
+    folder = trace.parent if trace.name == "trace.parquet" else trace
+    of_run = (folder / "trace.parquet").is_file() and (folder / "config.yaml").is_file()
+    own = load_config(folder) if of_run else TrainConfig()
     base = Setting(
         "",
         normalize=options.normalize or own.normalize,
