@@ -1,0 +1,49 @@
+"""`scalewise report`: runs and studies on one page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from scalewise.cli.options import build, parse
+from scalewise.errors import UsageError
+
+
+@dataclass(kw_only=True)
+class ReportOptions:
+    """Report.
+
+    Args:
+        out: HTML file; Markdown and CSV are written beside it. Where one of them exists, a number
+            is added.
+        metric: Metric that is summed up and compared: AP, AP50, AP_small, AP/<class>, ...
+        baseline: Scheme that the others are compared with; the study's own when left out.
+    """
+
+    out: str = "report.html"
+    metric: str = "AP"
+    baseline: str | None = None
+
+
+def main(words: list[str]) -> int:
+    """Run the command."""
+    parser = ArgumentParser(
+        prog="scalewise report",
+        description="Runs and studies on one HTML page that needs no network.",
+        exit_on_error=False,
+    )
+    parser.add_argument("folders", nargs="+", help="run folders and study folders")
+    parser.add_class_arguments(ReportOptions)
+    values = parse(parser, words, ReportOptions)
+    options = build(ReportOptions, values)
+    out = Path(options.out)
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--out {out}: the report is an HTML file, name it like report.html")
+    from scalewise.report.build import write_report
+
+    folders = [Path(folder) for folder in values.folders]
+    for path in write_report(folders, out, options.metric, options.baseline):
+        print(f"written: {path}")
+    return 0

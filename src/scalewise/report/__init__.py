@@ -1,0 +1,1 @@
+"""Reports: what runs and studies recorded, on one page that needs nothing else."""
