@@ -172,7 +172,7 @@ def test_a_ray_cluster_survives_a_killed_worker(
     )
     folder = cell_folder(study, RLO)
     _until((folder / "checkpoints" / "last.ckpt").is_file, process)
-    os.kill(_holder_of(folder), signal.SIGKILL)
+    os.kill(_ray_worker(process.pid), signal.SIGKILL)
     printed, _ = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, printed.decode()
     assert [r.scheme for r in load_study(study).records] == ["equal", "rlo"]
@@ -181,14 +181,21 @@ def test_a_ray_cluster_survives_a_killed_worker(
     assert steps.tolist() == list(range(len(steps)))
 
 
-def _holder_of(folder: Path) -> int:
-    """The process that has a file of this run folder open."""
+def _ray_worker(driver: int) -> int:
+    """The process that runs a task of the cluster that `driver` has started."""
+    parents, names = {}, {}
     for process in Path("/proc").iterdir():
-        if process.name.isdigit() and int(process.name) != os.getpid():
+        if process.name.isdigit():
             try:
-                files = [os.readlink(f) for f in (process / "fd").iterdir()]
+                stat = (process / "stat").read_text()
+                names[int(process.name)] = (process / "cmdline").read_bytes()
             except OSError:
                 continue
-            if any(file.startswith(str(folder.resolve())) for file in files):
-                return int(process.name)
-    raise AssertionError(f"no process has a file of {folder} open")
+            parents[int(process.name)] = int(stat.rpartition(")")[2].split()[1])
+    for worker, name in names.items():
+        above = worker
+        while above in parents and above != driver:
+            above = parents[above]
+        if above == driver and b"_cell_task" in name:
+            return worker
+    raise AssertionError("no worker of the cluster runs a task")

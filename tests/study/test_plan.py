@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from scalewise.training.config import TrainConfig
 from scalewise.training.runs import RunError
 
 
-def _plan(grid: GridOptions | None = None, **options: object) -> Plan:
+def _plan(grid: GridOptions | None = None, **options: Any) -> Plan:
     return make_plan(grid or GridOptions(), TrainConfig(data="somewhere", **options))
 
 

@@ -20,7 +20,7 @@ def test_gram_of_linear_losses_is_that_of_their_coefficients() -> None:
     losses = torch.stack([a @ p, b @ p + c @ q, torch.zeros((), requires_grad=True)])
     gram = level_gram(losses, [p, q])
     assert gram.tolist() == [[14, 1, 0], [1, 17 + 74, 0], [0, 0, 0]]
-    losses.sum().backward()  # the graph is still there
+    torch.autograd.backward(losses.sum())  # the graph is still there
     assert p.grad is not None
     assert p.grad.tolist() == [5, 2, 2]
 

@@ -44,6 +44,8 @@ def run_cell(config: TrainConfig) -> None:
             number += 1
         folder.rename(aside)
         print(f"{folder} had no checkpoint to go on from; it is kept as {aside}")
+    # recorded as the run's command: the one that repeats it by itself
+    sys.argv = ["scalewise", "train", "--config", str(folder / "config.yaml")]
     train(config)
 
 

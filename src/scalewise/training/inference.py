@@ -17,7 +17,7 @@ from scalewise.errors import UserError
 from scalewise.evaluation import ImageDetections, to_original
 from scalewise.training import runs
 from scalewise.training.config import TrainConfig
-from scalewise.training.fit import build_detector, loader_workers
+from scalewise.training.fit import build_detector, loader_workers, open_splits
 from scalewise.training.picture import level_color
 from scalewise.training.recorder import level_names
 from scalewise.training.scoring import score
@@ -90,9 +90,12 @@ def evaluate(
         UserError: when the data cannot be read or have other classes.
     """
     config = run.config
-    split = open_split(
-        data or config.data, split_name or config.val_split, skip_bad=config.skip_bad
-    )
+    if data is None and split_name is None:
+        split = open_splits(config)[1]
+    else:
+        split = open_split(
+            data or config.data, split_name or config.val_split, skip_bad=config.skip_bad
+        )
     if list(split.classes) != run.classes:
         raise UserError(
             f"{data or config.data} has the classes {list(split.classes)}, but {run.folder} was "
