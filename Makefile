@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types unit clean
+.PHONY: demo test lint types unit results clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,9 @@ types: .venv/installed
 
 unit: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
+
+results: .venv/installed
+	$(BIN)/python benchmarks/results.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -149,5 +149,21 @@ def _run(study: Path, plan: Plan, values: Namespace) -> int:
         print(f"failed: {cell}: {reason}", file=sys.stderr)
     if board.failed:
         print(f"to try them again: scalewise compare --out {study}", file=sys.stderr)
-    print(f"for the whole picture: scalewise report {study}")
+    if board.finished:
+        _say_differences(study)
+        print(f"for the whole picture: scalewise report {study}")
     return 1 if board.failed else 0
+
+
+def _say_differences(study: Path) -> None:
+    from scalewise.study.comparisons import study_tables
+    from scalewise.study.records import load_study
+    from scalewise.study.verdicts import advice, verdict
+
+    pairs: set[int] = set()
+    for table in study_tables(load_study(study), ["AP"]):
+        for difference in table.differences:
+            print(f"{table.detector}: {verdict(difference)}")
+            pairs.add(len(difference.seeds))
+    for count in sorted(pairs):
+        print(advice(count))
