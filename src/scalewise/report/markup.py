@@ -98,11 +98,11 @@ def choice(identity: str, label: str, options: Sequence[tuple[str, Html]]) -> Ht
     if len(options) == 1:
         return options[0][1]
     names = "".join(
-        f'<option value="{identity}-{i}">{text(name)}</option>'
+        f'<option value="{identity}-pick-{i}">{text(name)}</option>'
         for i, (name, _) in enumerate(options)
     )
     panels = "\n".join(
-        f'<div class="panel" id="{identity}-{i}"{" hidden" if i else ""}>{body}</div>'
+        f'<div class="panel" id="{identity}-pick-{i}"{" hidden" if i else ""}>{body}</div>'
         for i, (_, body) in enumerate(options)
     )
     return Html(
