@@ -1,0 +1,120 @@
+"""Run and study folders built by hand, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from scalewise.data import open_split
+from scalewise.evaluation.detections import ImageDetections
+from scalewise.evaluation.stored import write_detections
+from scalewise.study.plan import GridOptions, cell_config, cell_folder, make_plan, save_plan
+from scalewise.training.config import TrainConfig
+from scalewise.training.gradients import GradientLog
+from scalewise.training.runs import save_config, write_json
+from scalewise.training.trace import Interval, Trace
+
+LEVELS = ("P3", "P4", "P5", "P6", "P7")
+STEPS, INTERVAL = 60, 10
+NASTY = "<img src=x onerror=alert(1)>&\"'"
+ACTIONS = ("equal", "avw-decline")
+
+
+def write_run(folder: Path, config: TrainConfig, ap: Sequence[float], extras: bool = True) -> None:
+    """A finished run of `len(ap)` epochs; `extras` adds gradients and detections."""
+    folder.mkdir(parents=True)
+    save_config(folder, config)
+    classes = ["small", "medium", NASTY, *(f"class {i}" for i in range(3, 10))]
+    write_json(
+        folder / "environment.json",
+        {
+            "command": f"scalewise train --data {NASTY}",
+            "python": "3.11",
+            "versions": {"scalewise": "0.1.0", "torch": "2.9"},
+            "git": {"commit": "abc", "changed": False},
+            "classes": classes,
+        },
+    )
+    history = [
+        {
+            "epoch": epoch + 1,
+            "step": (epoch + 1) * STEPS // len(ap),
+            "validation_seconds": 2.0,
+            "step_seconds": 0.1 + 0.01 * epoch,
+            "AP": value,
+            "AP50": 2 * value,
+            "AP75": value / 2,
+            "AP_small": value / 4,
+            "AP_medium": value,
+            "AP_large": None,
+            "AP/small": value,
+            f"AP/{NASTY}": value / 3,
+            "AP/medium": None,
+        }
+        for epoch, value in enumerate(ap)
+    ]
+    metrics = {"status": "finished", "split": "val", "last": history[-1], "history": history}
+    write_json(folder / "metrics.json", metrics)
+    _write_trace(folder, config.scheme.startswith("rlo"), config.seed)
+    if extras:
+        log = GradientLog(folder / "gradients.parquet", LEVELS)
+        rows = torch.rand(5, 40, generator=torch.Generator().manual_seed(config.seed))
+        log.add(0, rows @ rows.T)
+        log.save()
+
+
+def _write_trace(folder: Path, policy: bool, seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    trace = Trace(folder / "trace.parquet", ("box",), LEVELS, ACTIONS if policy else ())
+    for step in range(STEPS):
+        number = step // INTERVAL
+        if step % INTERVAL == 0:
+            action = torch.tensor(-1 if number == 0 else number % 2) if policy else None
+            chances = torch.tensor([0.4, 0.6]) if policy else None
+            interval = Interval(number, torch.rand(5, generator=draw) + 0.5, action, chances)
+        losses = torch.rand(1, 5, generator=draw) / torch.tensor([1.0, 2.0, 4.0, 8.0, 1e5])
+        positives = torch.tensor([30.0, 10.0, 2.0, 1.0, 0.0])
+        trace.add(step, step // 30, 1e-3, losses, positives, interval)
+    trace.save()
+
+
+def write_found(folder: Path, config: TrainConfig) -> None:
+    """Detections that match the annotation, with the level of their order."""
+    split = open_split(config.data, config.val_split)
+    write_detections(
+        folder / "detections.parquet",
+        [
+            ImageDetections(
+                r.image_id,
+                r.boxes,
+                np.full(len(r.boxes), 0.75, np.float32),
+                r.labels,
+                np.arange(len(r.boxes)) % 5,
+            )
+            for r in split.records
+        ],
+    )
+
+
+def write_study(
+    folder: Path, config: TrainConfig, seeds: int = 4, extras: bool = True
+) -> dict[tuple[str, int], float]:
+    """A study of equal, avw and rlo, of which rlo lacks the last seed; returns its AP."""
+    plan = make_plan(GridOptions(schemes="equal,avw,rlo", seeds=seeds), config)
+    save_plan(folder, plan)
+    found: dict[tuple[str, int], float] = {}
+    draw = np.random.default_rng(0)
+    for cell in plan.cells:
+        value = 0.3 + 0.02 * cell.seed + (0.01 if cell.scheme == "avw" else 0.0)
+        value += float(draw.normal(0, 0.002))
+        if (cell.scheme, cell.seed) == ("rlo", seeds - 1):
+            continue
+        found[cell.scheme, cell.seed] = value
+        run = cell_folder(folder, cell)
+        write_run(run, cell_config(folder, plan, cell), [value / 2, value], extras)
+        if extras and cell.seed == 0:
+            write_found(run, cell_config(folder, plan, cell))
+    return found

@@ -1,0 +1,257 @@
+"""The page without a browser: structure, text alternatives, escaping, what is said to be absent."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_records import NASTY, write_run, write_study
+from scipy import stats
+
+from scalewise.cli.report import main
+from scalewise.errors import UsageError
+from scalewise.report.build import report_html, write_report
+from scalewise.report.subjects import load_subjects
+from scalewise.training.config import TrainConfig
+from scalewise.training.runs import RunError
+
+Tiny = Callable[..., TrainConfig]
+SECTIONS = ["summary", "differences", "sizes", "learning", "levels", "dependence", "cost",
+            "pictures", "origin"]  # fmt: skip
+SCRIPT = re.compile(r"<script>.*?</script>", re.DOTALL)
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text outside of scripts and styles."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._raw = False
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._raw = tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._raw = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._raw:
+            self.words.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def study(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report") / "trial"
+    write_study(folder, tiny(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(study: Path) -> str:
+    return report_html(load_subjects([study], None), "AP", "Report on trial")
+
+
+@pytest.fixture(scope="module")
+def page(source: str) -> Page:
+    return Page(source)
+
+
+def said(page: Page) -> str:
+    return " ".join(" ".join(page.words).split())
+
+
+def test_every_section_is_there_and_in_the_contents(page: Page) -> None:
+    assert [a["id"] for a in page.all("section")] == SECTIONS
+    assert [a["href"] for a in page.all("a")] == [f"#{name}" for name in SECTIONS]
+    assert len(page.all("h1")) == 1
+    assert page.all("html")[0]["lang"] == "en"
+
+
+def test_identities_are_unique(page: Page) -> None:
+    found = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(found) == len(set(found))
+
+
+def test_nothing_is_loaded_from_outside(page: Page) -> None:
+    policy = [a["content"] for a in page.all("meta") if "http-equiv" in a]
+    assert len(policy) == 1
+    assert policy[0] is not None
+    assert policy[0].startswith("default-src 'none'")
+    assert not page.all("link")
+    for _, attributes in page.tags:
+        assert (attributes.get("src") or "data:").startswith("data:")
+        assert (attributes.get("href") or "#").startswith("#")
+        assert not [name for name in attributes if name.startswith("on")]
+
+
+def test_every_chart_has_words_and_a_table(page: Page) -> None:
+    charts = [a for _, a in page.tags if a.get("class") == "chart"]
+    assert len(charts) > 10
+    for chart in charts:
+        assert chart["role"] == "img"
+        assert len(chart["aria-label"] or "") > 40
+    figures = len(page.all("figure"))
+    assert figures == len(charts)
+    order = [name for name, a in page.tags if name in ("figure", "details", "table", "h3")]
+    for place in [i for i, name in enumerate(order) if name == "figure"]:
+        assert order[place + 1 : place + 4] == ["h3", "details", "table"]
+
+
+def test_charts_are_strict_json_with_values(source: str) -> None:
+    found = re.findall(r'<script type="application/json" id="([^"]+)">(.*?)</script>', source)
+    assert found
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    for identity, text in found:
+        figure = json.loads(text, parse_constant=refuse)
+        points = [v for t in figure["data"] for v in np.ravel(t.get("z", t["x"]))]
+        assert [v for v in points if v is not None], identity
+
+
+def test_names_are_escaped(source: str) -> None:
+    assert NASTY not in source
+    assert "&lt;img src=x onerror=alert(1)&gt;" in source
+    assert "onerror" not in {n for _, a in Page(source).tags for n in a}
+
+
+def test_pictures_list_their_detections(page: Page) -> None:
+    pictures = page.all("img")
+    assert len(pictures) % 4 == 0  # annotated and three schemes
+    assert pictures
+    for picture in pictures:
+        assert (picture["src"] or "").startswith("data:image/jpeg;base64,")
+        assert re.match(r"found: .* 0\.75 P3|.*annotated: ", picture["alt"] or "")
+
+
+def test_levels_come_with_actions_and_gradients(page: Page) -> None:
+    words = said(page)
+    assert "drawn for the interval" in words
+    assert "cosine between the levels' gradients" in words
+    assert "No object was assigned to P7" in words
+
+
+def test_what_is_missing_is_said(page: Page) -> None:
+    words = said(page)
+    assert "rlo seed 3: not finished" in words
+    assert "seeds without a partner, left out: 3" in words
+    assert "No object to measure AP on: large" in words
+    assert "Without an object in the validation split: medium" in words
+
+
+def test_differences_are_those_of_scipy(study: Path, tmp_path: Path, tiny: Tiny) -> None:
+    ap = write_study(tmp_path / "again", tiny(tmp_path), extras=False)
+    words = said(Page(report_html(load_subjects([study], None), "AP", "x")))
+    gain = 100 * np.array([ap["avw", k] - ap["equal", k] for k in range(4)])
+    low, high = stats.t.interval(0.95, 3, gain.mean(), stats.sem(gain))
+    assert f"{gain.mean():+.2f}" in words
+    assert f"{low:+.2f} to {high:+.2f}" in words
+
+
+def test_same_records_same_page_and_nothing_is_overwritten(
+    study: Path, source: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "report.html"
+    first = write_report([study], out)
+    (tmp_path / "new" / "report-2.md").write_text("mine")
+    second = write_report([study], out)
+    assert [p.name for p in first] == [
+        "report.html",
+        "report.md",
+        "report-runs.csv",
+        "report-differences.csv",
+    ]
+    assert second[0].name == "report-3.html"
+    assert first[0].read_bytes() == second[0].read_bytes()
+    assert (tmp_path / "new" / "report-2.md").read_text() == "mine"
+    assert first[0].stat().st_size < 8e6
+
+
+def test_tables_beside_hold_the_metrics(study: Path, tmp_path: Path) -> None:
+    _, words, runs, differences = write_report([study], tmp_path / "r.html", "AP50")
+    rows = list(csv.DictReader(runs.open()))
+    ap = {(r["scheme"], r["seed"]): float(r["value"]) for r in rows if r["metric"] == "AP"}
+    kept = json.loads((study / "runs/atss/avw/seed-2/metrics.json").read_text())["last"]["AP"]
+    assert ap["avw", "2"] == kept
+    assert len(ap) == 11
+    assert "AP50 − equal" in words.read_text()
+    assert {r["scheme"] for r in csv.DictReader(differences.open())} == {"equal", "avw", "rlo"}
+
+
+def test_bare_runs_say_what_they_lack(tmp_path: Path, tiny: Tiny) -> None:
+    write_run(tmp_path / "one", tiny(tmp_path, scheme="equal"), [0.1], extras=False)
+    write_run(tmp_path / "two", tiny(tmp_path, scheme="avw", size=96), [0.2], extras=False)
+    (tmp_path / "two" / "trace.parquet").unlink()
+    (tmp_path / "two" / "environment.json").unlink()
+    (tmp_path / "two" / "metrics.json").unlink()
+    words = said(Page(report_html(load_subjects([tmp_path / "one", tmp_path / "two"], None),
+                                  "AP", "x")))  # fmt: skip
+    for part in (
+        "two has no trace.parquet",
+        "one has no gradients.parquet",
+        "No detections were kept (detections.parquet): one, two",
+        "two: no metrics.json",
+        "there is nothing to pair",
+        "The runs differ in size",
+        "Only a study",
+    ):
+        assert part in words, part
+
+
+def test_images_that_are_gone_are_said(tmp_path: Path, tiny: Tiny, study: Path) -> None:
+    write_run(tmp_path / "run", tiny(tmp_path, scheme="equal"), [0.1])
+    found = (study / "runs/atss/equal/seed-0/detections.parquet").read_bytes()
+    (tmp_path / "run" / "detections.parquet").write_bytes(found)
+    text = (tmp_path / "run" / "config.yaml").read_text()
+    gone = re.sub(r"data: .*", f"data: {tmp_path / 'gone'}", text, count=1)
+    (tmp_path / "run" / "config.yaml").write_text(gone)
+    words = said(Page(report_html(load_subjects([tmp_path / "run"], None), "AP", "x")))
+    assert "validation images are not at hand" in words
+
+
+def test_two_studies_and_a_run_stand_beside_each_other(
+    study: Path, tmp_path: Path, tiny: Tiny
+) -> None:
+    config = tiny(tmp_path, detector="fcos")
+    write_study(tmp_path / "second", config, seeds=1, extras=False)
+    write_run(tmp_path / "alone", config, [0.3], extras=False)
+    paths = [study, tmp_path / "second", tmp_path / "alone"]
+    page = Page(report_html(load_subjects(paths, None), "AP", "x"))
+    found = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(found) == len(set(found))
+    assert "one seed gives no interval" in said(page)
+
+
+def test_the_command_prints_what_it_wrote(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(study), "--out", str(tmp_path / "r.html"), "--baseline", "avw"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"written: {tmp_path / 'r.html'}"
+    assert "AP − avw" in (tmp_path / "r.html").read_text()
+
+
+def test_what_cannot_be_reported_is_refused(study: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="neither a run nor a study"):
+        write_report([tmp_path], tmp_path / "r.html")
+    with pytest.raises(UsageError, match="--baseline dwa"):
+        write_report([study], tmp_path / "r.html", baseline="dwa")
+    with pytest.raises(UsageError, match="--metric mAP"):
+        write_report([study], tmp_path / "r.html", metric="mAP")
+    with pytest.raises(UsageError, match=r"report\.html"):
+        main([str(study), "--out", str(tmp_path / "r.pdf")])
+    assert not list(tmp_path.iterdir())
