@@ -17,12 +17,13 @@ from scipy import stats
 from scalewise.cli.report import main
 from scalewise.errors import UsageError
 from scalewise.report.build import report_html, write_report
+from scalewise.report.images import over_images
 from scalewise.report.subjects import load_subjects
 from scalewise.training.config import TrainConfig
 from scalewise.training.runs import RunError
 
 Tiny = Callable[..., TrainConfig]
-SECTIONS = ["summary", "differences", "sizes", "learning", "levels", "dependence", "cost",
+SECTIONS = ["summary", "differences", "images", "sizes", "learning", "levels", "dependence", "cost",
             "pictures", "origin"]  # fmt: skip
 SCRIPT = re.compile(r"<script>.*?</script>", re.DOTALL)
 
@@ -59,9 +60,14 @@ def study(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _html(paths: list[Path], title: str) -> str:
+    comparisons = load_subjects(paths, None)
+    return report_html(comparisons, "AP", title, over_images(comparisons))
+
+
 @pytest.fixture(scope="module")
 def source(study: Path) -> str:
-    return report_html(load_subjects([study], None), "AP", "Report on trial")
+    return _html([study], "Report on trial")
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +161,7 @@ def test_what_is_missing_is_said(page: Page) -> None:
 
 def test_differences_are_those_of_scipy(study: Path, tmp_path: Path, tiny: Tiny) -> None:
     ap = write_study(tmp_path / "again", tiny(tmp_path), extras=False)
-    words = said(Page(report_html(load_subjects([study], None), "AP", "x")))
+    words = said(Page(_html([study], "x")))
     gain = 100 * np.array([ap["avw", k] - ap["equal", k] for k in range(4)])
     low, high = stats.t.interval(0.95, 3, gain.mean(), stats.sem(gain))
     assert f"{gain.mean():+.2f}" in words
@@ -198,8 +204,7 @@ def test_bare_runs_say_what_they_lack(tmp_path: Path, tiny: Tiny) -> None:
     (tmp_path / "two" / "trace.parquet").unlink()
     (tmp_path / "two" / "environment.json").unlink()
     (tmp_path / "two" / "metrics.json").unlink()
-    words = said(Page(report_html(load_subjects([tmp_path / "one", tmp_path / "two"], None),
-                                  "AP", "x")))  # fmt: skip
+    words = said(Page(_html([tmp_path / "one", tmp_path / "two"], "x")))
     for part in (
         "two has no trace.parquet",
         "one has no gradients.parquet",
@@ -219,7 +224,7 @@ def test_images_that_are_gone_are_said(tmp_path: Path, tiny: Tiny, study: Path) 
     text = (tmp_path / "run" / "config.yaml").read_text()
     gone = re.sub(r"data: .*", f"data: {tmp_path / 'gone'}", text, count=1)
     (tmp_path / "run" / "config.yaml").write_text(gone)
-    words = said(Page(report_html(load_subjects([tmp_path / "run"], None), "AP", "x")))
+    words = said(Page(_html([tmp_path / "run"], "x")))
     assert "validation images are not at hand" in words
 
 
@@ -230,7 +235,7 @@ def test_two_studies_and_a_run_stand_beside_each_other(
     write_study(tmp_path / "second", config, seeds=1, extras=False)
     write_run(tmp_path / "alone", config, [0.3], extras=False)
     paths = [study, tmp_path / "second", tmp_path / "alone"]
-    page = Page(report_html(load_subjects(paths, None), "AP", "x"))
+    page = Page(_html(paths, "x"))
     found = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(found) == len(set(found))
     assert "one seed gives no interval" in said(page)
@@ -255,3 +260,9 @@ def test_what_cannot_be_reported_is_refused(study: Path, tmp_path: Path) -> None
     with pytest.raises(UsageError, match=r"report\.html"):
         main([str(study), "--out", str(tmp_path / "r.pdf")])
     assert not list(tmp_path.iterdir())
+
+
+def test_detections_that_do_not_fit_their_run_are_said_and_left_out(page: Page) -> None:
+    words = said(page)
+    assert "Not resampled:" in words
+    assert "holds the trained models fixed" in words

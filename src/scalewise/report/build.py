@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scalewise.errors import UsageError
 from scalewise.report.cost import cost_section
 from scalewise.report.dependence import dependence_section
 from scalewise.report.forest import forest_section
+from scalewise.report.images import images_section, over_images
 from scalewise.report.learning import learning_section
 from scalewise.report.levels import levels_section
 from scalewise.report.markup import Table, paragraph
@@ -21,6 +22,7 @@ from scalewise.report.scores import sizes_section
 from scalewise.report.subjects import Comparison, load_subjects
 from scalewise.report.summary import CAPTION, METRICS, summary_section, summary_table
 from scalewise.study.comparisons import class_metrics, study_tables
+from scalewise.study.images import ImageBootstrap
 from scalewise.study.records import StudyRecords
 from scalewise.study.tables import differences_csv, markdown
 from scalewise.training.runs import write_text
@@ -52,11 +54,14 @@ def write_report(
     return _write(files, out)
 
 
-def report_html(comparisons: list[Comparison], metric: str, title: str) -> str:
-    """The page; the same for the same records."""
+def report_html(
+    comparisons: list[Comparison], metric: str, title: str, images: Mapping[int, ImageBootstrap]
+) -> str:
+    """The page; the same for the same records. `images` is what `over_images` found."""
     sections = [
         summary_section(comparisons, metric),
         forest_section(comparisons, metric),
+        images_section(comparisons, images),
         sizes_section(comparisons),
         learning_section(comparisons, metric),
         levels_section(comparisons),
@@ -68,13 +73,16 @@ def report_html(comparisons: list[Comparison], metric: str, title: str) -> str:
     return page_html(title, paragraph(_lead(comparisons)), sections)
 
 
-def report_markdown(comparisons: Sequence[Comparison], metric: str) -> str:
+def report_markdown(
+    comparisons: Sequence[Comparison], metric: str, images: Mapping[int, ImageBootstrap]
+) -> str:
     """The tables as Markdown: a study's with its statistics, the runs' as they are."""
     parts = []
     for study in _studies(comparisons):
         known = {name for record in study.records for name in record.metrics}
         metrics = [name for name in dict.fromkeys([metric, *METRICS]) if name in known]
-        parts += [f"# {_name(study, comparisons)}", markdown(study, study_tables(study, metrics))]
+        tables = markdown(study, study_tables(study, metrics), images[id(study)])
+        parts += [f"# {_name(study, comparisons)}", tables]
     for comparison in comparisons:
         if comparison.study is None:
             table = _markdown(summary_table(comparison, metric, []))
@@ -134,9 +142,10 @@ def _name(study: StudyRecords, comparisons: Sequence[Comparison]) -> str:
 
 def _contents(comparisons: list[Comparison], metric: str, title: str) -> dict[str, str]:
     """Texts by what is added to the stem of the report's name."""
+    images = over_images(comparisons)
     files = {
-        "": report_html(comparisons, metric, title),
-        ".md": report_markdown(comparisons, metric),
+        "": report_html(comparisons, metric, title, images),
+        ".md": report_markdown(comparisons, metric, images),
         "-runs.csv": report_csv(comparisons),
     }
     studies = _studies(comparisons)

@@ -96,7 +96,10 @@ def _learning_figure(comparison: Comparison, metric: str) -> Figure | None:
         ),
         {
             "hovermode": "x unified",
-            "xaxis": {"title": {"text": "epoch"}, "tickformat": "d"},
+            "xaxis": {
+                "title": {"text": "epoch"},
+                **({"dtick": 1} if len(shown) < 20 else {"tickformat": "d"}),
+            },
             "yaxis": {"title": {"text": f"{metric}, points"}, "rangemode": "tozero"},
         },
     )

@@ -15,7 +15,6 @@ from scalewise.report.markup import (
     bullets,
     heading,
     join,
-    paragraph,
     table,
 )
 from scalewise.report.scores import mean_text
@@ -55,7 +54,8 @@ def summary_section(comparisons: list[Comparison], metric: str) -> Section:
         parts.append(table(summary_table(comparison, metric, found), caption))
         if found:
             parts.append(bullets(verdict(difference, metric) for difference in found))
-            parts.append(paragraph(advice(_fewest_seeds(found))))
+            counts = sorted({len(difference.seeds) for difference in found})
+            parts.append(bullets(map(advice, counts)))
         elif comparison.study is not None:
             parts.append(
                 absent(
@@ -97,8 +97,3 @@ def summary_table(comparison: Comparison, metric: str, found: Sequence[Differenc
         row += [number(series_time(series), 4), overhead(comparison, series)]
         rows.append(row)
     return Table(header, rows)
-
-
-def _fewest_seeds(found: Sequence[Difference]) -> int:
-    """The number of pairs that the least sure of the differences rests on."""
-    return min(len(difference.seeds) for difference in found)

@@ -7,6 +7,7 @@ RUN/trace.parquet       every step's level losses, weights and action
 RUN/gradients.parquet   inner products of the levels' gradients, where they were measured
 RUN/metrics.json        status, AP of every epoch, times
 RUN/detections.parquet  what the last validation pass found
+RUN/matches.npz         its detections matched to the objects, once a comparison asked for it
 RUN/levels.png          the trace as a picture
 RUN/logs/               TensorBoard and CSV logs, one sub-folder an attempt
 """
