@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 from scalewise.training.config import TrainConfig
+
+settings.register_profile("scalewise", deadline=None)  # a first import is slow on a busy machine
+settings.load_profile("scalewise")
 
 
 @pytest.fixture(autouse=True)

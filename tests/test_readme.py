@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from scalewise.cli import COMMANDS
+from scalewise.cli.compare import StudyOptions
+from scalewise.cli.compare import parser as compare_parser
 from scalewise.cli.options import build, parse
 from scalewise.cli.train import parser as train_parser
+from scalewise.study.plan import GridOptions, make_plan
 from scalewise.training.config import GROUPS, TrainConfig, check
 from scalewise.training.schemes import parse_scheme
 
@@ -23,8 +26,8 @@ def test_python_blocks_run(code: str) -> None:
     exec(compile(code, "README.md", "exec"), {})
 
 
-def commands() -> list[list[str]]:
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+def commands(text: str = README) -> list[list[str]]:
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
 
 
@@ -45,6 +48,14 @@ def test_train_commands_parse() -> None:
             values = parse(train_parser(), words, *GROUPS)
             if not values.resume:
                 check(build(TrainConfig, values))
+
+
+def test_compare_commands_parse() -> None:
+    for text in (README, (ROOT / "docs" / "compare.md").read_text()):
+        for program, name, *words in commands(text):
+            if (program, name) == ("scalewise", "compare") and "--data" in words:
+                values = parse(compare_parser(), words, StudyOptions, GridOptions, *GROUPS)
+                make_plan(build(GridOptions, values), TrainConfig(data=values.data))
 
 
 @pytest.mark.parametrize("spec", re.findall(r"`((?:avw|rlo):[^`]+)`", README))

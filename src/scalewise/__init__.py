@@ -47,6 +47,12 @@ if TYPE_CHECKING:
     from scalewise.weighting import (
         Uncertainty as Uncertainty,
     )
+    from scalewise.weighting import (
+        scale_gradients as scale_gradients,
+    )
+    from scalewise.weighting import (
+        split_levels as split_levels,
+    )
 
 __version__ = "0.1.0"
 
@@ -54,7 +60,11 @@ _WEIGHTING = (
     "AVW", "CoV", "DWA", "Equal", "InverseLoss", "LossBalancer", "Moments", "RLO",
     "RandomWeights", "Scheme", "Static", "Uncertainty",
 )  # fmt: skip
-_FUNCTIONS = {"record": "scalewise.replay.record"}
+_FUNCTIONS = {
+    "record": "scalewise.replay.record",
+    "scale_gradients": "scalewise.weighting",
+    "split_levels": "scalewise.weighting",
+}
 _MODULES = ("detectors", "weighting")
 
 

@@ -5,6 +5,7 @@ from scalewise.weighting.balancer import LossBalancer
 from scalewise.weighting.cov import CoV
 from scalewise.weighting.dwa import DWA
 from scalewise.weighting.inverse import InverseLoss
+from scalewise.weighting.levels import scale_gradients, split_levels
 from scalewise.weighting.moments import Moments
 from scalewise.weighting.rlo import RLO
 from scalewise.weighting.scheme import (
@@ -35,7 +36,9 @@ __all__ = [
     "Static",
     "Uncertainty",
     "register",
+    "scale_gradients",
     "scheme_class",
     "scheme_from_name",
     "scheme_names",
+    "split_levels",
 ]
