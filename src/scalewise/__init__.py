@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scalewise import detectors as detectors
+    from scalewise.integrations.torchvision import attach as attach
+    from scalewise.integrations.torchvision import detach as detach
     from scalewise.replay.record import record as record
     from scalewise.weighting import (
         AVW as AVW,
@@ -61,6 +63,8 @@ _WEIGHTING = (
     "RandomWeights", "Scheme", "Static", "Uncertainty",
 )  # fmt: skip
 _FUNCTIONS = {
+    "attach": "scalewise.integrations.torchvision",
+    "detach": "scalewise.integrations.torchvision",
     "record": "scalewise.replay.record",
     "scale_gradients": "scalewise.weighting",
     "split_levels": "scalewise.weighting",

@@ -28,7 +28,7 @@ def test_split_equals_slicing(counts: list[int], lead: list[int], seed: int) -> 
     loss = torch.randn(*lead, sum(counts), generator=generator, dtype=torch.float64)
     loss.requires_grad_()
     weights = torch.randn(len(counts), generator=generator, dtype=torch.float64)
-    expected = torch.stack([part.sum() for part in loss.split(counts, dim=-1)])
+    expected = torch.stack([part.sum() for part in torch.split(loss, counts, dim=-1)])
     levels = split_levels(loss, counts)
     torch.testing.assert_close(levels, expected)
     (one,) = torch.autograd.grad((levels * weights).sum(), loss)

@@ -1,0 +1,1 @@
+"""Level weights for detectors of other frameworks."""
