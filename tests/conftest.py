@@ -38,6 +38,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainConfig]
             depth=1,
             size=64,
             batch_size=4,
+            scheme="rlo",
             epochs=2,
             interval=3,
             warmup=2,

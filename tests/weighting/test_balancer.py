@@ -15,7 +15,6 @@ from scalewise.weighting import (
     Scheme,
     Static,
     Uncertainty,
-    scheme_from_name,
     scheme_names,
 )
 
@@ -252,7 +251,7 @@ def test_wrong_losses_are_refused(losses: Any, match: str) -> None:
         ({"accumulate": 0}, "accumulate must be at least 1"),
         ({"normalize": "sum"}, "'mean' or 'loss', got 'sum'"),
         ({"guard": 1.0}, "above 1, or None"),
-        ({"scheme": "awv"}, "unknown scheme 'awv'; known are avw, cov"),
+        ({"scheme": "awv"}, "unknown scheme 'awv'; did you mean 'avw'"),
         ({"scheme": "static"}, r"pass Static\(\.\.\.\)"),
         ({"scheme": Static([1, 2])}, "2 static weights for 3 levels"),
         ({"scheme": "uncertainty", "normalize": "loss"}, "leave normalize at 'mean'"),
@@ -276,7 +275,7 @@ def test_unusable_static_weights_are_refused(weights: Any) -> None:
 
 
 def test_a_scheme_serves_one_balancer() -> None:
-    scheme = scheme_from_name("avw")
+    scheme = AVW()
     LossBalancer(3, scheme)
     with pytest.raises(ValueError, match="already serves"):
         LossBalancer(3, scheme)

@@ -32,7 +32,7 @@ from scalewise.integrations.attached import NAME, AttachedBalancer, drop_state
 from scalewise.integrations.dense import fcos_losses, retinanet_losses, ssd_losses
 from scalewise.integrations.rcnn import box_losses, mask_losses, rpn_losses
 from scalewise.weighting import LearnedScheme, LossBalancer, Scheme, SchemeLike
-from scalewise.weighting.scheme import as_scheme
+from scalewise.weighting.words import as_scheme
 
 
 class AttachError(UserError, ValueError):
@@ -41,7 +41,7 @@ class AttachError(UserError, ValueError):
 
 def attach(
     model: nn.Module,
-    scheme: SchemeLike = "rlo",
+    scheme: SchemeLike = "avw:invert=true",
     interval: int = 100,
     normalize: Literal["mean", "loss"] = "mean",
     accumulate: int = 1,

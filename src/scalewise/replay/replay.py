@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 from scalewise.errors import UsageError
+from scalewise.training.config import TrainConfig
+from scalewise.training.runs import load_config
 from scalewise.training.schemes import parse_scheme
 from scalewise.weighting import LearnedScheme, LossBalancer
 
@@ -113,6 +116,18 @@ def replay_shuffled(losses: Tensor, setting: Setting, times: int) -> Iterator[Re
     for seed in range(times):
         order = torch.randperm(len(losses), generator=torch.Generator().manual_seed(seed))
         yield replay(losses[order], setting)
+
+
+def run_setting(trace: Path) -> Setting:
+    """What a run of ours was trained with, but its scheme; the defaults for other records.
+
+    Args:
+        trace: Run folder, its `trace.parquet`, or a record of something else.
+    """
+    folder = trace.parent if trace.name == "trace.parquet" else trace
+    of_run = (folder / "trace.parquet").is_file() and (folder / "config.yaml").is_file()
+    own = load_config(folder) if of_run else TrainConfig()
+    return Setting("", own.interval, own.normalize, own.accumulate, own.seed)
 
 
 def grid(schemes: str, intervals: str, base: Setting) -> list[Setting]:

@@ -34,7 +34,7 @@ class GridOptions:
         baseline: Scheme that the others are compared with.
     """
 
-    schemes: str | list[str] = "equal,avw,rlo"
+    schemes: str | list[str] = "equal,avw:invert=true,rlo"
     seeds: int | str | list[int] = 5
     detectors: str | list[str] | None = None
     baseline: str = "equal"

@@ -80,7 +80,7 @@ class WeightingOptions:
         normalize: What the weights keep: their mean ("mean") or the expected loss ("loss").
     """
 
-    scheme: str = "rlo"
+    scheme: str = "avw:invert=true"
     interval: int = 100
     normalize: Literal["mean", "loss"] = "mean"
 

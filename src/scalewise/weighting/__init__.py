@@ -14,11 +14,11 @@ from scalewise.weighting.scheme import (
     SchemeLike,
     register,
     scheme_class,
-    scheme_from_name,
     scheme_names,
 )
 from scalewise.weighting.simple import Equal, RandomWeights, Static
 from scalewise.weighting.uncertainty import Uncertainty
+from scalewise.weighting.words import scheme_from_words
 
 __all__ = [
     "AVW",
@@ -38,7 +38,7 @@ __all__ = [
     "register",
     "scale_gradients",
     "scheme_class",
-    "scheme_from_name",
+    "scheme_from_words",
     "scheme_names",
     "split_levels",
 ]

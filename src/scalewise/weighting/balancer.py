@@ -12,7 +12,8 @@ from scalewise.weighting.clock import Clock
 from scalewise.weighting.guard import sift
 from scalewise.weighting.moments import Moments, finish, is_finite, merge, summarize
 from scalewise.weighting.parallel import Group, merge_ranks
-from scalewise.weighting.scheme import LearnedScheme, SchemeLike, as_scheme, attach
+from scalewise.weighting.scheme import LearnedScheme, SchemeLike, attach
+from scalewise.weighting.words import as_scheme
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -37,7 +38,7 @@ class LossBalancer(nn.Module):
 
     Args:
         num_levels: number of levels n, at least 1.
-        scheme: a name (see `scheme_names()`), a `Scheme`, or a function (current, previous) ->
+        scheme: words (see `scheme_from_words`), a `Scheme`, or a function (current, previous) ->
             weights float32 [n] of two `Moments`.
         interval: optimizer steps between two weight updates.
         normalize: "mean" keeps the mean weight at 1. "loss" scales the weights by one factor so
@@ -76,7 +77,7 @@ class LossBalancer(nn.Module):
     def __init__(
         self,
         num_levels: int,
-        scheme: SchemeLike = "avw",
+        scheme: SchemeLike = "avw:invert=true",
         interval: int = 100,
         normalize: Literal["mean", "loss"] = "mean",
         accumulate: int = 1,

@@ -15,11 +15,11 @@ from scalewise.weighting.scheme import (
     LearnedScheme,
     Scheme,
     SchemeLike,
-    as_scheme,
     attach,
     register,
 )
 from scalewise.weighting.simple import Equal
+from scalewise.weighting.words import as_scheme
 
 _TINY = torch.finfo(torch.float32).tiny
 

@@ -111,55 +111,13 @@ def _registered_name(cls: type[Scheme]) -> str | None:
 
 
 def scheme_names() -> tuple[str, ...]:
-    """The names `scheme_from_name` knows, sorted."""
+    """The names that schemes are registered under, sorted."""
     return tuple(sorted(_BY_NAME))
 
 
 def scheme_class(name: str) -> type[Scheme]:
-    """The class registered under a name.
-
-    Raises:
-        ValueError: the name is unknown.
-    """
-    if name not in _BY_NAME:
-        raise ValueError(f"unknown scheme {name!r}; known are {', '.join(scheme_names())}")
+    """The class registered under one of `scheme_names()`."""
     return _BY_NAME[name]
-
-
-def scheme_from_name(name: str) -> Scheme:
-    """Make the scheme of that name with its default settings.
-
-    Raises:
-        ValueError: the name is unknown, or the scheme cannot be made without arguments.
-    """
-    cls = scheme_class(name)
-    try:
-        return cls()
-    except TypeError as error:
-        raise ValueError(
-            f"scheme {name!r} needs arguments; pass {cls.__name__}(...) instead"
-        ) from error
-
-
-def as_scheme(spec: SchemeLike) -> Scheme:
-    """Resolve a name, a scheme or a plain function.
-
-    Raises:
-        ValueError: an unknown name.
-        TypeError: a class instead of an instance, or something that is none of the three.
-    """
-    if isinstance(spec, str):
-        return scheme_from_name(spec)
-    if isinstance(spec, Scheme):
-        return spec
-    if isinstance(spec, type):
-        raise TypeError(f"got the class {spec.__name__}; pass an instance: {spec.__name__}(...)")
-    if callable(spec) and not isinstance(spec, nn.Module):
-        return FunctionScheme(spec)
-    raise TypeError(
-        "a scheme is a name, a Scheme or a function (current, previous) -> weights, "
-        f"not {type(spec).__name__}"
-    )
 
 
 def attach(scheme: Scheme, num_levels: int, seed: int) -> None:
