@@ -42,7 +42,7 @@ def draw_differences(study: StudyRecords, path: Path) -> None:
         axes.plot([POINTS * found.difference], [place], "o", color=INTERVAL_COLOR, zorder=3)
     axes.axvline(0, color="black", lw=0.8)
     axes.set_yticks(range(len(rows)), [f"{t.detector}  {f.scheme}" for t, f in rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(
         f"AP minus {study.plan.baseline}, points: each seed (grey), mean, 95 % interval (blue)"
     )

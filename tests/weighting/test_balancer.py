@@ -165,6 +165,13 @@ def test_memory_does_not_depend_on_the_interval() -> None:
     assert size(10) == size(100_000)
 
 
+def test_equal_weights_stay_one_to_the_bit_when_the_loss_is_kept() -> None:
+    balancer = LossBalancer(5, "equal", interval=3, normalize="loss")
+    feed(balancer, 30)
+    assert balancer.intervals == 10
+    assert balancer.weights.tolist() == [1.0] * 5
+
+
 def test_long_intervals_are_reduced_in_blocks_without_loss() -> None:
     rows = torch.rand(1000, 2, generator=torch.Generator().manual_seed(1)) + 0.5
     balancer = LossBalancer(2, interval=1000)

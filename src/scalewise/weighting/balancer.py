@@ -253,8 +253,9 @@ class LossBalancer(nn.Module):
         weights = proposal / mean
         sound = (weights >= 0).all() & (mean > 0)  # also False for NaN and infinity
         if self.normalize == "loss":
-            # Levels without values have mean 0 and drop out of both sums.
-            factor = current.mean.sum() / torch.dot(weights, current.mean)
+            # Levels without values have mean 0 and drop out of both sums, which are alike, so that
+            # equal weights stay 1 to the bit.
+            factor = current.mean.sum() / (weights * current.mean).sum()
             weights = weights * torch.where(is_finite(factor) & (factor > 0), factor, 1.0)
         torch.where(sound, weights, self.weights, out=self.weights)
         self.rejected += ~sound
