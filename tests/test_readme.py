@@ -21,7 +21,12 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+TORCHVISION = (ROOT / "docs" / "torchvision.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "code", re.findall(r"```python\n(.*?)```", README + TORCHVISION, re.DOTALL)
+)
 def test_python_blocks_run(code: str) -> None:
     exec(compile(code, "README.md", "exec"), {})
 
