@@ -11,6 +11,7 @@ from rich.table import Table
 from scalewise.replay.readers import LevelLosses
 from scalewise.replay.summary import Summary, loss_share
 
+WIDTH = 140  # in a file, where no line needs to fit a window
 CHANCE = (
     "spread: standard deviation of a level's weight over the intervals; lag-1: its correlation "
     "with itself one interval before; shuffled: the same figure for these losses in random orders. "
@@ -22,6 +23,8 @@ def show(losses: LevelLosses, summaries: list[Summary]) -> None:
     """Print what the settings chose, and what of it chance alone would give."""
     setting = summaries[0].replayed.setting
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
     console.print(
         f"{losses.source}: {len(losses.steps)} rows, normalize {setting.normalize}, "
         f"accumulate {setting.accumulate}, seed {setting.seed}",
