@@ -9,6 +9,7 @@ over the levels. Nothing is subclassed or patched outside of the model's own obj
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
@@ -116,7 +117,7 @@ def _own_copy(scheme: SchemeLike) -> Scheme:
     return as_scheme(copy.deepcopy(scheme) if isinstance(scheme, Scheme) else scheme)
 
 
-class Wiring:
+class Wiring(ABC):
     """Hooks and replaced methods of one model, all bound to this object so that copies work.
 
     Args:
@@ -135,8 +136,9 @@ class Wiring:
         self.attached = attached
         self._connect()
 
+    @abstractmethod
     def _connect(self) -> None:
-        raise NotImplementedError
+        """Set the hooks and replace the methods of this kind of model."""
 
     def _replace(self, owner: Any, name: str, method: Callable[..., Any]) -> None:
         setattr(owner, name, method)  # on the instance: deleting it brings the class's back

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from scalewise.study.plan import Plan, cell_config
+from scalewise.study.plan import Plan, cell_config, cell_folder
 from scalewise.study.records import read_metrics, run_seconds
 from scalewise.training.config import TrainConfig
 
@@ -30,7 +30,7 @@ def seconds_per_run(study: Path, plan: Plan) -> dict[str, tuple[float, str]]:
 def _from_records(study: Path, plan: Plan, detector: str) -> tuple[float, str] | None:
     times = []
     for cell in plan.cells:
-        metrics = read_metrics(Path(cell_config(study, plan, cell).out) / f"seed-{cell.seed}")
+        metrics = read_metrics(cell_folder(study, cell))
         if cell.detector == detector and metrics and metrics.get("status") == "finished":
             times.append(run_seconds(metrics, plan.options.accumulate))
     return (sum(times) / len(times), f"{len(times)} finished runs") if times else None
