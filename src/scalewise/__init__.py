@@ -38,6 +38,9 @@ if TYPE_CHECKING:
         Moments as Moments,
     )
     from scalewise.weighting import (
+        Permuted as Permuted,
+    )
+    from scalewise.weighting import (
         RandomWeights as RandomWeights,
     )
     from scalewise.weighting import (
@@ -59,8 +62,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WEIGHTING = (
-    "AVW", "CoV", "DWA", "Equal", "InverseLoss", "LossBalancer", "Moments", "RLO",
-    "RandomWeights", "Scheme", "Static", "Uncertainty",
+    "AVW", "CoV", "DWA", "Equal", "InverseLoss", "LossBalancer", "Moments", "Permuted",
+    "RLO", "RandomWeights", "Scheme", "Static", "Uncertainty",
 )  # fmt: skip
 _FUNCTIONS = {
     "attach": "scalewise.integrations.torchvision",

@@ -73,7 +73,8 @@ class WeightingOptions:
     """Loss weights of the levels.
 
     Args:
-        scheme: Weighting scheme: equal, avw, rlo, random, dwa, inverse, cov, uncertainty or static.
+        scheme: Weighting scheme: equal, avw, rlo, random, dwa, inverse, cov, uncertainty, permuted
+            or static.
             Arguments follow a colon: "avw:signal=dispersion:temperature=2",
             "rlo:actions=equal+avw+dwa:explore=0.2", "static:weights=1+1+1+0.5+0.5".
         interval: Optimizer steps between two updates of the weights.

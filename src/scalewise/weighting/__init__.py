@@ -7,6 +7,7 @@ from scalewise.weighting.dwa import DWA
 from scalewise.weighting.inverse import InverseLoss
 from scalewise.weighting.levels import scale_gradients, split_levels
 from scalewise.weighting.moments import Moments
+from scalewise.weighting.permuted import Permuted
 from scalewise.weighting.rlo import RLO
 from scalewise.weighting.scheme import (
     LearnedScheme,
@@ -30,6 +31,7 @@ __all__ = [
     "LearnedScheme",
     "LossBalancer",
     "Moments",
+    "Permuted",
     "RandomWeights",
     "Scheme",
     "SchemeLike",
