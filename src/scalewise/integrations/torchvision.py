@@ -29,7 +29,12 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import MultiScaleRoIAlign
 
 from scalewise.errors import UserError
-from scalewise.integrations.attached import NAME, AttachedBalancer, drop_state
+from scalewise.integrations.attached import (
+    NAME,
+    AttachedBalancer,
+    drop_state,
+    keep_from_broadcast,
+)
 from scalewise.integrations.dense import fcos_losses, retinanet_losses, ssd_losses
 from scalewise.integrations.rcnn import box_losses, mask_losses, rpn_losses
 from scalewise.weighting import LearnedScheme, LossBalancer, Scheme, SchemeLike
@@ -93,6 +98,7 @@ def attach(
     model.add_module(NAME, attached)
     wiring.connect(attached)
     attached.wiring = wiring
+    keep_from_broadcast(model, attached)
     return attached
 
 
@@ -105,6 +111,7 @@ def detach(model: nn.Module) -> None:
     if isinstance(attached, AttachedBalancer):
         attached.wiring.disconnect()
         del model._modules[NAME]
+        keep_from_broadcast(model, nn.Module())
     if not any(hook is drop_state for hook in _load_hooks(model)):
         cast(Any, model).register_load_state_dict_pre_hook(drop_state)
 

@@ -1,0 +1,243 @@
+"""The checks that every integration has to pass, one function each, for any `Subject`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import importlib
+import io
+import multiprocessing
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from subject import Subject
+from torch import Tensor, distributed
+from torch.nn.parallel import DistributedDataParallel
+
+BATCHES = ((3, 1), (2, 0), (0, 0), (4,))  # objects per image
+WORLD, STEPS = 2, 8
+
+
+@dataclass
+class Rank:
+    """What one of the data parallel processes saw.
+
+    Attributes:
+        weights: float32 [steps, n], all sets of levels side by side.
+        counts: of the last interval's statistics, by set of levels.
+        means: of the same.
+        gradients: of one step under random weights, averaged over the ranks.
+    """
+
+    weights: Tensor
+    counts: dict[str, Tensor]
+    means: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+
+
+def close(found: dict[str, Tensor], expected: dict[str, Tensor], what: str) -> None:
+    """The same names and dtypes, and values alike to float32 rounding of each tensor."""
+    assert list(found) == list(expected), what
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype, f"{what}: {name}"
+        scale = float(value.abs().max()) if value.numel() else 0.0
+        torch.testing.assert_close(
+            found[name], value, rtol=2e-5, atol=2e-6 * (1 + scale), msg=f"{what}: {name}"
+        )
+
+
+def same_weights(subject: Subject, levels: int) -> None:
+    """At weight 1 losses and gradients are the plain framework's."""
+    for counts in BATCHES:
+        data = subject.batch(counts, 1)
+        plain, weighted = subject.make(levels, 0), subject.make(levels, 0)
+        balancers = subject.attach(weighted, "equal")
+        assert all(b.num_levels == levels for b in balancers.values())
+        found, expected = subject.step(weighted, data), subject.step(plain, data)
+        close(found[0], expected[0], f"losses of {counts}")
+        close(found[1], expected[1], f"gradients of {counts}")
+
+
+def random_weights(subject: Subject) -> None:
+    """Under random weights the gradients are the reference's."""
+    for counts in BATCHES:
+        data = subject.batch(counts, 1)
+        plain, weighted, weights = _under_random_weights(subject)
+        subject.weigh(plain, weights)
+        found, expected = subject.step(weighted, data)[1], subject.step(plain, data)[1]
+        close(found, expected, f"gradients of {counts}")
+    unweighted = subject.step(subject.make(subject.levels[0], 0), data)[1]
+    assert any(not torch.allclose(found[name], unweighted[name], rtol=1e-2) for name in found)
+
+
+def _under_random_weights(subject: Subject) -> tuple[Any, Any, dict[str, Tensor]]:
+    """A plain model, a weighted one, and the weights in force in the latter."""
+    plain, weighted = subject.make(subject.levels[0], 0), subject.make(subject.levels[0], 0)
+    balancers = subject.attach(weighted, "equal")
+    draw = torch.Generator().manual_seed(3)
+    for balancer in balancers.values():
+        balancer.weights.copy_(0.2 + 1.6 * torch.rand(balancer.num_levels, generator=draw))
+    return plain, weighted, {name: b.weights.clone() for name, b in balancers.items()}
+
+
+def bfloat16(subject: Subject) -> None:
+    """Under autocast, equal weights and random ones give what they should to bf16's precision."""
+    data = subject.batch((3, 1), 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain, weighted, weights = _under_random_weights(subject)
+        expected = subject.step(subject.make(subject.levels[0], 0), data)
+        subject.weigh(plain, weights)
+        assert _distance(subject.step(weighted, data)[1], subject.step(plain, data)[1]) < 0.02
+        equal = subject.make(subject.levels[0], 0)
+        subject.attach(equal, "equal")
+        found = subject.step(equal, data)
+    assert _distance(found[1], expected[1]) < 0.02
+    for name, value in expected[0].items():
+        torch.testing.assert_close(found[0][name].float(), value.float(), rtol=1e-2, atol=1e-3)
+
+
+def _distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Norm of the difference of all gradients, relative to the norm of the expected ones."""
+    assert found.keys() == expected.keys()
+    apart = sum(float((found[n].double() - g.double()).square().sum()) for n, g in expected.items())
+    whole = sum(float(g.double().square().sum()) for g in expected.values())
+    return cast(float, (apart / whole) ** 0.5)
+
+
+def accumulation(subject: Subject) -> None:
+    """Weights change with the optimizer step, not with the forward pass."""
+    model = subject.make(subject.levels[0], 0)
+    balancers = subject.attach(model, "random", interval=1, accumulate=3)
+    seen = []
+    for seed in range(7):
+        seen.append(torch.cat([b.weights.clone() for b in balancers.values()]))
+        subject.step(model, subject.batch((2,), seed))
+    for first in (0, 3):
+        assert torch.equal(seen[first], seen[first + 1])
+        assert torch.equal(seen[first], seen[first + 2])
+        assert not torch.equal(seen[first], seen[first + 3])
+
+
+def checkpoint(subject: Subject) -> None:
+    """A model made anew from a `state_dict` that went through a file goes on like the first."""
+    first, second = subject.make(subject.levels[0], 0), subject.make(subject.levels[0], 5)
+    own, other = (subject.attach(m, "rlo", interval=2, seed=3) for m in (first, second))
+    for seed in range(5):
+        subject.step(first, subject.batch((2, 1), seed))
+    second.load_state_dict(_through_a_file(first.state_dict()))
+    for name, balancer in own.items():  # where the framework keeps them outside of the model
+        other[name].load_state_dict(_through_a_file(balancer.state_dict()))
+    for seed in range(5, 9):
+        data = subject.batch((2, 1), seed)
+        for mine, its in zip(subject.step(first, data), subject.step(second, data), strict=True):
+            assert all(torch.equal(mine[name], its[name]) for name in its)
+    assert any(bool((b.weights != 1).any()) for b in own.values())
+    for name, balancer in own.items():
+        assert torch.equal(balancer.weights, other[name].weights)
+
+
+def _through_a_file(state: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def run_two_processes(module: str) -> dict[str, list[Rank]]:
+    """Train every subject of a module in two data parallel processes.
+
+    Args:
+        module: name of an importable module with `SUBJECTS`.
+
+    Returns:
+        What each rank saw, by subject.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        context = multiprocessing.get_context("spawn")
+        ranks = [context.Process(target=_rank, args=(r, folder, module)) for r in range(WORLD)]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join()
+        assert [process.exitcode for process in ranks] == [0] * WORLD
+        seen = [torch.load(Path(folder) / f"{r}.pt", weights_only=True) for r in range(WORLD)]
+    return {key: [Rank(**one[key]) for one in seen] for key in seen[0]}
+
+
+def two_processes(subject: Subject, ranks: list[Rank]) -> None:
+    """Data parallel ranks hold the same weights, from what all of them saw."""
+    first, second = ranks
+    assert torch.equal(first.weights, second.weights)
+    assert (first.weights[-1] != 1).any()
+    alone = [_last_interval(subject, rank) for rank in range(WORLD)]
+    for name, counts in first.counts.items():
+        assert counts.tolist() == [2 * WORLD] * len(counts), name
+        assert torch.equal(counts, second.counts[name])
+        torch.testing.assert_close(first.means[name], (alone[0][name] + alone[1][name]) / 2)
+    references = []
+    for rank in range(WORLD):
+        plain, _, weights = _under_random_weights(subject)
+        subject.weigh(plain, weights)
+        references.append(subject.step(plain, subject.batch((2, 1), 20 + rank))[1])
+    mean = {n: (g + references[1][n]) / WORLD for n, g in references[0].items()}
+    found = {n.removeprefix("module."): g for n, g in first.gradients.items()}
+    close(found, mean, "gradients averaged over the ranks")
+
+
+def _last_interval(subject: Subject, rank: int) -> dict[str, Tensor]:
+    """Mean losses of the last two steps of one rank's data, seen by a process of its own."""
+    model = subject.make(subject.levels[0], 0)
+    balancers = subject.attach(model, "equal", interval=2)
+    for step in range(STEPS - 2, STEPS):
+        subject.step(model, subject.batch((2, 1), 10 * step + rank))
+    return {name: b.statistics.mean for name, b in balancers.items()}
+
+
+def _rank(rank: int, folder: str, module: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD
+    )
+    subjects: dict[str, Subject] = importlib.import_module(module).SUBJECTS
+    seen = {key: dataclasses.asdict(_see(subject, rank)) for key, subject in subjects.items()}
+    torch.save(seen, f"{folder}/{rank}.pt")
+    gc.collect()  # gloo aborts now and then when a wrapper outlives its group
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def _see(subject: Subject, rank: int) -> Rank:
+    model = subject.make(subject.levels[0], 0)
+    balancers = subject.attach(model, "avw:signal=magnitude", interval=2)
+    parallel = _parallel(model)
+    weights = []
+    for step in range(STEPS):
+        subject.step(parallel, subject.batch((2, 1), 10 * step + rank))
+        weights.append(torch.cat([b.weights.clone() for b in balancers.values()]))
+    _, fixed, _ = _under_random_weights(subject)
+    return Rank(
+        torch.stack(weights),
+        {name: b.statistics.count for name, b in balancers.items()},
+        {name: b.statistics.mean for name, b in balancers.items()},
+        subject.step(_parallel(fixed), subject.batch((2, 1), 20 + rank))[1],
+    )
+
+
+def _parallel(model: Any) -> DistributedDataParallel:
+    with contextlib.redirect_stderr(io.StringIO()):  # its note on unused parameters
+        return DistributedDataParallel(model, find_unused_parameters=True)
+
+
+CHECKS: dict[str, Callable[[Subject], None]] = {
+    "weight 1 = plain": lambda subject: same_weights(subject, subject.levels[0]),
+    "random weights": random_weights,
+    "bf16": bfloat16,
+    "accumulation": accumulation,
+    "checkpoint": checkpoint,
+}
+LEVELS = (1, 7)
