@@ -7,6 +7,7 @@ is the detector's loss, to rounding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +22,6 @@ from torchvision.ops import (
 
 from scalewise.weighting import split_levels
 
-Targets = list[dict[str, Tensor]]
 IOU_LOSSES = {
     "giou": generalized_box_iou_loss,
     "diou": distance_box_iou_loss,
@@ -29,29 +29,38 @@ IOU_LOSSES = {
 }
 
 
-def retinanet_losses(
-    head: Any,
-    counts: Sequence[int],
-    targets: Targets,
-    outputs: dict[str, Tensor],
-    anchors: list[Tensor],
-    matched: list[Tensor],
-) -> dict[str, Tensor]:
-    """Losses of `RetinaNetHead` by level, [n] each.
+@dataclass(frozen=True)
+class Step:
+    """What torchvision computes the loss of B images from.
 
-    Args:
-        head: the model's head.
-        counts: anchors of each level.
+    Attributes:
+        counts: anchors of each level; they add up to A.
         targets: B dicts with boxes [k, 4] and labels int64 [k].
-        outputs: cls_logits [B, A, C] and bbox_regression [B, A, 4].
+        outputs: cls_logits [B, A, C], bbox_regression [B, A, 4] and, for FCOS, bbox_ctrness
+            [B, A, 1].
         anchors: B tensors [A, 4].
         matched: B tensors int64 [A]: index of the object, or negative for none.
     """
+
+    counts: Sequence[int]
+    targets: list[dict[str, Tensor]]
+    outputs: dict[str, Tensor]
+    anchors: list[Tensor]
+    matched: list[Tensor]
+
+
+def retinanet_losses(head: Any, step: Step) -> dict[str, Tensor]:
+    """Losses of `RetinaNetHead` by level, [n] each."""
     ignored = head.classification_head.BETWEEN_THRESHOLDS
     regression = head.regression_head
     scores, boxes = [], []
     for one, logits, deltas, own, match in zip(
-        targets, outputs["cls_logits"], outputs["bbox_regression"], anchors, matched, strict=True
+        step.targets,
+        step.outputs["cls_logits"],
+        step.outputs["bbox_regression"],
+        step.anchors,
+        step.matched,
+        strict=True,
     ):
         positive = torch.where(match >= 0)[0]
         objects = match[positive]
@@ -64,10 +73,10 @@ def retinanet_losses(
             regression, own[positive], one["boxes"][objects], deltas[positive]
         )
         boxes.append(box.new_zeros(len(match)).index_put((positive,), box) / normaliser)
-    images = len(targets)
+    images = len(step.targets)
     return {
-        "classification": split_levels(torch.stack(scores), counts) / images,
-        "bbox_regression": split_levels(torch.stack(boxes), counts) / max(1, images),
+        "classification": split_levels(torch.stack(scores), step.counts) / images,
+        "bbox_regression": split_levels(torch.stack(boxes), step.counts) / max(1, images),
     }
 
 
@@ -82,19 +91,12 @@ def _retinanet_box_loss(head: Any, anchors: Tensor, boxes: Tensor, deltas: Tenso
     return loss(deltas, wanted, reduction="none").sum(-1)
 
 
-def fcos_losses(
-    head: Any,
-    counts: Sequence[int],
-    targets: Targets,
-    outputs: dict[str, Tensor],
-    anchors: list[Tensor],
-    matched: list[Tensor],
-) -> dict[str, Tensor]:
-    """Losses of `FCOSHead` by level, [n] each; arguments as of `retinanet_losses`."""
-    logits = outputs["cls_logits"]
-    places = torch.stack(anchors)  # [B, A, 4]
+def fcos_losses(head: Any, step: Step) -> dict[str, Tensor]:
+    """Losses of `FCOSHead` by level, [n] each."""
+    logits = step.outputs["cls_logits"]
+    places = torch.stack(step.anchors)  # [B, A, 4]
     labels, boxes = [], []
-    for one, match in zip(targets, matched, strict=True):
+    for one, match in zip(step.targets, step.matched, strict=True):
         if len(one["labels"]):
             at = match.clip(min=0)
             labels.append(torch.where(match < 0, -1, one["labels"][at]))
@@ -109,42 +111,37 @@ def fcos_losses(
     wanted[positive, label[positive]] = 1.0
     score = sigmoid_focal_loss(logits, wanted, reduction="none").sum(-1)  # [B, A]
 
-    found = head.box_coder.decode(outputs["bbox_regression"], places)  # [B, A, 4]
+    found = head.box_coder.decode(step.outputs["bbox_regression"], places)  # [B, A, 4]
     overlap = generalized_box_iou_loss(found[positive], box[positive], reduction="none")  # [k]
 
     edges = head.box_coder.encode(places, box)[positive]  # [k, 4]
     pairs = (edges[:, [0, 2]], edges[:, [1, 3]])
     middle = torch.stack([p.min(-1)[0] / p.max(-1)[0] for p in pairs]).prod(0).sqrt()  # [k]
     centre = F.binary_cross_entropy_with_logits(
-        outputs["bbox_ctrness"].squeeze(2)[positive], middle, reduction="none"
+        step.outputs["bbox_ctrness"].squeeze(2)[positive], middle, reduction="none"
     )  # [k]
 
     def levels(values: Tensor) -> Tensor:
-        return split_levels(values.new_zeros(label.shape).masked_scatter(positive, values), counts)
+        return split_levels(
+            values.new_zeros(label.shape).masked_scatter(positive, values), step.counts
+        )
 
     return {
-        "classification": split_levels(score, counts) / normaliser,
+        "classification": split_levels(score, step.counts) / normaliser,
         "bbox_regression": levels(overlap) / normaliser,
         "bbox_ctrness": levels(centre) / normaliser,
     }
 
 
-def ssd_losses(
-    model: Any,
-    counts: Sequence[int],
-    targets: Targets,
-    outputs: dict[str, Tensor],
-    anchors: list[Tensor],
-    matched: list[Tensor],
-) -> dict[str, Tensor]:
-    """Losses of `SSD` by level, [n] each; arguments as of `retinanet_losses`.
+def ssd_losses(model: Any, step: Step) -> dict[str, Tensor]:
+    """Losses of `SSD` by level, [n] each.
 
     Hard negatives are mined over all levels together, as SSD does, and split after.
     """
-    logits = outputs["cls_logits"]  # [B, A, C]
+    logits = step.outputs["cls_logits"]  # [B, A, C]
     boxes, labels, positives = [], [], 0
     for one, deltas, own, match in zip(
-        targets, outputs["bbox_regression"], anchors, matched, strict=True
+        step.targets, step.outputs["bbox_regression"], step.anchors, step.matched, strict=True
     ):
         positive = torch.where(match >= 0)[0]
         objects = match[positive]
@@ -166,6 +163,6 @@ def ssd_losses(
     # where there are too few negatives, mining reaches into the positives, which then count twice
     kept = score * (foreground.to(score.dtype) + mined.to(score.dtype))
     return {
-        "bbox_regression": split_levels(torch.stack(boxes), counts) / normaliser,
-        "classification": split_levels(kept, counts) / normaliser,
+        "bbox_regression": split_levels(torch.stack(boxes), step.counts) / normaliser,
+        "classification": split_levels(kept, step.counts) / normaliser,
     }

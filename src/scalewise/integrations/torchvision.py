@@ -35,7 +35,7 @@ from scalewise.integrations.attached import (
     drop_state,
     keep_from_broadcast,
 )
-from scalewise.integrations.dense import fcos_losses, retinanet_losses, ssd_losses
+from scalewise.integrations.dense import Step, fcos_losses, retinanet_losses, ssd_losses
 from scalewise.integrations.rcnn import box_losses, mask_losses, rpn_losses
 from scalewise.weighting import LearnedScheme, LossBalancer, Scheme, SchemeLike
 from scalewise.weighting.words import as_scheme
@@ -183,8 +183,8 @@ class DenseWiring(Wiring):
     def _compute_loss(
         self, targets: Any, outputs: Any, anchors: Any, matched: Any
     ) -> dict[str, Tensor]:
-        losses = self.losses(self.owner, self.counts, targets, outputs, anchors, matched)
-        return self.attached.weigh("dense", losses)
+        step = Step(self.counts, targets, outputs, anchors, matched)
+        return self.attached.weigh("dense", self.losses(self.owner, step))
 
 
 class RCNNWiring(Wiring):

@@ -1,0 +1,287 @@
+"""What level weights cost: time of a training step with and without scalewise.
+
+Each detector is trained twice from the same weights on the same batch, plain and weighted, and a
+third time plain: the null pair shows what the machine's noise alone makes of a ratio. A step is
+forward, loss, backward and SGD. The three take turns in a fresh random order in every round, and
+ratios are taken within a round. The interval holds the median ratio with at least 95 % (order
+statistics, no assumption on the noise).
+
+    python benchmarks/overhead.py --threads 2
+    python benchmarks/overhead.py --device cuda --size 640 --batch 16 --bf16
+    python benchmarks/overhead.py --profile
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import io
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from detector_step import CLASSES, make_batch, processor, write
+from scipy.stats import binom
+from torch import Tensor, nn
+
+import scalewise as sw
+from scalewise.detectors import Batch
+from scalewise.integrations.ultralytics_loss import attach as attach_ultralytics
+
+Losses = Callable[[], Tensor]
+CONTENDERS = ("plain", "weighted", "plain again")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A detector and how to put level weights on it.
+
+    Attributes:
+        model: in training mode, on the device.
+        losses: (model) -> a function that returns the total loss of the batch.
+        weigh: (model) -> the same with level weights, made on a copy of the model.
+    """
+
+    model: nn.Module
+    losses: Callable[[Any], Losses]
+    weigh: Callable[[Any], Losses]
+
+
+def batch_of(args: argparse.Namespace) -> Batch:
+    """On the device."""
+    return Batch(*(part.to(args.device) for part in make_batch(args.batch, args.size, 8)))
+
+
+def torchvision_pair(name: str, args: argparse.Namespace) -> Pair:
+    """A model of torchvision with ResNet50, its size fixed to that of the images."""
+    make = getattr(torchvision.models.detection, name)
+    model = make(
+        weights=None, weights_backbone=None, num_classes=CLASSES + 1,
+        min_size=args.size, max_size=args.size,
+    )  # fmt: skip
+    batch = batch_of(args)
+    images = list(batch.images.float() / 255)
+    targets = [
+        {"boxes": boxes[valid], "labels": labels[valid] + 1}
+        for boxes, labels, valid in zip(batch.boxes, batch.labels, batch.valid, strict=True)
+    ]
+
+    def losses(model: Any) -> Losses:
+        return lambda: torch.stack(list(model(images, targets).values())).sum()
+
+    def weigh(model: Any) -> Losses:
+        sw.attach(model, args.scheme)
+        return losses(model)
+
+    return Pair(model, losses, weigh)
+
+
+def own_pair(args: argparse.Namespace) -> Pair:
+    """Our ATSS: the losses come by level, so that plain means to add them up."""
+    model = sw.detectors.atss("mobilenet_v2", CLASSES, width=64, depth=2)
+    batch = batch_of(args)
+
+    def levels(model: Any) -> Tensor:
+        return torch.stack(list(model(batch).values())).sum(0)
+
+    def weigh(model: Any) -> Losses:
+        balancer = sw.LossBalancer(model.num_levels, args.scheme).to(args.device)
+        return lambda: balancer(levels(model))
+
+    return Pair(model, lambda model: lambda: levels(model).sum(), weigh)
+
+
+def ultralytics_pair(name: str, args: argparse.Namespace) -> Pair:
+    """A YOLO of Ultralytics, with random weights."""
+    from ultralytics.cfg import get_cfg
+    from ultralytics.nn.tasks import DetectionModel
+
+    model = DetectionModel(name, nc=CLASSES, verbose=False)
+    model.args = get_cfg()
+    batch = batch_of(args)
+    corner, opposite = batch.boxes.split(2, dim=-1)
+    boxes = torch.cat(((corner + opposite) / 2, opposite - corner), dim=-1) / args.size
+    data = {
+        "img": batch.images.float() / 255,
+        "bboxes": boxes[batch.valid],
+        "cls": batch.labels[batch.valid].float()[:, None],
+        "batch_idx": batch.valid.nonzero()[:, 0].float(),
+    }
+
+    def losses(model: Any) -> Losses:
+        return lambda: model(data)[0].sum()
+
+    def weigh(model: Any) -> Losses:
+        attach_ultralytics(model, args.scheme)
+        return losses(model)
+
+    return Pair(model, losses, weigh)
+
+
+PAIRS: dict[str, Callable[[argparse.Namespace], Pair]] = {
+    "torchvision FCOS": partial(torchvision_pair, "fcos_resnet50_fpn"),
+    "torchvision RetinaNet": partial(torchvision_pair, "retinanet_resnet50_fpn"),
+    "torchvision Faster R-CNN": partial(torchvision_pair, "fasterrcnn_resnet50_fpn"),
+    "Ultralytics YOLO11n": partial(ultralytics_pair, "yolo11n.yaml"),
+    "scalewise ATSS": own_pair,
+}
+
+
+def steps(pair: Pair, args: argparse.Namespace) -> dict[str, Callable[[], None]]:
+    """The three contenders of a pair."""
+    made = {}
+    for name in CONTENDERS:
+        model = copy.deepcopy(pair.model).to(args.device).train()
+        total = (pair.weigh if name == "weighted" else pair.losses)(model)
+        made[name] = partial(one_step, total, model, args)
+    return made
+
+
+def one_step(total: Losses, model: nn.Module, args: argparse.Namespace) -> None:
+    """Forward, loss, backward, SGD at a rate that changes nothing much."""
+    with torch.autocast(args.device, dtype=torch.bfloat16, enabled=args.bf16):
+        loss = total()
+    loss.backward()
+    with torch.no_grad():
+        trained = [p for p in model.parameters() if p.grad is not None]
+        torch._foreach_add_(trained, [p.grad for p in trained], alpha=-1e-6)
+    model.zero_grad()
+
+
+def measure(
+    contenders: dict[str, Callable[[], None]], args: argparse.Namespace
+) -> dict[str, list[float]]:
+    """Seconds per step, round by round."""
+
+    def timed(step: Callable[[], None]) -> float:
+        if args.device == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        step()
+        if args.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    for step in contenders.values():
+        for _ in range(3):
+            step()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(args.rounds):
+        for name in random.sample(list(contenders), len(contenders)):
+            seconds[name].append(timed(contenders[name]))
+    return seconds
+
+
+def percent(times: list[float], base: list[float]) -> tuple[float, float, float]:
+    """Median of the paired ratio and its interval, as per cent above 1."""
+    ratios = sorted(100 * (a / b - 1) for a, b in zip(times, base, strict=True))
+    outside = int(binom.ppf(0.025, len(ratios), 0.5))
+    low, high = ratios[max(0, outside - 1)], ratios[min(len(ratios), len(ratios) - outside + 1) - 1]
+    return statistics.median(ratios), low, high
+
+
+def row(name: str, seconds: dict[str, list[float]]) -> list[str]:
+    """One line of the table."""
+    base = seconds["plain"]
+    weighted = percent(seconds["weighted"], base)
+    null = percent(seconds["plain again"], base)
+    return [
+        name,
+        f"{1000 * statistics.median(base):.1f}",
+        f"{weighted[0]:+.2f}",
+        f"{weighted[1]:+.2f} to {weighted[2]:+.2f}",
+        f"{null[0]:+.2f}",
+        f"{null[1]:+.2f} to {null[2]:+.2f}",
+    ]
+
+
+def profile(pair: Pair, args: argparse.Namespace) -> str:
+    """Where the weighted step spends what the plain one does not, by operation."""
+    tables = {}
+    for name, step in steps(pair, args).items():
+        for _ in range(3):
+            step()
+        with torch.profiler.profile() as recorded:
+            for _ in range(args.rounds):
+                step()
+        tables[name] = {
+            event.key: (event.count / args.rounds, event.self_cpu_time_total / args.rounds)
+            for event in recorded.key_averages()
+        }
+    plain, weighted = tables["plain"], tables["weighted"]
+    extra = {}
+    for key in plain | weighted:
+        (count, cost), (before, cost_before) = (t.get(key, (0, 0)) for t in (weighted, plain))
+        extra[key] = (count - before, cost - cost_before)
+    changed = {key: value for key, value in extra.items() if abs(value[0]) > 1e-9}
+    most = sorted(changed.items(), key=lambda item: -abs(item[1][1]))[:12]
+    lines = ["| operation | calls a step | self CPU us a step |", "| --- | ---: | ---: |"]
+    lines += [f"| `{key}` | {count:+.2f} | {cost:+.1f} |" for key, (count, cost) in most]
+    total = sum(count for count, _ in changed.values())
+    return "\n".join([*lines, "", f"All operations together: {total:+.1f} calls a step."])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--size", type=int, default=192)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--scheme", default="rlo")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--only", choices=PAIRS, help="one detector instead of all")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
+    parser.add_argument("--profile", action="store_true", help="operations instead of time")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    random.seed(0)
+    names = [args.only] if args.only else list(PAIRS)
+    head = f"""`python benchmarks/overhead.py {" ".join(sys.argv[1:])}`
+
+{processor(args.device)}, {args.threads} threads; Python {platform.python_version()},
+torch {torch.__version__}, torchvision {version("torchvision")}, ultralytics
+{version("ultralytics")}, scalewise {sw.__version__}. {args.size} px, batch {args.batch},
+{"bfloat16 autocast" if args.bf16 else "float32"}, scheme {args.scheme}, interval 100."""
+    if args.profile:
+        parts = [f"## {name}\n\n{profile(PAIRS[name](args), args)}" for name in names]
+        text = f"# What level weights add to a step, {args.device}\n\n{head}\n\nDifference of the "
+        text += "weighted to the plain step, by operation; the twelve that change most.\n\n"
+        write(args.out / f"overhead_profile_{args.device}.md", text + "\n\n".join(parts) + "\n")
+        print(text + "\n\n".join(parts))
+        return
+    rows = [["detector", "plain_ms", "weighted_percent", "interval", "null_percent", "interval"]]
+    for name in names:
+        rows.append(row(name, measure(steps(PAIRS[name](args), args), args)))
+        print(*rows[-1], flush=True)
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(rows)
+    lines = ["| " + " | ".join(line) + " |" for line in rows]
+    lines.insert(1, "| --- |" + " ---: |" * (len(rows[0]) - 1))
+    text = f"""# Time of a training step with level weights, {args.device}
+
+{head}
+Median over {args.rounds} rounds of the ratio to the plain step within a round, in per cent above 1,
+with its 95 % interval; beside it the same for a second plain copy, which is noise alone.
+
+"""
+    write(args.out / f"overhead_{args.device}.csv", stream.getvalue())
+    write(args.out / f"overhead_{args.device}.md", text + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
