@@ -79,7 +79,15 @@ def __getattr__(name: str) -> Any:
     if name in _WEIGHTING:
         return getattr(importlib.import_module("scalewise.weighting"), name)
     if name in _FUNCTIONS:
-        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
+        try:
+            return getattr(importlib.import_module(_FUNCTIONS[name]), name)
+        except ModuleNotFoundError as error:
+            missing = str(error.name).partition(".")[0]
+            if missing == "scalewise":
+                raise
+            raise ImportError(
+                f"scalewise.{name} needs the package {missing}: pip install {missing}"
+            ) from None
     if name in _MODULES:
         return importlib.import_module(f"scalewise.{name}")
     raise AttributeError(f"module 'scalewise' has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 
 import pytest
@@ -97,3 +98,10 @@ def test_what_cannot_be_handled_is_refused_and_left_alone() -> None:
         assert vars(model) == before
     with pytest.raises(AttachError, match="trains weights by back-propagation"):
         attach(make("fcos"), "uncertainty")
+
+
+def test_without_torchvision_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "scalewise.integrations.torchvision")
+    monkeypatch.setitem(sys.modules, "torchvision.models.detection", None)
+    with pytest.raises(ImportError, match=r"scalewise\.attach needs the package torchvision: pip"):
+        _ = sw.attach
