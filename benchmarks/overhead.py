@@ -110,7 +110,7 @@ def ultralytics_pair(name: str, args: argparse.Namespace) -> Pair:
     model = DetectionModel(name, nc=CLASSES, verbose=False)
     model.args = get_cfg()
     batch = batch_of(args)
-    corner, opposite = batch.boxes.split(2, dim=-1)
+    corner, opposite = batch.boxes[..., :2], batch.boxes[..., 2:]
     boxes = torch.cat(((corner + opposite) / 2, opposite - corner), dim=-1) / args.size
     data = {
         "img": batch.images.float() / 255,
@@ -140,7 +140,7 @@ PAIRS: dict[str, Callable[[argparse.Namespace], Pair]] = {
 
 def steps(pair: Pair, args: argparse.Namespace) -> dict[str, Callable[[], None]]:
     """The three contenders of a pair."""
-    made = {}
+    made: dict[str, Callable[[], None]] = {}
     for name in CONTENDERS:
         model = copy.deepcopy(pair.model).to(args.device).train()
         total = (pair.weigh if name == "weighted" else pair.losses)(model)
@@ -152,10 +152,11 @@ def one_step(total: Losses, model: nn.Module, args: argparse.Namespace) -> None:
     """Forward, loss, backward, SGD at a rate that changes nothing much."""
     with torch.autocast(args.device, dtype=torch.bfloat16, enabled=args.bf16):
         loss = total()
-    loss.backward()
+    torch.autograd.backward(loss)
     with torch.no_grad():
-        trained = [p for p in model.parameters() if p.grad is not None]
-        torch._foreach_add_(trained, [p.grad for p in trained], alpha=-1e-6)
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.add_(parameter.grad, alpha=-1e-6)
     model.zero_grad()
 
 

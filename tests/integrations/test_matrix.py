@@ -1,53 +1,74 @@
-"""Every framework and model family x every check."""
+"""Every framework and model family x every check; `benchmarks/support.py` makes a table of it."""
 
 from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 from checks import CHECKS, LEVELS, run_two_processes, same_weights, two_processes
 from subject import Subject
 
-MODULES = ("torchvision_models",)
+MODULES = ("torchvision_models", "own_models", "ultralytics_models", "mmdet_models")
+OPTIONAL = ("torchvision", "ultralytics", "mmengine", "mmcv", "mmdet")
+Note = Callable[[str, object], None]
 
 
-def found() -> list[tuple[str, str, Subject]]:
-    """Module, key and subject of every family whose framework is installed."""
-    rows = []
+@dataclass(frozen=True)
+class Row:
+    """A family whose framework is installed."""
+
+    module: str
+    key: str
+    subject: Subject
+
+    def __str__(self) -> str:
+        return f"{self.subject.framework.split()[0]}-{self.subject.family}"
+
+    def note(self, record_property: Note, check: str) -> None:
+        """Say in the test report what was run."""
+        for name in ("framework", "family", "way"):
+            record_property(name, getattr(self.subject, name))
+        record_property("check", check)
+
+
+def rows() -> list[Row]:
+    """All families that can be run here."""
+    found = []
     for module in MODULES:
         try:
-            subjects = importlib.import_module(module).SUBJECTS
+            subjects: dict[str, Subject] = importlib.import_module(module).SUBJECTS
         except ModuleNotFoundError as error:
-            if error.name is None or error.name.split(".")[0] not in ("ultralytics", "torchvision"):
+            if str(error.name).partition(".")[0] not in OPTIONAL:
                 raise
             continue
-        rows += [(module, key, subject) for key, subject in subjects.items()]
-    return rows
+        found += [Row(module, key, subject) for key, subject in subjects.items()]
+    return found
 
 
-ROWS = found()
-IDS = [f"{subject.framework.split()[0]}-{subject.family}" for _, _, subject in ROWS]
-each = pytest.mark.parametrize(("module", "key", "subject"), ROWS, ids=IDS)
+each = pytest.mark.parametrize("row", rows(), ids=str)
+ranks = functools.cache(run_two_processes)
 
 
 @pytest.mark.parametrize("check", CHECKS)
 @each
-def test_matrix(module: str, key: str, subject: Subject, check: str) -> None:
-    CHECKS[check](subject)
+def test_matrix(row: Row, check: str, record_property: Note) -> None:
+    row.note(record_property, check)
+    CHECKS[check](row.subject)
 
 
 @pytest.mark.parametrize("levels", LEVELS)
 @each
-def test_levels(module: str, key: str, subject: Subject, levels: int) -> None:
-    if levels not in subject.levels:
-        pytest.skip(f"{subject.family} has {subject.levels} levels")
-    same_weights(subject, levels)
-
-
-_ranks = functools.cache(run_two_processes)
+def test_levels(row: Row, levels: int, record_property: Note) -> None:
+    row.note(record_property, f"{levels} level{'s' if levels > 1 else ''}")
+    if levels not in row.subject.levels:
+        pytest.skip(f"{row.subject.family} has {' or '.join(map(str, row.subject.levels))} levels")
+    same_weights(row.subject, levels)
 
 
 @each
-def test_ddp(module: str, key: str, subject: Subject) -> None:
-    two_processes(subject, _ranks(module)[key])
+def test_ddp(row: Row, record_property: Note) -> None:
+    row.note(record_property, "2 processes")
+    two_processes(row.subject, ranks(row.module)[row.key])
