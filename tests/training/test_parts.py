@@ -20,7 +20,7 @@ from scalewise.training.config import TrainConfig
 from scalewise.training.fit import MovingAverage, WholeFiles
 from scalewise.training.module import rate
 from scalewise.training.picture import draw_levels
-from scalewise.training.schemes import parse_scheme
+from scalewise.training.schemes import build_balancer, parse_scheme
 from scalewise.training.trace import Interval, Trace
 from scalewise.weighting import AVW, RLO, LossBalancer
 
@@ -73,6 +73,20 @@ def test_schemes_from_words() -> None:
 def test_wrong_schemes_are_explained(words: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse_scheme(words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scheme": "static:weights=1+2"}, "2 static weights for 5 levels"),
+        ({"scheme": "uncertainty", "normalize": "loss"}, "normalize='loss' does not apply"),
+    ],
+)
+def test_options_that_do_not_go_together_are_explained(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        build_balancer(5, TrainConfig(**changes))
 
 
 def fill(trace: Trace, steps: range) -> None:

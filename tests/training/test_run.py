@@ -18,8 +18,9 @@ from scalewise.data import open_split
 from scalewise.errors import UserError
 from scalewise.training import runs
 from scalewise.training.config import TrainConfig
-from scalewise.training.fit import build_balancer, train
+from scalewise.training.fit import train
 from scalewise.training.inference import evaluate, load_run, predict
+from scalewise.training.schemes import build_balancer
 from scalewise.weighting import RLO
 
 Tiny = Callable[..., TrainConfig]
@@ -60,7 +61,7 @@ def test_trace_replayed_gives_the_weights_and_actions(tiny: Tiny, trained: Path)
     trace = pq.read_table(trained / "trace.parquet")
     assert trace["step"].to_pylist() == list(range(10))
     assert trace["epoch"].to_pylist() == [0] * 5 + [1] * 5
-    balancer = build_balancer(runs.load_config(trained), 5)
+    balancer = build_balancer(5, runs.load_config(trained))
     for row in trace.to_pylist():
         losses = [
             sum(v for k, v in row.items() if k.startswith("loss/") and k.endswith(p))

@@ -42,7 +42,7 @@ class Recording:
         self.missed = 0
         self._balancer = balancer
         self._every = every
-        self._calls = _calls(balancer)
+        self._calls = balancer.calls
         self._source: tuple[Tensor | None, int] = (None, -1)
         self._interval: Interval | None = None
         self._device: torch.device | None = None
@@ -121,7 +121,7 @@ class Recording:
             self._device = losses.device
         self._trace.add(self.steps, None, None, losses.detach().float()[None], None, self._interval)
         self.steps += 1
-        self._calls = _calls(balancer)
+        self._calls = balancer.calls
         if self.steps % self._every == 0:
             self._trace.save()
 
@@ -133,13 +133,8 @@ class Recording:
         return balancer.training and torch.is_grad_enabled()
 
     def _count_missed(self) -> None:
-        self.missed += max(0, _calls(self._balancer) - self._calls)
-        self._calls = _calls(self._balancer)
-
-
-def _calls(balancer: LossBalancer) -> int:
-    """Recorded calls ever, known without asking the device."""
-    return balancer._clock.calls
+        self.missed += max(0, self._balancer.calls - self._calls)
+        self._calls = self._balancer.calls
 
 
 class _Hook:

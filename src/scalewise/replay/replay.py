@@ -14,7 +14,7 @@ from torch import Tensor
 from scalewise.errors import UsageError
 from scalewise.training.config import TrainConfig
 from scalewise.training.runs import load_config
-from scalewise.training.schemes import parse_scheme
+from scalewise.training.schemes import build_balancer, parse_scheme
 from scalewise.weighting import LearnedScheme, LossBalancer
 
 
@@ -73,7 +73,7 @@ def replay(losses: Tensor, setting: Setting) -> Replayed:
         UsageError: the setting cannot be replayed or does not fit the losses.
     """
     rows = setting.interval * setting.accumulate
-    balancer = _balancer(losses.shape[1], setting)
+    balancer = build_balancer(losses.shape[1], setting)
     if len(losses) < rows:
         raise UsageError(
             f"an interval of {rows} rows does not end within the {len(losses)} rows there are; "
@@ -159,20 +159,6 @@ def grid(schemes: str, intervals: str, base: Setting) -> list[Setting]:
                 "record of losses holds"
             )
     return settings
-
-
-def _balancer(levels: int, setting: Setting) -> LossBalancer:
-    try:
-        return LossBalancer(
-            levels,
-            parse_scheme(setting.scheme),
-            interval=setting.interval,
-            normalize=setting.normalize,
-            accumulate=setting.accumulate,
-            seed=setting.seed,
-        )
-    except ValueError as error:
-        raise UsageError(f"{setting.scheme}, interval {setting.interval}: {error}") from None
 
 
 def _state(balancer: LossBalancer) -> tuple[Tensor, int, Tensor]:

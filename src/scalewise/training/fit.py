@@ -29,9 +29,8 @@ from scalewise.training.picture import draw_levels
 from scalewise.training.progress import Bar, progress_callback
 from scalewise.training.recorder import LevelRecorder
 from scalewise.training.runs import RunError
-from scalewise.training.schemes import parse_scheme
+from scalewise.training.schemes import build_balancer
 from scalewise.training.scoring import Scoring
-from scalewise.weighting import LossBalancer
 
 
 def train(config: TrainConfig) -> Path:
@@ -50,7 +49,7 @@ def train(config: TrainConfig) -> Path:
     training, validation = open_splits(config)
     L.seed_everything(config.seed, verbose=False)
     detector = build_detector(config, len(training.classes), config.weights_backbone)
-    balancer = build_balancer(config, detector.num_levels)
+    balancer = build_balancer(detector.num_levels, config)
     name = config.name or f"{config.detector}-{config.scheme.partition(':')[0]}"
     run = Path(config.out) / name
     if runs.is_main_process():  # the only one that writes to the folder
@@ -93,7 +92,7 @@ def resume(run: Path) -> Path:
         )
     L.seed_everything(config.seed, verbose=False)
     detector = build_detector(config, len(training.classes), None)
-    balancer = build_balancer(config, detector.num_levels)
+    balancer = build_balancer(detector.num_levels, config)
     if runs.is_main_process():
         print(f"resuming {run} from {path}", flush=True)
     _fit(run, config, training, validation, DetectionModule(detector, balancer, config), path)
@@ -121,18 +120,6 @@ def build_detector(config: TrainConfig, classes: int, weights: str | None) -> De
     except (ValueError, OSError, ImportError) as error:
         raise UserError(f"detector {config.detector} on {config.backbone}: {error}") from None
     return detector
-
-
-def build_balancer(config: TrainConfig, levels: int) -> LossBalancer:
-    """The balancer that the options describe."""
-    return LossBalancer(
-        levels,
-        parse_scheme(config.scheme),
-        interval=config.interval,
-        normalize=config.normalize,
-        accumulate=config.accumulate,
-        seed=config.seed,
-    )
 
 
 def loader_workers(config: TrainConfig) -> int:

@@ -124,6 +124,11 @@ class LossBalancer(nn.Module):
         self.register_buffer("finished", torch.zeros(3, num_levels))  # moments
 
     @property
+    def calls(self) -> int:
+        """Number of recorded calls ever, known without asking the device."""
+        return self._clock.calls
+
+    @property
     def intervals(self) -> int:
         """Number of finished intervals, known without asking the device."""
         return self._clock.intervals
