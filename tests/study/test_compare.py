@@ -49,20 +49,40 @@ def _until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> N
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., TrainConfig]) -> Path:
-    """A study that was killed in its second run, after a checkpoint."""
+def stopped(
+    tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., TrainConfig]
+) -> tuple[Path, str, int]:
+    """A study that Ctrl-C ended in its second run: folder, what it printed, exit status."""
     folder = tmp_path_factory.mktemp("compare")
     config = tiny(
-        folder, epochs=3, checkpoint_every=2, normalize="loss", gradient_every=3, holdout=0.25
+        folder, epochs=4, checkpoint_every=2, normalize="loss", gradient_every=3, holdout=0.25
     )
     file = _study_file(config, folder / "plan.yaml", ["equal", "rlo", "uncertainty"])
     study = folder / "study"
     process = subprocess.Popen(
         [*COMMAND, "compare", "--config", str(file), "--out", str(study)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    _until((cell_folder(study, RLO) / "checkpoints" / "last.ckpt").is_file, process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the study and to its run
+    printed, _ = process.communicate(timeout=LIMIT)
+    return study, printed.decode(), process.returncode
+
+
+@pytest.fixture(scope="module")
+def killed(stopped: tuple[Path, str, int]) -> Path:
+    """The same study after a second call, which was killed after another checkpoint."""
+    study = stopped[0]
+    checkpoint = cell_folder(study, RLO) / "checkpoints" / "last.ckpt"
+    stamp = checkpoint.stat().st_mtime_ns
+    process = subprocess.Popen(
+        [*COMMAND, "compare", "--out", str(study)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    _until((cell_folder(study, RLO) / "checkpoints" / "last.ckpt").is_file, process)
+    _until(lambda: checkpoint.stat().st_mtime_ns != stamp, process)
     process.kill()
     process.wait()
     return study
@@ -70,7 +90,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., TrainCo
 
 @pytest.fixture(scope="module")
 def resumed(killed: Path) -> tuple[Path, str, int, int]:
-    """The same study after a second call: folder, what it printed, exit status, time stamp."""
+    """The same study after a third call: folder, what it printed, exit status, time stamp."""
     stamp = (cell_folder(killed, EQUAL) / "metrics.json").stat().st_mtime_ns
     done = subprocess.run(
         [*COMMAND, "compare", "--out", str(killed)],
@@ -82,7 +102,17 @@ def resumed(killed: Path) -> tuple[Path, str, int, int]:
     return killed, done.stdout + done.stderr, done.returncode, stamp
 
 
-def test_a_second_call_runs_only_what_is_missing(resumed: tuple[Path, str, int, int]) -> None:
+def test_ctrl_c_ends_tidily_and_says_how_to_go_on(stopped: tuple[Path, str, int]) -> None:
+    study, printed, status = stopped
+    assert status == 130
+    assert f"scalewise compare --out {study}" in printed
+    assert "Traceback" not in printed
+    metrics = read_metrics(cell_folder(study, RLO))
+    assert metrics is not None
+    assert metrics["status"] == "interrupted"
+
+
+def test_another_call_runs_only_what_is_missing(resumed: tuple[Path, str, int, int]) -> None:
     study, printed, _status, stamp = resumed
     assert "3 runs, 2 to do" in printed
     assert (cell_folder(study, EQUAL) / "metrics.json").stat().st_mtime_ns == stamp
@@ -95,7 +125,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_left_alone(
     study = resumed[0]
     folder = cell_folder(study, RLO)
     attempts = sorted(p.name for p in (folder / "logs").iterdir())
-    assert attempts == ["attempt-1", "attempt-2"]
+    assert attempts == ["attempt-1", "attempt-2", "attempt-3"]
     config = cell_config(study, load_plan(study), RLO)
     alone = train(dataclasses.replace(config, out=str(tmp_path)))
     assert read_trace(folder / "trace.parquet").equals(read_trace(alone / "trace.parquet"))

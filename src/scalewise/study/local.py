@@ -22,6 +22,9 @@ Report = Callable[[Cell, "Record | str | None"], None]
 """Told of each cell: None when it starts, its record when it is done, the reason when it failed."""
 
 
+GRACE = 20.0  # seconds that interrupted runs have for ending by themselves
+
+
 @dataclass
 class _Running:
     cell: Cell
@@ -66,12 +69,15 @@ def run_local(
             tick()
             if running:
                 _wait(running[0].process, 0.5)
+    except KeyboardInterrupt:
+        # a terminal interrupts the runs too, which then write where they stopped
+        _wait_for_all(running, GRACE)
+        raise
     finally:
         for one in running:
             _close(one)
-        deadline = time.monotonic() + 60
+        _wait_for_all(running, 60)
         for one in running:
-            _wait(one.process, max(0.1, deadline - time.monotonic()))
             one.process.kill()
             one.process.wait()
 
@@ -128,6 +134,12 @@ def _close(one: _Running) -> None:
     assert one.process.stdin is not None
     one.process.stdin.close()
     one.log.close()
+
+
+def _wait_for_all(running: list[_Running], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    for one in running:
+        _wait(one.process, max(0.1, deadline - time.monotonic()))
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:

@@ -298,7 +298,7 @@ def _checkpoints(run: Path, config: TrainConfig) -> list[ModelCheckpoint]:
     ]
     if config.checkpoint_every:
         callbacks.append(
-            ModelCheckpoint(**fixed, filename="last", every_n_train_steps=config.checkpoint_every)
+            MidEpoch(**fixed, filename="last", every_n_train_steps=config.checkpoint_every)
         )
     return callbacks
 
@@ -310,6 +310,19 @@ def _optional_callbacks(config: TrainConfig) -> list[L.Callback]:
     if config.patience:
         callbacks.append(EarlyStopping("AP", mode="max", patience=config.patience))
     return callbacks
+
+
+class MidEpoch(ModelCheckpoint):
+    """Checkpoints between steps, but none after an epoch's last one.
+
+    A run that goes on from there would leave out the epoch's validation. The checkpoint of the
+    epoch follows right after that.
+    """
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Save when it is due."""
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            super().on_train_batch_end(trainer, *args, **kwargs)
 
 
 class MovingAverage(WeightAveraging):
