@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from scalewise.weighting import LossBalancer
 
 NAME = "scalewise"  # of the submodule, and so of its keys in the model's state
-IGNORED = "_ddp_params_and_buffers_to_ignore"  # DDP's name for it
 
 
 class AttachedBalancer(nn.Module):
@@ -78,20 +77,3 @@ def drop_state(module: nn.Module, state: dict[str, Any], prefix: str, *others: A
     if NAME not in module._modules:
         for key in [key for key in state if key.startswith(f"{prefix}{NAME}.")]:
             del state[key]
-
-
-def keep_from_broadcast(model: nn.Module, attached: nn.Module) -> None:
-    """Have data parallelism leave the weighting state alone: the balancers merge it themselves.
-
-    DDP copies rank 0's buffers to all ranks before each forward pass, which would replace what they
-    have recorded. It asks the module that it wraps what to leave out.
-
-    Args:
-        model: the detector, which DDP will wrap.
-        attached: its balancer; a module without buffers takes the entries back.
-    """
-    names = [n for n in getattr(model, IGNORED, []) if not n.startswith(f"{NAME}.")]
-    names += [f"{NAME}.{name}" for name, _ in attached.named_buffers()]
-    setattr(model, IGNORED, names)
-    if not names:
-        delattr(model, IGNORED)

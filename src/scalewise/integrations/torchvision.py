@@ -29,13 +29,9 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import MultiScaleRoIAlign
 
 from scalewise.errors import UserError
-from scalewise.integrations.attached import (
-    NAME,
-    AttachedBalancer,
-    drop_state,
-    keep_from_broadcast,
-)
+from scalewise.integrations.attached import NAME, AttachedBalancer, drop_state
 from scalewise.integrations.dense import Step, fcos_losses, retinanet_losses, ssd_losses
+from scalewise.integrations.loops import give_back_to_broadcast, keep_from_broadcast
 from scalewise.integrations.rcnn import box_losses, mask_losses, rpn_losses
 from scalewise.weighting import LearnedScheme, LossBalancer, Scheme, SchemeLike
 from scalewise.weighting.words import as_scheme
@@ -98,7 +94,7 @@ def attach(
     model.add_module(NAME, attached)
     wiring.connect(attached)
     attached.wiring = wiring
-    keep_from_broadcast(model, attached)
+    keep_from_broadcast(model)
     return attached
 
 
@@ -111,7 +107,7 @@ def detach(model: nn.Module) -> None:
     if isinstance(attached, AttachedBalancer):
         attached.wiring.disconnect()
         del model._modules[NAME]
-        keep_from_broadcast(model, nn.Module())
+        give_back_to_broadcast(model, NAME)
     if not any(hook is drop_state for hook in _load_hooks(model)):
         cast(Any, model).register_load_state_dict_pre_hook(drop_state)
 

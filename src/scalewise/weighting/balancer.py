@@ -129,6 +129,11 @@ class LossBalancer(nn.Module):
         return self._clock.calls
 
     @property
+    def last_losses(self) -> Tensor:
+        """The unweighted losses of the last recorded call, float32 [n]; all 0 before the first."""
+        return self.block[(self.calls - 1) % BLOCK].clone()
+
+    @property
     def intervals(self) -> int:
         """Number of finished intervals, known without asking the device."""
         return self._clock.intervals

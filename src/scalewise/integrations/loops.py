@@ -1,0 +1,97 @@
+"""What training loops of other frameworks need: finding balancers, reading and checking them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from scalewise.errors import UserError
+from scalewise.weighting import LossBalancer
+
+IGNORED = "_ddp_params_and_buffers_to_ignore"  # what DDP asks the module that it wraps
+
+
+class LoopError(UserError, ValueError):
+    """A training loop whose settings do not fit its balancers, with the reason."""
+
+
+def find_balancers(module: nn.Module) -> dict[str, LossBalancer]:
+    """The balancers of a module by their names as submodules."""
+    return {name: m for name, m in module.named_modules() if isinstance(m, LossBalancer)}
+
+
+def readings(balancers: Mapping[str, LossBalancer]) -> dict[str, float]:
+    """What to log of balancers; one copy from the device to the host for each.
+
+    Args:
+        balancers: by name.
+
+    Returns:
+        "loss/level0", ...: the last recorded call's unweighted losses, where there is one.
+        "weight/level0", ...: the weights from the next call on. Of a scheme with a policy also
+        "probability/<action>" and "action", its number, -1 in the first interval. With several
+        balancers each name starts with the balancer's and a slash.
+    """
+    values: dict[str, float] = {}
+    for name, balancer in balancers.items():
+        prefix = f"{name}/" if len(balancers) > 1 else ""
+        levels = [f"level{level}" for level in range(balancer.num_levels)]
+        names = [f"weight/{level}" for level in levels]
+        parts = [balancer.weights]
+        if balancer.calls:
+            names += [f"loss/{level}" for level in levels]
+            parts.append(balancer.last_losses)
+        if actions := getattr(balancer.scheme, "action_names", ()):
+            scheme = cast(Any, balancer.scheme)
+            names += [f"probability/{action}" for action in actions] + ["action"]
+            parts += [scheme.probabilities, scheme.action.view(1).float()]
+        numbers = torch.cat(parts).tolist()
+        values |= {prefix + key: value for key, value in zip(names, numbers, strict=True)}
+    return values
+
+
+def keep_from_broadcast(module: nn.Module) -> None:
+    """Tell `DistributedDataParallel` to leave a module's balancers alone; before it wraps it.
+
+    It would copy rank 0's buffers to all ranks before each forward pass, and so replace what the
+    others recorded. Parameters of a scheme (`uncertainty`) stay in its care.
+    """
+    ignored = set(getattr(module, IGNORED, ()))
+    for prefix, balancer in find_balancers(module).items():
+        ignored |= {name for name, _ in balancer.named_buffers(prefix)}
+    setattr(module, IGNORED, sorted(ignored))
+
+
+def give_back_to_broadcast(module: nn.Module, prefix: str) -> None:
+    """Undo `keep_from_broadcast` for what a submodule of that name held."""
+    kept = [name for name in getattr(module, IGNORED, ()) if not name.startswith(f"{prefix}.")]
+    setattr(module, IGNORED, kept)
+    if not kept:
+        delattr(module, IGNORED)
+
+
+def check_balancers(balancers: Mapping[str, LossBalancer], accumulate: int, option: str) -> None:
+    """Refuse balancers that cannot work in a loop.
+
+    Args:
+        balancers: by name.
+        accumulate: the loop's forward passes per optimizer step.
+        option: what the loop calls that, for the message.
+
+    Raises:
+        LoopError: one counts other windows, or was made in half precision.
+    """
+    for name, balancer in balancers.items():
+        if balancer.accumulate != accumulate:
+            raise LoopError(
+                f"balancer {name!r} has accumulate={balancer.accumulate}, but {option} is "
+                f"{accumulate}; make it with LossBalancer(..., accumulate={accumulate})"
+            )
+        if balancer.weights.dtype != torch.float32:
+            raise LoopError(
+                f"balancer {name!r} was made or loaded in {balancer.weights.dtype}, which rounds "
+                "its weights; make it after the model was loaded, in float32"
+            )

@@ -1,0 +1,74 @@
+"""The level weights in what a Hugging Face `Trainer` logs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from scalewise.integrations.loops import (
+    LoopError,
+    check_balancers,
+    find_balancers,
+    keep_from_broadcast,
+    readings,
+)
+from scalewise.weighting import LossBalancer
+
+
+def log_levels(trainer: Any) -> None:
+    """Let a `transformers.Trainer` log its model's balancers, and check that they fit.
+
+    Call it once, before `trainer.train()`. What the trainer logs of training (every
+    `logging_steps`) then holds the values of `scalewise.integrations.loops.readings` too, in
+    `state.log_history`, on the console and in every reporter; a callback could not do that, as the
+    reporters come before it. In data-parallel training the balancers' records are kept apart by
+    rank.
+
+    Args:
+        trainer: its model has `LossBalancer`s among its submodules, so that `Trainer` saves and
+            restores them with the model.
+
+    Raises:
+        LoopError: there is none; one counts other windows than `gradient_accumulation_steps`, was
+            loaded in half precision or from a checkpoint without it; or the trainer would put the
+            model into `DataParallel`, whose copies forget what they see.
+    """
+    balancers = find_balancers(trainer.model)
+    if not balancers:
+        raise LoopError(
+            f"log_levels: there is no LossBalancer among the submodules of "
+            f"{type(trainer.model).__name__}; make it one, so that Trainer saves it"
+        )
+    steps = trainer.args.gradient_accumulation_steps
+    check_balancers(balancers, steps, "gradient_accumulation_steps")
+    for name, balancer in balancers.items():
+        _check_initialised(name, balancer)
+    if trainer.args.n_gpu > 1:
+        raise LoopError(
+            f"log_levels: Trainer would use DataParallel on {trainer.args.n_gpu} GPUs, whose "
+            "copies of the model forget what they record; start it with torchrun, or set "
+            "CUDA_VISIBLE_DEVICES to one GPU"
+        )
+    keep_from_broadcast(trainer.model)
+    log = trainer.log
+
+    def with_levels(logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:  # not those of an evaluation, nor the summary at the end
+            logs = logs | readings(find_balancers(trainer.model))
+        log(logs, *args, **kwargs)
+
+    trainer.log = with_levels
+
+
+def _check_initialised(name: str, balancer: LossBalancer) -> None:
+    """Refuse what `from_pretrained` leaves of a balancer that the checkpoint does not have."""
+    initial = balancer.scheme.initial()
+    initial = initial * (balancer.num_levels / initial.sum())
+    fresh = torch.equal(balancer.weights.cpu(), initial.cpu()) and not balancer.finished.any()
+    if not balancer.calls and not fresh:
+        raise LoopError(
+            f"log_levels: balancer {name!r} has recorded nothing, but its state is not that of a "
+            "new one: from_pretrained leaves what a checkpoint lacks without values; make the "
+            "balancer after the model was loaded"
+        )

@@ -1,0 +1,221 @@
+"""Hugging Face's Trainer: what it logs, saves and resumes, against a plain loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+import scalewise as sw
+from scalewise.integrations.loops import LoopError
+from scalewise.integrations.transformers import log_levels
+
+transformers: Any = pytest.importorskip("transformers", reason="transformers is not installed")
+pytest.importorskip("accelerate", reason="accelerate is not installed")
+
+LEVELS, BATCHES = 3, 6  # batches an epoch, of two rows each
+ROWS = torch.rand(2 * BATCHES, LEVELS, generator=torch.Generator().manual_seed(4)) + 0.5
+
+
+def balancer(scheme: Any = "rlo", **options: Any) -> sw.LossBalancer:
+    return sw.LossBalancer(LEVELS, scheme, seed=2, **{"interval": 3, **options})
+
+
+class Plain(nn.Module):
+    """Level losses of one parameter each."""
+
+    def __init__(self, own: sw.LossBalancer) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(LEVELS))
+        self.balancer = own
+        self.seen: list[Tensor] = []
+
+    def forward(self, rows: Tensor) -> dict[str, Tensor]:
+        self.seen.append(self.balancer.weights.clone())
+        return {"loss": self.balancer((self.scale * rows).square().mean(0))}
+
+
+def configure(self: Any, weighted: bool = True, **others: Any) -> None:
+    transformers.PreTrainedConfig.__init__(self, **others)
+    self.weighted = weighted
+
+
+def build(self: Any, config: Any) -> None:
+    transformers.PreTrainedModel.__init__(self, config)
+    self.scale = nn.Parameter(torch.ones(LEVELS))
+    self.seen = []
+    if config.weighted:
+        self.balancer = balancer()
+    self.post_init()
+
+
+Config: Any = type(
+    "Config", (transformers.PreTrainedConfig,), {"model_type": "levels", "__init__": configure}
+)
+Pretrained: Any = type(
+    "Pretrained",
+    (transformers.PreTrainedModel,),
+    {"config_class": Config, "__init__": build, "forward": Plain.forward},
+)
+MAKE: dict[str, Callable[[], Any]] = {
+    "module": lambda: Plain(balancer()),
+    "pretrained": lambda: Pretrained(Config()),
+}
+
+
+def ordered(self: Any) -> Any:
+    return self.accelerator.prepare(DataLoader(self.train_dataset, batch_size=2))
+
+
+Ordered: Any = type("Ordered", (transformers.Trainer,), {"get_train_dataloader": ordered})
+
+
+def trainer(folder: Path, model: Any, steps: int, **options: Any) -> Any:
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=2,
+        learning_rate=0.05,
+        lr_scheduler_type="constant",
+        optim="sgd",
+        max_grad_norm=0,
+        remove_unused_columns=False,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        **{"save_strategy": "no", "logging_steps": 2, **options},
+    )
+    rows = [{"rows": row} for row in ROWS]
+    return Ordered(model, arguments, train_dataset=rows)
+
+
+def train(folder: Path, model: Any, steps: int, resume: Any = None, **options: Any) -> Any:
+    run = trainer(folder, model, steps, **options)
+    log_levels(run)
+    run.train(resume_from_checkpoint=resume)
+    return run
+
+
+def plain_loop(steps: int, accumulate: int = 1) -> tuple[Plain, list[dict[str, float]]]:
+    """The trained model, and what there is to log after each step, without Trainer."""
+    model = Plain(balancer(accumulate=accumulate))
+    optimizer = torch.optim.SGD([model.scale], lr=0.05)
+    batches = [rows for _ in range(9) for rows in ROWS.view(BATCHES, 2, LEVELS)]
+    policy: Any = model.balancer.scheme
+    history = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        for rows in batches[step * accumulate : (step + 1) * accumulate]:
+            losses = (model.scale * rows).square().mean(0)
+            torch.autograd.backward(model(rows)["loss"] / accumulate)
+        optimizer.step()
+        row = {"action": float(policy.action)}
+        for name, chance in zip(policy.action_names, policy.probabilities, strict=True):
+            row[f"probability/{name}"] = float(chance)
+        for level in range(LEVELS):
+            row[f"loss/level{level}"] = losses[level].item()
+            row[f"weight/level{level}"] = model.balancer.weights[level].item()
+        history.append(row)
+    return model, history
+
+
+def kept(self: Any, args: Any, state: Any, control: Any, logs: Any = None, **others: Any) -> None:
+    self.logs.append(dict(logs))
+
+
+Reporter: Any = type("Reporter", (transformers.TrainerCallback,), {"on_log": kept})
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_it_logs_and_trains_as_a_plain_loop_does(tmp_path: Path, accumulate: int) -> None:
+    model = Plain(balancer(accumulate=accumulate))
+    run = trainer(tmp_path, model, 24, gradient_accumulation_steps=accumulate)
+    reporter = Reporter()
+    reporter.logs = []
+    run.callback_handler.callbacks.insert(0, reporter)  # where those of `report_to` stand
+    log_levels(run)
+    run.train()
+    same, history = plain_loop(24, accumulate)
+    torch.testing.assert_close(model.scale, same.scale)
+    torch.testing.assert_close(torch.stack(model.seen), torch.stack(same.seen))
+    logged = [row for row in run.state.log_history if "loss" in row]
+    assert [row["step"] for row in logged] == list(range(2, 25, 2))
+    for row in logged:
+        expected = history[row["step"] - 1]
+        assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    for name in ("action", "loss/level0", "weight/level0", "probability/equal"):
+        assert len({row[name] for row in logged}) > 1  # there was something to see
+    reported, summary = reporter.logs[:-1], reporter.logs[-1]
+    assert reported == [{n: v for n, v in row.items() if n != "step"} for row in logged]
+    assert "weight/level0" not in summary
+
+
+@pytest.mark.parametrize("options", [{}, {"bf16": True}], ids=["float32", "bf16"])
+@pytest.mark.parametrize("kind", MAKE)
+def test_a_resumed_run_is_the_undisturbed_one(
+    tmp_path: Path, kind: str, options: dict[str, Any]
+) -> None:
+    saving = {"save_strategy": "steps", "save_steps": 5, **options}  # inside an interval
+    whole, second = MAKE[kind](), MAKE[kind]()
+    train(tmp_path / "whole", whole, 16, **saving)
+    train(tmp_path / "parts", MAKE[kind](), 5, **saving)
+    train(tmp_path / "parts", second, 16, resume=str(tmp_path / "parts/checkpoint-5"), **saving)
+    found, expected = second.state_dict(), whole.state_dict()
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+    assert second.balancer.intervals == 5
+    assert torch.equal(torch.stack(second.seen), torch.stack(whole.seen)[5:])
+    assert (torch.stack(second.seen) != 1).any()
+
+
+def test_a_pretrained_model_keeps_its_state(tmp_path: Path) -> None:
+    model = MAKE["pretrained"]()
+    train(tmp_path, model, 7)
+    model.save_pretrained(tmp_path / "model")
+    again = Pretrained.from_pretrained(tmp_path / "model").train()
+    for rows in ROWS.view(BATCHES, 2, LEVELS):
+        assert torch.equal(model(rows)["loss"], again(rows)["loss"])
+    assert again.balancer.intervals == model.balancer.intervals == 4
+
+
+def refused(reason: str, model: Any, folder: Path, **options: Any) -> None:
+    with pytest.raises(LoopError, match=reason):
+        log_levels(trainer(folder, model, 2, **options))
+
+
+def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
+    reason = "has accumulate=1, but gradient_accumulation_steps is 4; .*accumulate=4"
+    refused(reason, Plain(balancer()), tmp_path, gradient_accumulation_steps=4)
+    refused("no LossBalancer among the submodules of Linear", nn.Linear(2, 2), tmp_path)
+    arguments = SimpleNamespace(gradient_accumulation_steps=1, n_gpu=2)
+    with pytest.raises(LoopError, match="would use DataParallel on 2 GPUs"):
+        log_levels(SimpleNamespace(model=Plain(balancer()), args=arguments))
+
+
+def test_what_loading_spoils_is_refused(tmp_path: Path) -> None:
+    MAKE["pretrained"]().save_pretrained(tmp_path / "with")
+    Pretrained(Config(weighted=False)).save_pretrained(tmp_path / "without")
+    rounded = Pretrained.from_pretrained(tmp_path / "with", dtype=torch.bfloat16)
+    refused("made or loaded in torch.bfloat16, which rounds", rounded, tmp_path)
+    unset = Pretrained.from_pretrained(tmp_path / "without", config=Config())
+    unset.balancer.weights.fill_(0.25)  # whatever the memory held
+    refused("from_pretrained leaves what a checkpoint lacks without values", unset, tmp_path)
+    later = Pretrained.from_pretrained(tmp_path / "without")
+    later.balancer = balancer()
+    train(tmp_path, later, 4)
+    assert later.balancer.intervals == 1
+
+
+def test_data_parallel_ranks_keep_their_records(tmp_path: Path) -> None:
+    model = Plain(balancer())
+    model.register_buffer("other", torch.zeros(1))
+    log_levels(trainer(tmp_path, model, 2))
+    ignored: Any = model._ddp_params_and_buffers_to_ignore
+    assert set(ignored) == {n for n, _ in model.named_buffers() if n != "other"}
