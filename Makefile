@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types unit results clean
+.PHONY: demo test lint types unit test-lowest test-mmdet results clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -13,7 +13,7 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/scalewise demo
 
-test: lint types unit
+test: lint types unit test-lowest test-mmdet
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -25,8 +25,27 @@ types: .venv/installed
 unit: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
 
+# the oldest versions that pyproject.toml allows
+.venv-lowest/installed: pyproject.toml .venv/installed
+	$(PYTHON) -m venv --without-pip .venv-lowest
+	$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
+		--editable '.[train,ultralytics,dev]'
+	touch $@
+
+test-lowest: .venv-lowest/installed
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto tests/weighting tests/integrations
+
+# MMDetection pins old packages
+.venv-mmdet/installed: pyproject.toml tests/mmdet/requirements.txt .venv/installed
+	$(PYTHON) -m venv --without-pip .venv-mmdet
+	$(BIN)/uv pip install --quiet --python .venv-mmdet/bin/python --editable . -r tests/mmdet/requirements.txt
+	touch $@
+
+test-mmdet: .venv-mmdet/installed
+	OMP_NUM_THREADS=1 .venv-mmdet/bin/python -m pytest tests/mmdet tests/integrations/test_matrix.py -k mmdet
+
 results: .venv/installed
 	$(BIN)/python benchmarks/results.py
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-lowest .venv-mmdet .mypy_cache .ruff_cache .pytest_cache
