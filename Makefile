@@ -36,13 +36,13 @@ test-lowest: .venv-lowest/installed
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto tests/weighting tests/integrations
 
 # MMDetection pins old packages
-.venv-mmdet/installed: pyproject.toml tests/mmdet/requirements.txt .venv/installed
+.venv-mmdet/installed: pyproject.toml tests/mmdetection/requirements.txt .venv/installed
 	$(PYTHON) -m venv --without-pip .venv-mmdet
-	$(BIN)/uv pip install --quiet --python .venv-mmdet/bin/python --editable . -r tests/mmdet/requirements.txt
+	$(BIN)/uv pip install --quiet --python .venv-mmdet/bin/python --editable . -r tests/mmdetection/requirements.txt
 	touch $@
 
 test-mmdet: .venv-mmdet/installed
-	OMP_NUM_THREADS=1 .venv-mmdet/bin/python -m pytest tests/mmdet tests/integrations/test_matrix.py -k mmdet
+	OMP_NUM_THREADS=1 .venv-mmdet/bin/python -m pytest --numprocesses auto tests/mmdetection tests/integrations/test_matrix.py -k mmdet
 
 results: .venv/installed
 	$(BIN)/python benchmarks/results.py

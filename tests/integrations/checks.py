@@ -31,13 +31,17 @@ class Rank:
         weights: float32 [steps, n], all sets of levels side by side.
         counts: of the last interval's statistics, by set of levels.
         means: of the same.
+        losses: of the steps of that interval, unweighted, of this rank: [2, n] by set.
         gradients: of one step under random weights, averaged over the ranks.
+        reference: the same of this rank alone, in the other way.
     """
 
     weights: Tensor
     counts: dict[str, Tensor]
     means: dict[str, Tensor]
+    losses: dict[str, Tensor]
     gradients: dict[str, Tensor]
+    reference: dict[str, Tensor]
 
 
 def close(found: dict[str, Tensor], expected: dict[str, Tensor], what: str) -> None:
@@ -169,33 +173,20 @@ def run_two_processes(module: str) -> dict[str, list[Rank]]:
     return {key: [Rank(**one[key]) for one in seen] for key in seen[0]}
 
 
-def two_processes(subject: Subject, ranks: list[Rank]) -> None:
+def two_processes(ranks: list[Rank]) -> None:
     """Data parallel ranks hold the same weights, from what all of them saw."""
     first, second = ranks
     assert torch.equal(first.weights, second.weights)
     assert (first.weights[-1] != 1).any()
-    alone = [_last_interval(subject, rank) for rank in range(WORLD)]
     for name, counts in first.counts.items():
         assert counts.tolist() == [2 * WORLD] * len(counts), name
-        assert torch.equal(counts, second.counts[name])
-        torch.testing.assert_close(first.means[name], (alone[0][name] + alone[1][name]) / 2)
-    references = []
-    for rank in range(WORLD):
-        plain, _, weights = _under_random_weights(subject)
-        subject.weigh(plain, weights)
-        references.append(subject.step(plain, subject.batch((2, 1), 20 + rank))[1])
-    mean = {n: (g + references[1][n]) / WORLD for n, g in references[0].items()}
+        seen = torch.cat([rank.losses[name] for rank in ranks])
+        assert not torch.equal(first.losses[name], second.losses[name])
+        for rank in ranks:
+            torch.testing.assert_close(rank.means[name], seen.mean(0))
+    mean = {n: (g + second.reference[n]) / WORLD for n, g in first.reference.items()}
     found = {n.removeprefix("module."): g for n, g in first.gradients.items()}
     close(found, mean, "gradients averaged over the ranks")
-
-
-def _last_interval(subject: Subject, rank: int) -> dict[str, Tensor]:
-    """Mean losses of the last two steps of one rank's data, seen by a process of its own."""
-    model = subject.make(subject.levels[0], 0)
-    balancers = subject.attach(model, "equal", interval=2)
-    for step in range(STEPS - 2, STEPS):
-        subject.step(model, subject.batch((2, 1), 10 * step + rank))
-    return {name: b.statistics.mean for name, b in balancers.items()}
 
 
 def _rank(rank: int, folder: str, module: str) -> None:
@@ -215,16 +206,21 @@ def _see(subject: Subject, rank: int) -> Rank:
     model = subject.make(subject.levels[0], 0)
     balancers = subject.attach(model, "avw:signal=magnitude", interval=2)
     parallel = _parallel(model)
-    weights = []
+    weights, losses = [], []
     for step in range(STEPS):
         subject.step(parallel, subject.batch((2, 1), 10 * step + rank))
         weights.append(torch.cat([b.weights.clone() for b in balancers.values()]))
-    _, fixed, _ = _under_random_weights(subject)
+        losses.append({name: b.last_losses for name, b in balancers.items()})
+    plain, fixed, in_force = _under_random_weights(subject)
+    subject.weigh(plain, in_force)
+    data = subject.batch((2, 1), 20 + rank)
     return Rank(
         torch.stack(weights),
         {name: b.statistics.count for name, b in balancers.items()},
         {name: b.statistics.mean for name, b in balancers.items()},
-        subject.step(_parallel(fixed), subject.batch((2, 1), 20 + rank))[1],
+        {name: torch.stack([step[name] for step in losses[-2:]]) for name in balancers},
+        subject.step(_parallel(fixed), data)[1],
+        subject.step(plain, data)[1],
     )
 
 

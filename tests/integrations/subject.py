@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -32,6 +32,7 @@ class Subject:
             wrapped in `DistributedDataParallel`; the gradients' names then start with "module.".
         weigh: (plain model, weights float32 [n] by set of levels): make its gradients the weighted
             ones in another way than `attach` does; the slow and simple reference.
+        unable: checks that the plain framework itself fails, with the reason.
     """
 
     framework: str
@@ -43,3 +44,4 @@ class Subject:
     attach: Callable[..., Mapping[str, LossBalancer]]
     step: Callable[[Any, Any], Step]
     weigh: Callable[[Any, Mapping[str, Tensor]], None]
+    unable: Mapping[str, str] = field(default_factory=dict)
