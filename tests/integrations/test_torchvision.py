@@ -13,7 +13,8 @@ from torchvision.models.detection import RetinaNet
 from torchvision_models import FAMILIES, Pyramid, batch, make, step
 
 import scalewise as sw
-from scalewise.integrations.torchvision import AttachError, attach, detach
+from scalewise.integrations.attached import AttachError
+from scalewise.integrations.torchvision import attach, detach
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -9,9 +9,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from scalewise.errors import UserError
 from scalewise.weighting import LossBalancer
 
 NAME = "scalewise"  # of the submodule, and so of its keys in the model's state
+
+
+class AttachError(UserError, ValueError):
+    """A model that cannot be given level weights, with the reason."""
 
 
 class AttachedBalancer(nn.Module):

@@ -28,17 +28,12 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import MultiScaleRoIAlign
 
-from scalewise.errors import UserError
-from scalewise.integrations.attached import NAME, AttachedBalancer, drop_state
+from scalewise.integrations.attached import NAME, AttachedBalancer, AttachError, drop_state
 from scalewise.integrations.dense import Step, fcos_losses, retinanet_losses, ssd_losses
 from scalewise.integrations.loops import give_back_to_broadcast, keep_from_broadcast
 from scalewise.integrations.rcnn import box_losses, mask_losses, rpn_losses
 from scalewise.weighting import LearnedScheme, LossBalancer, Scheme, SchemeLike
 from scalewise.weighting.words import as_scheme
-
-
-class AttachError(UserError, ValueError):
-    """A model that cannot be given level weights, with the reason."""
 
 
 def attach(

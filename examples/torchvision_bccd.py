@@ -1,0 +1,93 @@
+"""Level weights on torchvision's FCOS, trained on a VOC folder.
+
+python examples/torchvision_bccd.py --data data/bccd --backbone mobilenet_v2-b0353104.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.models import mobilenet_v2
+from torchvision.models.detection import FCOS
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+import scalewise as sw
+from scalewise.data import ImageRecord, open_split
+from scalewise.evaluation import ImageDetections, coco_metrics
+
+
+def model(classes: int, size: int, weights: Path | None) -> Any:
+    """FCOS on MobileNetV2."""
+    body = mobilenet_v2(norm_layer=FrozenBatchNorm2d)
+    if weights is not None:
+        body.load_state_dict(torch.load(weights, weights_only=True), strict=False)
+    layers = {"6": "0", "13": "1", "17": "2"}
+    extra = LastLevelP6P7(128, 128)
+    backbone = BackboneWithFPN(body.features, layers, [32, 96, 320], 128, extra)
+    sizes = tuple((8 * 2**level,) for level in range(5))
+    anchors = AnchorGenerator(sizes, ((1.0,),) * 5)
+    return FCOS(
+        backbone, classes, anchor_generator=anchors, min_size=size, max_size=size, score_thresh=0.05
+    )
+
+
+def example(record: ImageRecord) -> tuple[Tensor, dict[str, Tensor]]:
+    """An image and its objects, as torchvision wants them."""
+    image = pil_to_tensor(Image.open(record.path).convert("RGB")).float() / 255
+    boxes, labels = torch.from_numpy(record.boxes), torch.from_numpy(record.labels)
+    return image, {"boxes": boxes, "labels": labels}
+
+
+@torch.no_grad()
+def detections(detector: Any, record: ImageRecord) -> ImageDetections:
+    """What the detector finds on one image."""
+    (found,) = detector([example(record)[0]])
+    boxes, scores, labels = (found[key].numpy() for key in ("boxes", "scores", "labels"))
+    return ImageDetections(record.image_id, boxes, scores, labels, np.zeros_like(labels))
+
+
+def main() -> None:
+    """Train, print the weights after each epoch, evaluate at the end."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="VOC folder")
+    parser.add_argument("--backbone", type=Path, help="MobileNetV2 weights, a .pth file")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--size", type=int, default=192, help="shorter side in pixels")
+    parser.add_argument("--scheme", default="rlo")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    training = open_split(options.data, "trainval", skip_bad=True)
+    held_out = open_split(options.data, "test", skip_bad=True)
+    detector = model(len(training.classes), options.size, options.backbone)
+
+    balancer = sw.attach(detector, scheme=options.scheme, interval=20)  # the one line
+
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-4)
+    for epoch in range(options.epochs):
+        detector.train()
+        for picked in torch.randperm(len(training.records)).split(8):
+            images, targets = zip(*(example(training.records[i]) for i in picked), strict=True)
+            loss = torch.stack(list(detector(images, targets).values())).sum()
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            torch.nn.utils.clip_grad_norm_(detector.parameters(), 10)
+            optimizer.step()
+        weights = ", ".join(f"{w:.3f}" for w in balancer.weights["dense"].tolist())
+        print(f"epoch {epoch + 1}  last loss {loss.item():.3f}  weights {weights}", flush=True)
+    metrics = coco_metrics(held_out, [detections(detector.eval(), r) for r in held_out.records])
+    for name in ("AP", "AP50", "AP75", *(f"AP/{c}" for c in held_out.classes)):
+        print(f"{name:14} {100 * metrics[name]:5.1f}")
+
+
+if __name__ == "__main__":
+    main()
