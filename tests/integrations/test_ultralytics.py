@@ -278,6 +278,7 @@ def test_several_gpus_get_the_options(
     data: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file that Ultralytics starts for every GPU makes the same trainer."""
+    monkeypatch.delenv("LOCAL_RANK", raising=False)  # which other frameworks leave behind
     monkeypatch.setitem(sys.modules, "cloudpickle", pickle)  # so classes go by name, as of old
     monkeypatch.setattr(ultralytics_checks, "check_requirements", lambda *names: True)
     made = balanced_trainer("avw:strength=0.9:signal=magnitude", interval=7, seed=5)
@@ -300,7 +301,10 @@ def test_several_gpus_get_the_options(
     assert "SCALEWISE_ULTRALYTICS" not in os.environ
 
 
-def test_several_gpus_need_words(data: str, tiny: str, tmp_path: Path) -> None:
+def test_several_gpus_need_words(
+    data: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
     trainer = balanced_trainer(sw.RLO())(overrides=_fast(data, tmp_path) | {"model": tiny})
     trainer.args.device = "0,1"
     with pytest.raises(AttachError, match=r"pass 'rlo' or .* instead of a RLO"):
