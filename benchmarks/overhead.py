@@ -178,7 +178,8 @@ def measure(
         for _ in range(3):
             step()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(args.rounds):
+    end = time.perf_counter() + args.seconds
+    while time.perf_counter() < end or len(seconds["plain"]) < 8:
         for name in random.sample(list(contenders), len(contenders)):
             seconds[name].append(timed(contenders[name]))
     return seconds
@@ -199,6 +200,7 @@ def row(name: str, seconds: dict[str, list[float]]) -> list[str]:
     null = percent(seconds["plain again"], base)
     return [
         name,
+        str(len(base)),
         f"{1000 * statistics.median(base):.1f}",
         f"{weighted[0]:+.2f}",
         f"{weighted[1]:+.2f} to {weighted[2]:+.2f}",
@@ -242,7 +244,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--scheme", default="rlo")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=60, help="for each detector")
+    parser.add_argument("--rounds", type=int, default=20, help="steps that --profile counts")
     parser.add_argument("--only", choices=PAIRS, help="one detector instead of all")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--profile", action="store_true", help="operations instead of time")
@@ -265,7 +268,17 @@ torch {torch.__version__}, torchvision {version("torchvision")}, ultralytics
         write(args.out / f"overhead_profile_{args.device}.md", text + "\n\n".join(parts) + "\n")
         print(text + "\n\n".join(parts))
         return
-    rows = [["detector", "plain_ms", "weighted_percent", "interval", "null_percent", "interval"]]
+    rows = [
+        [
+            "detector",
+            "rounds",
+            "plain_ms",
+            "weighted_percent",
+            "interval",
+            "null_percent",
+            "interval",
+        ]
+    ]
     for name in names:
         rows.append(row(name, measure(steps(PAIRS[name](args), args), args)))
         print(*rows[-1], flush=True)
@@ -276,7 +289,7 @@ torch {torch.__version__}, torchvision {version("torchvision")}, ultralytics
     text = f"""# Time of a training step with level weights, {args.device}
 
 {head}
-Median over {args.rounds} rounds of the ratio to the plain step within a round, in per cent above 1,
+Median over the rounds of the ratio to the plain step within a round, in per cent above 1,
 with its 95 % interval; beside it the same for a second plain copy, which is noise alone.
 
 """
