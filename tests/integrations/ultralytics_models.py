@@ -16,11 +16,13 @@ from subject import Step, Subject
 from torch import Tensor, nn
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils.tal import TaskAlignedAssigner
 
-from scalewise.integrations.ultralytics_loss import attach
+from scalewise.integrations.ultralytics_loss import TERMS, attach
 from scalewise.weighting import LossBalancer, scale_gradients
 
 SIDE, CLASSES, CHANNELS = 64, 4, 16
+ONE_LEVEL = hasattr(TaskAlignedAssigner(), "stride_val")  # 8.4.0 asks for the second stride
 BLOCKS: dict[str, list[Any]] = {
     "yolov5u": ["C3", [CHANNELS]],
     "yolov8": ["C2f", [CHANNELS, True]],
@@ -44,8 +46,7 @@ def plan(family: str, levels: int = 3) -> dict[str, Any]:
     own = {"end2end": True, "reg_max": 1} if family == "yolo26" else {}
     return own | {
         "nc": CLASSES,
-        "depth_multiple": 1.0,
-        "width_multiple": 1.0,
+        "scales": {"n": [1.0, 1.0, CHANNELS]},  # depth, width, most channels
         "backbone": backbone,
         "head": [[[2 * level + 1 for level in range(levels)], 1, kind, ["nc"]]],
     }
@@ -88,10 +89,10 @@ def batch(counts: tuple[int, ...], seed: int = 1) -> dict[str, Tensor]:
 def step(model: nn.Module, data: dict[str, Tensor]) -> Step:
     """Losses and gradients of one training step."""
     model.zero_grad()
-    losses, items = model(data)
+    losses, _ = model(data)
     losses.sum().backward()
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    return dict(zip(items, losses.detach(), strict=True)), gradients
+    return dict(zip(TERMS, losses.detach(), strict=True)), gradients
 
 
 def balancers(model: Any, scheme: Any, **options: Any) -> dict[str, LossBalancer]:
@@ -123,7 +124,7 @@ def _subject(family: str) -> Subject:
         family=family,
         way="split",
         make=lambda levels, seed: make(family, levels, seed),
-        levels=(3, 1, 7),
+        levels=(3, 1, 7) if ONE_LEVEL else (3, 7),
         batch=batch,
         attach=balancers,
         step=step,
