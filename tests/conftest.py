@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 import torch
 from hypothesis import settings
@@ -13,6 +14,15 @@ from scalewise.training.config import TrainConfig
 
 settings.register_profile("scalewise", deadline=None)  # a first import is slow on a busy machine
 settings.load_profile("scalewise")
+
+
+PILLOW_OPEN = PIL.Image.open
+
+
+@pytest.fixture(autouse=True)
+def _own_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing Ultralytics replaces it by one that installs a package for a broken image."""
+    monkeypatch.setattr(PIL.Image, "open", PILLOW_OPEN)
 
 
 @pytest.fixture(autouse=True)

@@ -48,6 +48,11 @@ def _until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> N
         assert condition(), f"the process ended first, with {process.returncode}"
 
 
+def _heed_interrupts() -> None:
+    """Shells start what runs in the background with Ctrl-C ignored, and it would stay so."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="module")
 def stopped(
     tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., TrainConfig]
@@ -64,6 +69,7 @@ def stopped(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        preexec_fn=_heed_interrupts,
     )
     _until((cell_folder(study, RLO) / "checkpoints" / "last.ckpt").is_file, process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the study and to its run
