@@ -21,7 +21,7 @@ which runs every family under every check on tiny models on the CPU.
 - **weight 1 = plain**: losses and the gradient of every parameter equal the plain framework's to
   float32 rounding; objects on all images, on some, on none; one image.
 - **random weights**: the gradients equal those of a slow, independent reference.
-- **bf16**: both under bfloat16 autocast, to 2 % of the gradient's norm.
+- **bf16**: both under bfloat16 autocast, to 3 % of the gradient's norm.
 - **accumulation**: weights change with the optimizer step only.
 - **checkpoint**: a model made anew goes on bit for bit, weighting state included.
 - **1 level**, **7 levels**: weight 1 = plain, where the family can be made so.

@@ -96,11 +96,11 @@ def bfloat16(subject: Subject) -> None:
         plain, weighted, weights = _under_random_weights(subject)
         expected = subject.step(subject.make(subject.levels[0], 0), data)
         subject.weigh(plain, weights)
-        assert _distance(subject.step(weighted, data)[1], subject.step(plain, data)[1]) < 0.02
+        assert _distance(subject.step(weighted, data)[1], subject.step(plain, data)[1]) < 0.03
         equal = subject.make(subject.levels[0], 0)
         subject.attach(equal, "equal")
         found = subject.step(equal, data)
-    assert _distance(found[1], expected[1]) < 0.02
+    assert _distance(found[1], expected[1]) < 0.03
     for name, value in expected[0].items():
         torch.testing.assert_close(found[0][name].float(), value.float(), rtol=1e-2, atol=1e-3)
 
