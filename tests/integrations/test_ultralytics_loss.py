@@ -18,7 +18,7 @@ from ultralytics_models import batch, make, plan, step
 
 import scalewise as sw
 from scalewise.integrations.attached import AttachError
-from scalewise.integrations.ultralytics_loss import attach
+from scalewise.integrations.ultralytics_loss import _by_level, attach
 
 
 def test_level_losses_are_those_of_the_anchors_of_the_level() -> None:
@@ -94,17 +94,47 @@ def test_the_branches_decay_as_ever() -> None:
     assert model.criterion.o2m == plain.criterion.o2m < 0.8
 
 
-def test_a_loss_of_another_form_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("change", "term"),
+    [
+        (lambda terms, distances: (2 * terms[0], terms[1]), "box_loss"),
+        (lambda terms, distances: (terms[0], terms[1] + distances.sum()), "dfl_loss"),
+    ],
+)
+def test_a_loss_of_another_form_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, change: Any, term: str
+) -> None:
     own = ultralytics_loss.BboxLoss.forward
-
-    def squared(self: Any, *args: Any) -> Any:
-        return own(self, *args[:4], args[4].square(), *args[5:])
-
-    monkeypatch.setattr(ultralytics_loss.BboxLoss, "forward", squared)
+    monkeypatch.setattr(
+        ultralytics_loss.BboxLoss, "forward", lambda *args: change(own(*args), args[1])
+    )
     model = make("yolo11")
     attach(model, sw.Static([2.0, 0.5, 0.5]))
-    with pytest.raises(AttachError, match="computes its loss in another way"):
+    with pytest.raises(AttachError, match=f"the levels' {term} add up to .* in another way"):
         step(model, batch((3, 1)))
+
+
+def test_boxes_added_up_in_another_way_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mean(self: Any, *inputs: Any) -> Any:
+        scores, positive = inputs[4], inputs[6]
+        return scores[positive].mean(), scores[positive].mean()
+
+    def whole(self: Any, *inputs: Any) -> Any:
+        scores, positive = inputs[4], inputs[6]
+        return scores[positive].sum(), scores.sum()
+
+    for forward, reason in ((mean, "added up 0 times"), (whole, "adds up box losses of shape")):
+        monkeypatch.setattr(ultralytics_loss.BboxLoss, "forward", forward)
+        model = make("yolo11")
+        attach(model, "avw")
+        with pytest.raises(AttachError, match=f"{reason} .* in another way"):
+            step(model, batch((3, 1)))
+
+
+def test_a_value_that_is_not_finite_stays_in_its_level() -> None:
+    members = torch.tensor([[True, False], [False, True], [True, False]])
+    values = torch.tensor([[1.0], [torch.nan], [2.0]])
+    assert _by_level(values, members).tolist() == [3.0, pytest.approx(torch.nan, nan_ok=True)]
 
 
 def test_what_cannot_be_handled_is_refused_and_left_alone() -> None:

@@ -1,8 +1,7 @@
 """Level weights in the loss of Ultralytics' YOLO detection models.
 
-The model's own criterion runs, unchanged, with a factor per level on its classification and box
-terms. It is linear in these factors, so its derivative by a factor is the loss of that level, with
-every gain, class weight and branch already in it.
+The model's own criterion runs, unchanged, but what it adds up over the anchors is weighed by level
+first. The level losses are sums of the same values, so that they cost no pass of their own.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -62,14 +62,18 @@ class LevelCriterion:
             plain: tuple[Tensor, Any] = self.criterion(preds, batch)
             return plain
         maps = _feature_maps(preds)
-        counts = [level.shape[-2] * level.shape[-1] for level in maps]
         weights = self.weights.clone()
-        branches = [_Branch(part, counts, weights) for part in _parts(self.criterion)]
-        with _factors(branches):
+        members = _members(
+            tuple(level.shape[-2] * level.shape[-1] for level in maps), weights.device
+        )
+        branches = [_Branch(part, gain, members, weights) for part, gain in _parts(self.criterion)]
+        with _weighed(branches):
             total, items = self.criterion(preds, batch)
-        levels = _level_losses(total, branches) / len(maps[0])
+        levels = branches[0].losses()
+        for branch in branches[1:]:
+            levels = levels + branch.losses()
         if not self._checked:
-            _check_linear(total, levels * len(maps[0]), weights)
+            _check(total.detach() / len(maps[0]), (levels * weights).sum(-1))
             self._checked = True
         names = getattr(branches[0].part, "loss_names", TERMS)
         self.level_losses = dict(zip(names, levels, strict=True))
@@ -111,48 +115,117 @@ class LevelCriterion:
 class _Branch:
     """One `v8DetectionLoss` during one step.
 
-    The factors are leaves of the graph. The box terms share theirs, so each is split where it
-    arises; what the criterion then multiplies it by is the derivative by an added zero.
+    Args:
+        part: the criterion.
+        gain: its factor in the total.
+        members: bool [A, n], the level of each anchor.
+        weights: [n]
     """
 
-    def __init__(self, part: Any, counts: Sequence[int], weights: Tensor) -> None:
-        self.part = part
-        self.counts = counts
+    def __init__(self, part: Any, gain: float, members: Tensor, weights: Tensor) -> None:
+        self.part, self.gain, self.members, self.weights = part, gain, members, weights
         self.bce, self.bbox_loss = part.bce, part.bbox_loss
-        self.scores, self.boxes = (weights.clone().requires_grad_() for _ in range(2))
-        self.zeros = [weights.new_zeros((), requires_grad=True) for _ in range(2)]
-        self.shares = [torch.zeros_like(weights) for _ in range(2)]
+        # what Ultralytics leaves at 0 and 1 in a batch without objects
+        self.box = self.scores = self.distribution = torch.zeros_like(weights)
+        self.divisor: Tensor | int = 1
 
     def weigh_scores(self, logits: Tensor, targets: Tensor) -> Tensor:
         """In place of `bce`: [B, A, C]."""
         loss: Tensor = self.bce(logits, targets)
-        return loss * self._by_anchor(self.scores)
+        by_class = getattr(self.part, "class_weights", None)
+        own = loss.detach() if by_class is None else loss.detach() * by_class
+        self.scores = _by_level(own.sum(-1).sum(0)[:, None], self.members)
+        factor = _of_anchors(self.weights, self.members)  # [A, 1]
+        return (loss * factor).to(loss.dtype)
 
-    def weigh_boxes(
-        self,
-        distances: Tensor,
-        boxes: Tensor,
-        points: Tensor,
-        targets: Tensor,
-        scores: Tensor,
-        *others: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """In place of `bbox_loss`, which knows an anchor's scores by their sum alone."""
-        factor = scores.sum(-1, keepdim=True) * self._by_anchor(self.boxes)  # [B, A, 1]
-        box, distribution = self.bbox_loss(distances, boxes, points, targets, factor, *others)
-        for place, term in enumerate((box, distribution)):
-            if term.requires_grad:
-                (share,) = torch.autograd.grad(term, self.boxes, retain_graph=True)
-                self.shares[place] = share
-        return box + self.zeros[0], distribution + self.zeros[1]
+    def weigh_boxes(self, *inputs: Any) -> tuple[Tensor, Tensor]:
+        """In place of `bbox_loss`, whose every sum over anchors has the scores in it."""
+        self.divisor = inputs[5]
+        scores = inputs[4].as_subclass(_Scores)
+        scores.sums = sums = _LevelSums(self.members, self.weights)
+        found: tuple[Tensor, Tensor] = self.bbox_loss(*inputs[:4], scores, *inputs[5:])
+        if len(sums.levels) != 2:
+            raise _unknown(f"its boxes are added up {len(sums.levels)} times instead of twice")
+        self.box, self.distribution = sums.levels
+        return found
 
-    def _by_anchor(self, factors: Tensor) -> Tensor:
-        parts = [factors[level].expand(count) for level, count in enumerate(self.counts)]
-        return torch.cat(parts)[:, None]  # [A, 1]
+    def losses(self) -> Tensor:
+        """Unweighted [3, n], means over the batch: box, class, distribution."""
+        gains = self.part.hyp
+        terms = (
+            self.box * (self.gain * gains.box),
+            self.scores * (self.gain * gains.cls),
+            self.distribution * (self.gain * gains.dfl),
+        )
+        return torch.stack(terms) / self.divisor
+
+
+class _LevelSums:
+    """Weighs what `BboxLoss` adds up, a value per object's anchor, and adds it up by level too.
+
+    Attributes:
+        levels: for each sum the unweighted sums by level, [n].
+    """
+
+    def __init__(self, members: Tensor, weights: Tensor) -> None:
+        self.levels: list[Tensor] = []
+        self._members, self._weights = members, weights
+        self._chosen: Tensor | None = None  # bool [N, n]
+        self._factor = weights  # [N, 1]
+
+    def choose(self, batch: int, index: Any) -> None:
+        """Learn which anchors have objects; asking again would read from the device once more."""
+        self._chosen = self._members.expand(batch, -1, -1)[index]
+        self._factor = _of_anchors(self._weights, self._chosen)
+
+    def add_up(self, values: Tensor) -> Tensor:
+        """The weighted sum."""
+        if self._chosen is None or values.shape != (len(self._chosen), 1):
+            raise _unknown(f"it adds up box losses of shape {tuple(values.shape)}")
+        self.levels.append(_by_level(values.detach(), self._chosen))
+        return (values * self._factor).sum().to(values.dtype)
+
+
+class _Scores(Tensor):
+    """Target scores, and what is computed from them, up to a sum over anchors."""
+
+    sums: _LevelSums
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        sums = next(value.sums for value in args if isinstance(value, _Scores))
+        with torch._C.DisableTorchFunctionSubclass():
+            if func is Tensor.sum and len(args) == 1 and not kwargs:
+                return sums.add_up(args[0].as_subclass(Tensor))
+            if func is Tensor.__getitem__:
+                sums.choose(len(args[0]), args[1])
+            found = func(*args, **(kwargs or {}))
+        if not isinstance(found, Tensor):
+            return found
+        scores = found.as_subclass(_Scores)
+        scores.sums = sums
+        return scores
+
+
+def _by_level(values: Tensor, members: Tensor) -> Tensor:
+    """Sums [n] of [A, 1]; what is not finite stays in its level."""
+    return torch.where(members, values, 0).sum(0)
+
+
+def _of_anchors(weights: Tensor, members: Tensor) -> Tensor:
+    """The weight [A, 1] of each anchor."""
+    return torch.where(members, weights, 0).sum(-1, keepdim=True)
+
+
+@lru_cache(maxsize=64)  # sizes of multi-scale training
+def _members(counts: tuple[int, ...], device: torch.device) -> Tensor:
+    """Which level each anchor belongs to, bool [A, n]."""
+    levels = torch.arange(len(counts))
+    return (levels.repeat_interleave(torch.tensor(counts))[:, None] == levels).to(device)
 
 
 @contextmanager
-def _factors(branches: Sequence[_Branch]) -> Iterator[None]:
+def _weighed(branches: Sequence[_Branch]) -> Iterator[None]:
     """The criterion sees the weighing stand-ins inside of the block only."""
     for branch in branches:
         branch.part.bce, branch.part.bbox_loss = branch.weigh_scores, branch.weigh_boxes
@@ -163,27 +236,18 @@ def _factors(branches: Sequence[_Branch]) -> Iterator[None]:
             branch.part.bce, branch.part.bbox_loss = branch.bce, branch.bbox_loss
 
 
-def _level_losses(total: Tensor, branches: Sequence[_Branch]) -> Tensor:
-    """Unweighted losses [3, n]: box, class, distribution."""
-    leaves = [leaf for branch in branches for leaf in (*branch.zeros, branch.scores)]
-    found = torch.autograd.grad(
-        total.sum(), leaves, retain_graph=True, allow_unused=True, materialize_grads=True
+def _check(own: Tensor, ours: Tensor) -> None:
+    """Compare the terms [3]; one read from the device, on the first step only."""
+    for name, term, found in zip(TERMS, own.tolist(), ours.tolist(), strict=True):
+        if abs(term - found) > TOLERANCE * abs(term):
+            raise _unknown(f"the levels' {name} add up to {found:.6g}, but it is {term:.6g}")
+
+
+def _unknown(what: str) -> AttachError:
+    return AttachError(
+        f"{what}: this release of Ultralytics computes its loss in another way; use a tested one "
+        "(docs/ultralytics.md)"
     )
-    levels = torch.zeros(3, len(branches[0].counts), device=total.device)
-    for place, branch in enumerate(branches):
-        box, distribution, scores = found[3 * place : 3 * place + 3]
-        levels += torch.stack((box * branch.shares[0], scores, distribution * branch.shares[1]))
-    return levels
-
-
-def _check_linear(total: Tensor, levels: Tensor, weights: Tensor) -> None:
-    """One read from the device, on the first step only."""
-    own, ours = float(total.detach().sum()), float((levels * weights).sum())
-    if abs(own - ours) > TOLERANCE * abs(own):
-        raise AttachError(
-            f"the level losses add up to {ours:.6g} but Ultralytics' loss is {own:.6g}: this "
-            "release computes its loss in another way; use a tested one (docs/ultralytics.md)"
-        )
 
 
 def _feature_maps(preds: Any) -> list[Tensor]:
@@ -195,10 +259,12 @@ def _feature_maps(preds: Any) -> list[Tensor]:
     return maps
 
 
-def _parts(criterion: Any) -> list[Any]:
-    if type(criterion).__name__ in PAIRS:
-        return [criterion.one2many, criterion.one2one]
-    return [criterion]
+def _parts(criterion: Any) -> list[tuple[Any, float]]:
+    """The criteria that know anchors, with their factors in the total today."""
+    if type(criterion).__name__ not in PAIRS:
+        return [(criterion, 1.0)]
+    factors = [getattr(criterion, name, 1.0) for name in ("o2m", "o2o")]  # E2EDetectLoss has none
+    return list(zip((criterion.one2many, criterion.one2one), factors, strict=True))
 
 
 def attach(
@@ -269,14 +335,13 @@ def _plain_criterion(model: Any) -> Any:
     if isinstance(criterion, LevelCriterion):
         raise AttachError("this model has level weights already; set model.criterion = None first")
     known = [getattr(losses, name) for name in PAIRS if hasattr(losses, name)]
-    parts = _parts(criterion)
     if (
         "loss" in vars(model)
         or type(criterion) not in (losses.v8DetectionLoss, *known)
-        or any(type(part) is not losses.v8DetectionLoss for part in parts)
-        or any(type(part.bbox_loss) is not losses.BboxLoss for part in parts)
-        or any(type(part.bce) is not nn.BCEWithLogitsLoss for part in parts)
-        or any(part.bce.reduction != "none" for part in parts)
+        or any(type(part) is not losses.v8DetectionLoss for part, _ in _parts(criterion))
+        or any(type(part.bbox_loss) is not losses.BboxLoss for part, _ in _parts(criterion))
+        or any(type(part.bce) is not nn.BCEWithLogitsLoss for part, _ in _parts(criterion))
+        or any(part.bce.reduction != "none" for part, _ in _parts(criterion))
     ):
         raise AttachError(
             f"the model's criterion {type(criterion).__name__} is not Ultralytics' own detection "
