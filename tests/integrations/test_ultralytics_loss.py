@@ -132,9 +132,9 @@ def test_boxes_added_up_in_another_way_are_noticed(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_value_that_is_not_finite_stays_in_its_level() -> None:
-    members = torch.tensor([[True, False], [False, True], [True, False]])
-    values = torch.tensor([[1.0], [torch.nan], [2.0]])
-    assert _by_level(values, members).tolist() == [3.0, pytest.approx(torch.nan, nan_ok=True)]
+    values, levels = torch.tensor([[1.0], [torch.nan], [2.0]]), torch.tensor([0, 1, 0])
+    found = _by_level(values, levels, 3).tolist()
+    assert found == [3.0, pytest.approx(torch.nan, nan_ok=True), 0.0]
 
 
 def test_what_cannot_be_handled_is_refused_and_left_alone() -> None:

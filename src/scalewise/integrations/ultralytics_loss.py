@@ -35,13 +35,12 @@ class LevelCriterion:
     Attributes:
         balancer: its weights apply, and it records the level losses summed over the terms, which
             are means over the batch: Ultralytics' factor of the batch size is taken out.
-        level_losses: of the last step, unweighted, detached, float32 [n] by Ultralytics' name.
     """
 
     def __init__(self, criterion: Any, balancer: LossBalancer) -> None:
         self.criterion = criterion
         self.balancer = balancer
-        self.level_losses: dict[str, Tensor] = {}
+        self._terms = torch.empty(0)  # level losses [3, n] of the last step
         self._held: Tensor | None = None
         self._checked = False
         self._sums: Tensor | None = None
@@ -51,6 +50,11 @@ class LevelCriterion:
     def weights(self) -> Tensor:
         """Weights of the next step, float32 [n]."""
         return self.balancer.weights if self._held is None else self._held
+
+    @property
+    def level_losses(self) -> dict[str, Tensor]:
+        """Of the last step, unweighted, detached: float32 [n] by Ultralytics' name of the term."""
+        return dict(zip(self._names(), self._terms, strict=False))
 
     def hold(self) -> None:
         """Keep today's weights until the next call, however many steps are recorded."""
@@ -63,10 +67,9 @@ class LevelCriterion:
             return plain
         maps = _feature_maps(preds)
         weights = self.weights.clone()
-        members = _members(
-            tuple(level.shape[-2] * level.shape[-1] for level in maps), weights.device
-        )
-        branches = [_Branch(part, gain, members, weights) for part, gain in _parts(self.criterion)]
+        counts = tuple(level.shape[-2] * level.shape[-1] for level in maps)
+        anchors = _level_of_anchors(counts, weights.device)
+        branches = [_Branch(part, gain, anchors, weights) for part, gain in _parts(self.criterion)]
         with _weighed(branches):
             total, items = self.criterion(preds, batch)
         levels = branches[0].losses()
@@ -75,10 +78,9 @@ class LevelCriterion:
         if not self._checked:
             _check(total.detach() / len(maps[0]), (levels * weights).sum(-1))
             self._checked = True
-        names = getattr(branches[0].part, "loss_names", TERMS)
-        self.level_losses = dict(zip(names, levels, strict=True))
+        self._terms = levels
         rows = torch.cat((levels, weights[None]))
-        self._sums = rows if self._sums is None else self._sums + rows
+        self._sums = rows if self._sums is None else self._sums.add_(rows)
         self._steps += 1
         self.balancer(levels.sum(0))
         return total, items
@@ -96,10 +98,14 @@ class LevelCriterion:
         self._sums, self._steps = None, 0
         *terms, weight = rows.tolist()
         return {
-            **dict(zip(self.level_losses, terms, strict=True)),
+            **dict(zip(self._names(), terms, strict=True)),
             "loss": rows[:-1].sum(0).tolist(),
             "weight": weight,
         }
+
+    def _names(self) -> Sequence[str]:
+        names: Sequence[str] = getattr(_parts(self.criterion)[0][0], "loss_names", TERMS)
+        return names
 
     def __getattr__(self, name: str) -> Any:
         """What else Ultralytics asks of its criterion, such as `update` of an end-to-end one."""
@@ -118,15 +124,15 @@ class _Branch:
     Args:
         part: the criterion.
         gain: its factor in the total.
-        members: bool [A, n], the level of each anchor.
+        anchors: int64 [A], the level of each anchor.
         weights: [n]
     """
 
-    def __init__(self, part: Any, gain: float, members: Tensor, weights: Tensor) -> None:
-        self.part, self.gain, self.members, self.weights = part, gain, members, weights
+    def __init__(self, part: Any, gain: float, anchors: Tensor, weights: Tensor) -> None:
+        self.part, self.gain, self.anchors, self.weights = part, gain, anchors, weights[:, None]
         self.bce, self.bbox_loss = part.bce, part.bbox_loss
         # what Ultralytics leaves at 0 and 1 in a batch without objects
-        self.box = self.scores = self.distribution = torch.zeros_like(weights)
+        self.box = self.scores = self.distribution = torch.zeros_like(weights)  # [n]
         self.divisor: Tensor | int = 1
 
     def weigh_scores(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -134,15 +140,14 @@ class _Branch:
         loss: Tensor = self.bce(logits, targets)
         by_class = getattr(self.part, "class_weights", None)
         own = loss.detach() if by_class is None else loss.detach() * by_class
-        self.scores = _by_level(own.sum(-1).sum(0)[:, None], self.members)
-        factor = _of_anchors(self.weights, self.members)  # [A, 1]
-        return (loss * factor).to(loss.dtype)
+        self.scores = _by_level(own.sum(-1).sum(0)[:, None], self.anchors, len(self.weights))
+        return (loss * self.weights.index_select(0, self.anchors)).to(loss.dtype)
 
     def weigh_boxes(self, *inputs: Any) -> tuple[Tensor, Tensor]:
         """In place of `bbox_loss`, whose every sum over anchors has the scores in it."""
         self.divisor = inputs[5]
         scores = inputs[4].as_subclass(_Scores)
-        scores.sums = sums = _LevelSums(self.members, self.weights)
+        scores.sums = sums = _LevelSums(self.anchors, self.weights)
         found: tuple[Tensor, Tensor] = self.bbox_loss(*inputs[:4], scores, *inputs[5:])
         if len(sums.levels) != 2:
             raise _unknown(f"its boxes are added up {len(sums.levels)} times instead of twice")
@@ -151,13 +156,10 @@ class _Branch:
 
     def losses(self) -> Tensor:
         """Unweighted [3, n], means over the batch: box, class, distribution."""
-        gains = self.part.hyp
-        terms = (
-            self.box * (self.gain * gains.box),
-            self.scores * (self.gain * gains.cls),
-            self.distribution * (self.gain * gains.dfl),
-        )
-        return torch.stack(terms) / self.divisor
+        terms = torch.stack((self.box, self.scores, self.distribution))
+        own = self.part.hyp
+        gains = tuple(self.gain * float(gain) for gain in (own.box, own.cls, own.dfl))
+        return terms * _column(gains, terms.device) / self.divisor
 
 
 class _LevelSums:
@@ -167,23 +169,21 @@ class _LevelSums:
         levels: for each sum the unweighted sums by level, [n].
     """
 
-    def __init__(self, members: Tensor, weights: Tensor) -> None:
+    def __init__(self, anchors: Tensor, weights: Tensor) -> None:
         self.levels: list[Tensor] = []
-        self._members, self._weights = members, weights
-        self._chosen: Tensor | None = None  # bool [N, n]
-        self._factor = weights  # [N, 1]
+        self._anchors, self._weights = anchors, weights  # [A], [n, 1]
+        self._chosen: Tensor | None = None  # int64 [N], the levels of the objects' anchors
 
     def choose(self, batch: int, index: Any) -> None:
         """Learn which anchors have objects; asking again would read from the device once more."""
-        self._chosen = self._members.expand(batch, -1, -1)[index]
-        self._factor = _of_anchors(self._weights, self._chosen)
+        self._chosen = self._anchors.expand(batch, -1)[index]
 
     def add_up(self, values: Tensor) -> Tensor:
         """The weighted sum."""
         if self._chosen is None or values.shape != (len(self._chosen), 1):
             raise _unknown(f"it adds up box losses of shape {tuple(values.shape)}")
-        self.levels.append(_by_level(values.detach(), self._chosen))
-        return (values * self._factor).sum().to(values.dtype)
+        self.levels.append(_by_level(values.detach(), self._chosen, len(self._weights)))
+        return (values * self._weights.index_select(0, self._chosen)).sum().to(values.dtype)
 
 
 class _Scores(Tensor):
@@ -207,21 +207,26 @@ class _Scores(Tensor):
         return scores
 
 
-def _by_level(values: Tensor, members: Tensor) -> Tensor:
+def _by_level(values: Tensor, anchors: Tensor, levels: int) -> Tensor:
     """Sums [n] of [A, 1]; what is not finite stays in its level."""
+    members = _each(levels, values.device).index_select(0, anchors)  # bool [A, n]
     return torch.where(members, values, 0).sum(0)
 
 
-def _of_anchors(weights: Tensor, members: Tensor) -> Tensor:
-    """The weight [A, 1] of each anchor."""
-    return torch.where(members, weights, 0).sum(-1, keepdim=True)
+@lru_cache
+def _column(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device)[:, None]
+
+
+@lru_cache
+def _each(levels: int, device: torch.device) -> Tensor:
+    return torch.eye(levels, dtype=torch.bool, device=device)
 
 
 @lru_cache(maxsize=64)  # sizes of multi-scale training
-def _members(counts: tuple[int, ...], device: torch.device) -> Tensor:
-    """Which level each anchor belongs to, bool [A, n]."""
-    levels = torch.arange(len(counts))
-    return (levels.repeat_interleave(torch.tensor(counts))[:, None] == levels).to(device)
+def _level_of_anchors(counts: tuple[int, ...], device: torch.device) -> Tensor:
+    """Int64 [A]."""
+    return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(device)
 
 
 @contextmanager
