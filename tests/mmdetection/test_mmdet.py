@@ -17,7 +17,8 @@ from mmdet_configs import CLASSES, FAMILIES, LISTS
 from mmdet_models import SIDE, SUBJECTS, batch, make, step
 
 import scalewise as sw
-from scalewise.integrations.mmengine import HeadError, attach
+from scalewise.integrations.attached import AttachError
+from scalewise.integrations.mmengine import attach
 
 if TYPE_CHECKING:
 
@@ -227,7 +228,7 @@ def _attach_and_parse(model: Any, names: Any, losses: dict[str, Any]) -> None:
 def test_wrong_names_are_refused(names: Any, reason: str) -> None:
     model = Named()
     losses = model(torch.arange(5.0))
-    with pytest.raises(HeadError, match=reason):
+    with pytest.raises(AttachError, match=reason):
         _attach_and_parse(model, names, losses)
 
 
@@ -235,7 +236,7 @@ def test_lists_that_change_their_length_are_not_per_level() -> None:
     model = Named()
     attach(model, "equal", losses=("loss_images",))
     model.parse_losses(model(torch.arange(5.0)))
-    with pytest.raises(HeadError, match="have 4 entries, but there are 5 levels"):
+    with pytest.raises(AttachError, match="have 4 entries, but there are 5 levels"):
         model.parse_losses(model(torch.arange(4.0)))
 
 
@@ -273,7 +274,7 @@ def test_what_cannot_be_handled_is_refused_and_left_alone() -> None:
         (nn.Linear(1, 1), "Linear has no parse_losses"),
     ):
         before = vars(model).copy()
-        with pytest.raises(HeadError, match=reason):
+        with pytest.raises(AttachError, match=reason):
             attach(model, "avw")
         assert vars(model) == before
     for scheme, reason in (
@@ -281,11 +282,11 @@ def test_what_cannot_be_handled_is_refused_and_left_alone() -> None:
         ("avv", "unknown scheme 'avv'; did you mean 'avw'"),
     ):
         model = make("FCOS")
-        with pytest.raises(HeadError, match=reason):
+        with pytest.raises(AttachError, match=reason):
             attach(model, scheme)
         assert "parse_losses" not in vars(model)
         assert not model.bbox_head._forward_hooks
-    with pytest.raises(HeadError, match="interval must be at least 1"):
+    with pytest.raises(AttachError, match="interval must be at least 1"):
         attach(make("FCOS"), interval=0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping
 from typing import Any, cast
@@ -10,13 +11,32 @@ import torch
 from torch import Tensor, nn
 
 from scalewise.errors import UserError
-from scalewise.weighting import LossBalancer
+from scalewise.weighting import LearnedScheme, LossBalancer, Scheme, SchemeLike
+from scalewise.weighting.words import as_scheme
 
 NAME = "scalewise"  # of the submodule, and so of its keys in the model's state
 
 
 class AttachError(UserError, ValueError):
     """A model that cannot be given level weights, with the reason."""
+
+
+def own_scheme(scheme: SchemeLike) -> Scheme:
+    """A scheme for one set of levels of a model that trains as if there were none.
+
+    Raises:
+        AttachError: it is none, or it trains parameters.
+    """
+    try:
+        own = as_scheme(copy.deepcopy(scheme) if isinstance(scheme, Scheme) else scheme)
+    except (ValueError, TypeError) as error:
+        raise AttachError(str(error)) from None
+    if isinstance(own, LearnedScheme):
+        raise AttachError(
+            f"{own.name} trains weights by back-propagation through one total loss, which this "
+            "model's losses and optimizer know nothing of; choose another scheme"
+        )
+    return own
 
 
 class AttachedBalancer(nn.Module):

@@ -9,7 +9,6 @@ of known heads by the gradients of the head's predictions. At equal weights both
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,11 +17,10 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
-from scalewise.integrations.mmengine_heads import HeadError as HeadError
+from scalewise.integrations.attached import AttachError, own_scheme
 from scalewise.integrations.mmengine_heads import Lists, count_levels, find_heads
 from scalewise.integrations.mmengine_losses import ListLosses, RowLosses
-from scalewise.weighting import LearnedScheme, LossBalancer, Scheme, SchemeLike
-from scalewise.weighting.words import as_scheme
+from scalewise.weighting import LossBalancer, SchemeLike
 
 if TYPE_CHECKING:
     Hook = object
@@ -77,10 +75,10 @@ class LevelWeights:
         """Go on from a saved state.
 
         Raises:
-            HeadError: it is of another scheme, set of levels or number of levels.
+            AttachError: it is of another scheme, set of levels or number of levels.
         """
         if set(state) != set(self._parts):
-            raise HeadError(
+            raise AttachError(
                 f"the checkpoint weighs {sorted(state)}, this model {sorted(self._parts)}; "
                 "resume with the same model and losses="
             )
@@ -91,13 +89,11 @@ class LevelWeights:
     def make(self, name: str, levels: int) -> None:
         """Make the balancer of a set of levels."""
         settings = dict(self._settings)
-        scheme = settings.pop("scheme")
-        if isinstance(scheme, Scheme):
-            scheme = copy.deepcopy(scheme)
+        scheme = own_scheme(settings.pop("scheme"))
         try:
             balancer = LossBalancer(levels, scheme, **settings)
-        except (ValueError, TypeError) as error:
-            raise HeadError(str(error)) from None
+        except ValueError as error:
+            raise AttachError(str(error)) from None
         balancer = balancer.to(next(self._model.parameters()).device)
         self._restore(name, balancer)
         self.balancers[name] = balancer
@@ -108,7 +104,7 @@ class LevelWeights:
             try:
                 balancer.load_state_dict(state)
             except (ValueError, RuntimeError) as error:
-                raise HeadError(f"level weights of {name!r} in the checkpoint: {error}") from None
+                raise AttachError(f"level weights of {name!r} in the checkpoint: {error}") from None
 
     def connect(self) -> None:
         """Take the place of the model's `parse_losses`."""
@@ -128,7 +124,7 @@ class LevelWeights:
                 self.make(name, len(total))
             balancer = self.balancers[name]
             if len(total) != balancer.num_levels:
-                raise HeadError(
+                raise AttachError(
                     f"{', '.join(levels)} have {len(total)} entries, but there are "
                     f"{balancer.num_levels} levels of {name!r}: these lists are not per level"
                 )
@@ -166,30 +162,23 @@ def attach(
         The weights. They are no part of the model: save their `state_dict()` yourself.
 
     Raises:
-        HeadError: the model's level losses are not known, it has been attached before, the scheme
+        AttachError: the model's level losses are not known, it has been attached before, the scheme
             trains parameters, or an argument is out of range. The model is left as it was.
     """
     inner: Any = model.module if is_model_wrapper(model) else model
     if not hasattr(inner, "parse_losses"):
-        raise HeadError(f"{type(inner).__name__} has no parse_losses: it is no mmengine BaseModel")
+        raise AttachError(
+            f"{type(inner).__name__} has no parse_losses: it is no mmengine BaseModel"
+        )
     if "parse_losses" in vars(inner):
-        raise HeadError(
+        raise AttachError(
             f"parse_losses of this {type(inner).__name__} has been replaced already, by level "
             "weights (detach them first) or by something else"
         )
     if isinstance(losses, str):
-        raise HeadError(f"losses={losses!r} is one string; write losses=({losses!r},)")
-    try:
-        known = as_scheme(scheme)
-    except (ValueError, TypeError) as error:
-        raise HeadError(str(error)) from None
-    if isinstance(known, LearnedScheme):
-        raise HeadError(
-            f"{known.name} trains weights by back-propagation through one total loss, which is not "
-            "in this model's optimizer; choose another scheme"
-        )
+        raise AttachError(f"losses={losses!r} is one string; write losses=({losses!r},)")
     settings = {
-        "scheme": known,
+        "scheme": own_scheme(scheme),
         "interval": interval,
         "normalize": normalize,
         "accumulate": accumulate,
@@ -253,7 +242,7 @@ class ScalewiseHook(Hook):
         if self._state is not None:
             try:
                 attached.load_state_dict(self._state)
-            except HeadError:
+            except AttachError:
                 attached.detach()
                 raise
             self._state = None

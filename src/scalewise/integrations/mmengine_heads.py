@@ -12,11 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from scalewise.errors import UserError
-
-
-class HeadError(UserError, ValueError):
-    """A model that cannot be given level weights, or losses that are not per level."""
+from scalewise.integrations.attached import AttachError
 
 
 @dataclass(frozen=True)
@@ -91,13 +87,13 @@ def find_heads(model: nn.Module) -> dict[str, tuple[Any, Lists | Rows]]:
         The head and where its losses are, by set of levels: "dense", or "rpn" for two stages.
 
     Raises:
-        HeadError: there is none, or its losses by level are not known.
+        AttachError: there is none, or its losses by level are not known.
     """
     for name, attribute in (("rpn", "rpn_head"), ("dense", "bbox_head")):
         head = getattr(model, attribute, None)
         if head is not None:
             return {name: (head, _place(head, attribute))}
-    raise HeadError(
+    raise AttachError(
         f"{type(model).__name__} has neither bbox_head nor rpn_head; "
         'name the losses that are lists per level: losses=("loss_cls", ...)'
     )
@@ -109,7 +105,7 @@ def count_levels(head: Any) -> int:
         generator = getattr(head, attribute, None)
         if generator is not None:
             return int(generator.num_levels)
-    raise HeadError(f"{type(head).__name__} has no prior_generator, which tells its levels")
+    raise AttachError(f"{type(head).__name__} has no prior_generator, which tells its levels")
 
 
 def _place(head: Any, attribute: str) -> Lists | Rows:
@@ -117,7 +113,7 @@ def _place(head: Any, attribute: str) -> Lists | Rows:
     known = KNOWN.get(own.__name__) if own.__module__.split(".")[0] == "mmdet" else None
     if known is None:
         reason = _REFUSED.get(own.__name__, f"the loss code of {own.__name__} is not known")
-        raise HeadError(
+        raise AttachError(
             f"{attribute} is a {type(head).__name__}: {reason}, so nothing was changed. If it "
             'returns lists with one loss per level, name them: losses=("loss_cls", ...); '
             f"known are {', '.join(sorted(KNOWN))} and what inherits their loss_by_feat"

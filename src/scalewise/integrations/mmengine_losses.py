@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from scalewise.integrations.mmengine_heads import HeadError, Rows
+from scalewise.integrations.attached import AttachError
+from scalewise.integrations.mmengine_heads import Rows
 from scalewise.weighting import LossBalancer, scale_gradients
 
 
@@ -28,7 +29,7 @@ class ListLosses:
         """Unweighted losses of the levels, detached, float32 [n] by name.
 
         Raises:
-            HeadError: a loss is missing or no list, or the lists differ in length.
+            AttachError: a loss is missing or no list, or the lists differ in length.
         """
         found = {}
         for name in self.names:
@@ -36,14 +37,14 @@ class ListLosses:
             if not isinstance(entries, list) or not entries:
                 lists = [key for key, value in losses.items() if isinstance(value, list)]
                 what = "missing" if name not in losses else f"a {type(entries).__name__}"
-                raise HeadError(
+                raise AttachError(
                     f"{name} is {what}, not a list with one loss per level; "
                     f"the model's lists are: {', '.join(lists) or 'none'}"
                 )
             found[name] = torch.stack([entry.detach().mean().float() for entry in entries])
         lengths = {name: len(levels) for name, levels in found.items()}
         if len(set(lengths.values())) > 1:
-            raise HeadError(
+            raise AttachError(
                 f"the lists differ in length: {lengths}; name losses of the same levels only"
             )
         return found
@@ -79,7 +80,7 @@ class RowLosses:
         self.modules = {name: getattr(head, own) for name, own in place.losses.items()}
         for name, module in self.modules.items():
             if any(True for _ in module.parameters()):
-                raise HeadError(
+                raise AttachError(
                     f"{type(module).__name__}, which computes {name}, has parameters: they would "
                     "not see the weights, which reach the head's predictions only"
                 )
@@ -130,7 +131,7 @@ class RowLosses:
         weights = self.balancer.weights
         for part in outputs:
             if len(part) != len(weights):
-                raise HeadError(
+                raise AttachError(
                     f"{type(head).__name__} predicts on {len(part)} levels, but its "
                     f"prior_generator knows {len(weights)}"
                 )
@@ -177,7 +178,7 @@ class RowLosses:
         if len(positive) == len(level):
             level = level[positive]
         if count != len(level):
-            raise HeadError(
+            raise AttachError(
                 f"{name} is computed from {count} rows, which are neither all locations nor the "
                 f"positive ones: {type(self.head).__name__} does not work as MMDetection's own"
             )

@@ -8,7 +8,6 @@ over the levels. Nothing is subclassed or patched outside of the model's own obj
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal, cast
@@ -28,12 +27,17 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import MultiScaleRoIAlign
 
-from scalewise.integrations.attached import NAME, AttachedBalancer, AttachError, drop_state
+from scalewise.integrations.attached import (
+    NAME,
+    AttachedBalancer,
+    AttachError,
+    drop_state,
+    own_scheme,
+)
 from scalewise.integrations.dense import Step, fcos_losses, retinanet_losses, ssd_losses
 from scalewise.integrations.loops import give_back_to_broadcast, keep_from_broadcast
 from scalewise.integrations.rcnn import box_losses, mask_losses, rpn_losses
-from scalewise.weighting import LearnedScheme, LossBalancer, Scheme, SchemeLike
-from scalewise.weighting.words import as_scheme
+from scalewise.weighting import LossBalancer, SchemeLike
 
 
 def attach(
@@ -66,19 +70,9 @@ def attach(
     """
     wiring = _wiring(model)
     try:
-        schemes = {name: _own_copy(scheme) for name in wiring.levels}
-    except (ValueError, TypeError) as error:
-        raise AttachError(str(error)) from None
-    learned = [s.name for s in schemes.values() if isinstance(s, LearnedScheme)]
-    if learned:
-        raise AttachError(
-            f"{learned[0]} trains weights by back-propagation through one total loss, "
-            "but the model returns several losses; choose another scheme"
-        )
-    try:
         balancers = {
             name: LossBalancer(
-                count, schemes[name], interval, normalize, accumulate, seed=seed + place
+                count, own_scheme(scheme), interval, normalize, accumulate, seed=seed + place
             )
             for place, (name, count) in enumerate(wiring.levels.items())
         }
@@ -109,10 +103,6 @@ def detach(model: nn.Module) -> None:
 
 def _load_hooks(model: nn.Module) -> list[Any]:
     return [getattr(hook, "hook", hook) for hook in model._load_state_dict_pre_hooks.values()]
-
-
-def _own_copy(scheme: SchemeLike) -> Scheme:
-    return as_scheme(copy.deepcopy(scheme) if isinstance(scheme, Scheme) else scheme)
 
 
 class Wiring(ABC):

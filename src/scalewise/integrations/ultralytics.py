@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ultralytics.utils import DEFAULT_CFG, LOGGER
 
-from scalewise.integrations.attached import AttachError
+from scalewise.integrations.attached import AttachError, own_scheme
 from scalewise.integrations.ultralytics_log import LevelLog
 from scalewise.integrations.ultralytics_loss import LevelCriterion, attach
 from scalewise.weighting import LossBalancer, SchemeLike
-from scalewise.weighting.words import as_scheme
 
 if TYPE_CHECKING:
 
@@ -85,10 +84,10 @@ def balanced_trainer(
     Raises:
         AttachError: an argument is out of range.
     """
+    own_scheme(scheme)
     try:
-        as_scheme(scheme)
         LossBalancer(1, "equal", interval, normalize)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise AttachError(str(error)) from None
     return partial(BalancedTrainer, options=Options(scheme, interval, normalize, seed))
 

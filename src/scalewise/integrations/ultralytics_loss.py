@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import loss as losses
 
-from scalewise.integrations.attached import AttachError
-from scalewise.weighting import LearnedScheme, LossBalancer, Scheme, SchemeLike
-from scalewise.weighting.words import as_scheme
+from scalewise.integrations.attached import AttachError, own_scheme
+from scalewise.weighting import LossBalancer, SchemeLike
 
 TERMS = ("box_loss", "cls_loss", "dfl_loss")  # where the release does not name them itself
 HEADS = ("Detect", "v10Detect")
@@ -303,16 +302,10 @@ def attach(
     """
     criterion = _plain_criterion(model)
     try:
-        own = as_scheme(copy.deepcopy(scheme) if isinstance(scheme, Scheme) else scheme)
-        if isinstance(own, LearnedScheme):
-            raise ValueError(
-                f"{own.name} trains weights by back-propagation, but Ultralytics' optimizer does "
-                "not know them; choose another scheme"
-            )
         balancer = LossBalancer(
-            model.model[-1].nl, own, interval, normalize, accumulate, seed=seed
+            model.model[-1].nl, own_scheme(scheme), interval, normalize, accumulate, seed=seed
         ).to(next(model.parameters()).device)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise AttachError(str(error)) from None
     weighed = LevelCriterion(criterion, balancer)
     model.criterion = weighed
