@@ -19,6 +19,7 @@ import csv
 import io
 import platform
 import random
+import shlex
 import statistics
 import sys
 import time
@@ -242,7 +243,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=60, help="for each detector")
     parser.add_argument("--rounds", type=int, default=3, help="steps that --profile counts")
-    parser.add_argument("--only", choices=PAIRS, help="one detector instead of all")
+    parser.add_argument("--only", choices=PAIRS, nargs="+", help="some detectors instead of all")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--profile", action="store_true", help="operations instead of time")
     parser.add_argument("--out", type=Path, default=Path("results"))
@@ -250,8 +251,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     random.seed(0)
-    names = [args.only] if args.only else list(PAIRS)
-    head = f"""`python benchmarks/overhead.py {" ".join(sys.argv[1:])}`
+    names = args.only or list(PAIRS)
+    place = f"{args.device}_{args.size}"
+    head = f"""`python benchmarks/overhead.py {shlex.join(sys.argv[1:])}`
 
 {processor(args.device)}, {args.threads} threads; Python {platform.python_version()},
 torch {torch.__version__}, torchvision {version("torchvision")}, ultralytics
@@ -263,7 +265,7 @@ torch {torch.__version__}, torchvision {version("torchvision")}, ultralytics
         text += "Operator calls of the weighted step minus those of the plain one, without an "
         text += "interval's end; composite operators count with what they call.\n\n"
         text += "\n".join(parts) + "\n"
-        write(args.out / f"overhead_profile_{args.device}.md", text)
+        write(args.out / f"overhead_profile_{place}.md", text)
         print(text)
         return
     rows = [
@@ -291,8 +293,8 @@ Median over the rounds of the ratio to the plain step within a round, in per cen
 with its 95 % interval; beside it the same for a second plain copy, which is noise alone.
 
 """
-    write(args.out / f"overhead_{args.device}.csv", stream.getvalue())
-    write(args.out / f"overhead_{args.device}.md", text + "\n".join(lines) + "\n")
+    write(args.out / f"overhead_{place}.csv", stream.getvalue())
+    write(args.out / f"overhead_{place}.md", text + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
