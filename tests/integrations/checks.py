@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import gc
 import importlib
@@ -205,7 +204,7 @@ def _rank(rank: int, folder: str, module: str) -> None:
 def _see(subject: Subject, rank: int) -> Rank:
     model = subject.make(subject.levels[0], 0)
     balancers = subject.attach(model, "avw:signal=magnitude", interval=2)
-    parallel = _parallel(model)
+    parallel = DistributedDataParallel(model)
     weights, losses = [], []
     for step in range(STEPS):
         subject.step(parallel, subject.batch((2, 1), 10 * step + rank))
@@ -219,14 +218,9 @@ def _see(subject: Subject, rank: int) -> Rank:
         {name: b.statistics.count for name, b in balancers.items()},
         {name: b.statistics.mean for name, b in balancers.items()},
         {name: torch.stack([step[name] for step in losses[-2:]]) for name in balancers},
-        subject.step(_parallel(fixed), data)[1],
+        subject.step(DistributedDataParallel(fixed), data)[1],
         subject.step(plain, data)[1],
     )
-
-
-def _parallel(model: Any) -> DistributedDataParallel:
-    with contextlib.redirect_stderr(io.StringIO()):  # its note on unused parameters
-        return DistributedDataParallel(model, find_unused_parameters=True)
 
 
 CHECKS: dict[str, Callable[[Subject], None]] = {
