@@ -306,7 +306,7 @@ def test_many_faults_are_shown_in_part_and_counted(tmp_path: Path) -> None:
     with pytest.raises(BadData) as error:
         open_split(tmp_path)
     lines = str(error.value).splitlines()
-    assert "8 faults: 7 bad box, 1 unknown class" in lines[0]
+    assert "8 faults: 7 bad boxes, 1 unknown class" in lines[0]
     assert len(lines) == 1 + 5 + 1
     assert lines[-1].strip() == "and 3 more"
 

@@ -84,8 +84,11 @@ class Faults:
 
 
 def format_counts(counts: dict[str, int]) -> str:
-    """Return counts per kind as one phrase, such as '2 bad box, 1 missing image'."""
-    return ", ".join(f"{number} {kind}" for kind, number in counts.items())
+    """Return counts per kind as one phrase, such as '2 bad boxes, 1 missing image'."""
+    return ", ".join(
+        f"{number} {kind}" + ("" if number == 1 else "es" if kind[-1] in "xs" else "s")
+        for kind, number in counts.items()
+    )
 
 
 def box_fault(box: Box) -> str | None:
