@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
+from overview import write_overview
 
 from scalewise.study.comparisons import MetricTable, study_tables
 from scalewise.study.images import image_bootstrap
@@ -117,13 +118,15 @@ def level_shares(study: StudyRecords, detector: str) -> dict[str, np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--results", type=Path, default=Path(__file__).parents[1] / "results")
-    for plan in sorted(parser.parse_args().results.glob("*/study.yaml")):
-        folder = plan.parent
-        study = load_study(folder)
+    results = parser.parse_args().results
+    folders = [plan.parent for plan in sorted(results.glob("*/study.yaml"))]
+    studies = [load_study(folder) for folder in folders]
+    for study, folder in zip(studies, folders, strict=True):
         written = write_tables(study, folder, images=image_bootstrap(study))
         draw_differences(study, folder / "differences.png")
         draw_shares(study, folder / "shares.png")
         print(f"{folder.name}: {len(study.records)} runs, {', '.join(p.name for p in written)}")
+    write_overview(studies, results)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,97 @@
+"""One table and one figure over all studies that were measured, not tuned on.
+
+python benchmarks/results.py calls this.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy import stats
+
+from scalewise.study.comparisons import study_tables
+from scalewise.study.records import StudyRecords
+from scalewise.study.statistics import Difference
+from scalewise.training.runs import write_text
+
+Found = dict[str, dict[str, Difference]]  # by scheme, then by study
+
+
+def write_overview(studies: Sequence[StudyRecords], results: Path) -> None:
+    """Write overview.md and overview.png."""
+    measured = [s for s in studies if not s.plan.options.holdout]
+    found: Found = defaultdict(dict)
+    heads = {}
+    for study in measured:
+        for table in study_tables(study, ["AP"]):
+            options = study.plan.options
+            name = f"{table.detector}, {Path(options.data).name}"
+            name += f", {options.backbone}" if options.backbone != "mobilenet_v2" else ""
+            name += f", {options.normalize!r}"
+            base = next(s for s in table.summaries if s.scheme == study.plan.baseline)
+            heads[name] = f"{100 * base.mean:.2f}"
+            for difference in table.differences:
+                if difference.seeds:
+                    found[difference.scheme][name] = difference
+    write_text(results / "overview.md", as_markdown(found, heads))
+    draw(found, list(heads), results / "overview.png")
+
+
+def as_markdown(found: Found, heads: dict[str, str]) -> str:
+    lines = [
+        "# All measured studies",
+        "",
+        "AP minus that of equal weights at the same seed, in points: mean over the seeds and 95 %",
+        "interval (Student's t). Lean setting for two CPU cores, last epoch. The last column is",
+        "the mean over the studies, with the interval of Student's t over them.",
+        "",
+        "| scheme | " + " | ".join(heads) + " | over the studies |",
+        "| --- |" + " --- |" * (len(heads) + 1),
+        "| equal, AP | " + " | ".join(heads.values()) + " | |",
+    ]
+    for scheme, by_study in found.items():
+        cells = [cell(by_study[name]) if name in by_study else "" for name in heads]
+        lines.append(f"| {scheme} | " + " | ".join(cells) + f" | {over_studies(by_study)} |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(found: Difference) -> str:
+    text = f"{100 * found.difference:+.2f}"
+    if found.t_interval is None:
+        return text
+    low, high = found.t_interval
+    return f"{text} ({100 * low:+.2f} to {100 * high:+.2f})"
+
+
+def over_studies(by_study: dict[str, Difference]) -> str:
+    means = 100 * np.array([found.difference for found in by_study.values()])
+    if len(means) < 3:
+        return ""
+    low, high = stats.t.interval(0.95, len(means) - 1, means.mean(), stats.sem(means))
+    return f"{means.mean():+.2f} ({low:+.2f} to {high:+.2f}), {len(means)} studies"
+
+
+def draw(found: Found, studies: list[str], path: Path) -> None:
+    """A row a study, for the two schemes that were in most of them."""
+    schemes = sorted(found, key=lambda scheme: -len(found[scheme]))[:2]
+    figure, all_axes = plt.subplots(
+        1, 2, figsize=(10, 1.2 + 0.4 * len(studies)), layout="constrained", sharey=True, sharex=True
+    )
+    for scheme, axes in zip(schemes, all_axes, strict=True):
+        for place, name in enumerate(studies):
+            difference = found[scheme].get(name)
+            if difference is None or difference.t_interval is None:
+                continue
+            axes.plot(100 * np.array(difference.t_interval), [place] * 2, color="#0b62a8", lw=2)
+            axes.plot([100 * difference.difference], [place], "o", color="#0b62a8")
+        axes.axvline(0, color="black", lw=0.8)
+        axes.set_title(scheme, fontsize=10)
+        axes.set_xlabel("AP minus equal, points: mean, 95 % interval", fontsize=9)
+    all_axes[0].set_yticks(range(len(studies)), studies)
+    all_axes[0].set_ylim(len(studies) - 0.5, -0.5)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
