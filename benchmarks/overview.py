@@ -31,14 +31,14 @@ def write_overview(studies: Sequence[StudyRecords], results: Path) -> None:
             options = study.plan.options
             name = f"{table.detector}, {Path(options.data).name}"
             name += f", {options.backbone}" if options.backbone != "mobilenet_v2" else ""
-            name += f", {options.normalize!r}"
+            name += f", normalize={options.normalize}"
             base = next(s for s in table.summaries if s.scheme == study.plan.baseline)
             heads[name] = f"{100 * base.mean:.2f}"
             for difference in table.differences:
                 if difference.seeds:
                     found[difference.scheme][name] = difference
     write_text(results / "overview.md", as_markdown(found, heads))
-    draw(found, list(heads), results / "overview.png")
+    draw(found, results / "overview.png")
 
 
 def as_markdown(found: Found, heads: dict[str, str]) -> str:
@@ -75,9 +75,10 @@ def over_studies(by_study: dict[str, Difference]) -> str:
     return f"{means.mean():+.2f} ({low:+.2f} to {high:+.2f}), {len(means)} studies"
 
 
-def draw(found: Found, studies: list[str], path: Path) -> None:
+def draw(found: Found, path: Path) -> None:
     """A row a study, for the two schemes that were in most of them."""
     schemes = sorted(found, key=lambda scheme: -len(found[scheme]))[:2]
+    studies = list(dict.fromkeys(name for scheme in schemes for name in found[scheme]))
     figure, all_axes = plt.subplots(
         1, 2, figsize=(10, 1.2 + 0.4 * len(studies)), layout="constrained", sharey=True, sharex=True
     )
