@@ -139,7 +139,9 @@ class _Branch:
         loss: Tensor = self.bce(logits, targets)
         by_class = getattr(self.part, "class_weights", None)
         own = loss.detach() if by_class is None else loss.detach() * by_class
-        self.scores = _by_level(own.sum(-1).sum(0)[:, None], self.anchors, len(self.weights))
+        self.scores = _by_level(
+            own.sum(-1, dtype=torch.float32).sum(0)[:, None], self.anchors, len(self.weights)
+        )
         return (loss * self.weights.index_select(0, self.anchors)).to(loss.dtype)
 
     def weigh_boxes(self, *inputs: Any) -> tuple[Tensor, Tensor]:
@@ -207,9 +209,9 @@ class _Scores(Tensor):
 
 
 def _by_level(values: Tensor, anchors: Tensor, levels: int) -> Tensor:
-    """Sums [n] of [A, 1]; what is not finite stays in its level."""
+    """Float32 sums [n] of [A, 1]; what is not finite stays in its level."""
     members = _each(levels, values.device).index_select(0, anchors)  # bool [A, n]
-    return torch.where(members, values, 0).sum(0)
+    return torch.where(members, values, 0).sum(0, dtype=torch.float32)
 
 
 @lru_cache
