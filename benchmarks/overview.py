@@ -21,17 +21,15 @@ from scalewise.training.runs import write_text
 Found = dict[str, dict[str, Difference]]  # by scheme, then by study
 
 
-def write_overview(studies: Sequence[StudyRecords], results: Path) -> None:
-    """Write overview.md and overview.png."""
-    measured = [s for s in studies if not s.plan.options.holdout]
+def write_overview(studies: Sequence[tuple[str, StudyRecords]], results: Path) -> None:
+    """Write overview.md and overview.png from the studies and their names."""
     found: Found = defaultdict(dict)
     heads = {}
-    for study in measured:
+    for folder, study in studies:
+        if study.plan.options.holdout:
+            continue
         for table in study_tables(study, ["AP"]):
-            options = study.plan.options
-            name = f"{table.detector}, {Path(options.data).name}"
-            name += f", {options.backbone}" if options.backbone != "mobilenet_v2" else ""
-            name += f", normalize={options.normalize}"
+            name = f"{folder} ({table.detector})"
             base = next(s for s in table.summaries if s.scheme == study.plan.baseline)
             heads[name] = f"{100 * base.mean:.2f}"
             for difference in table.differences:
@@ -47,7 +45,8 @@ def as_markdown(found: Found, heads: dict[str, str]) -> str:
         "",
         "AP minus that of equal weights at the same seed, in points: mean over the seeds and 95 %",
         "interval (Student's t). Lean setting for two CPU cores, last epoch. The last column is",
-        "the mean over the studies, with the interval of Student's t over them.",
+        "the mean over the studies, with the interval of Student's t over them. What the studies",
+        "are, and that `per-positive-val` ran with a patch: README.md.",
         "",
         "| scheme | " + " | ".join(heads) + " | over the studies |",
         "| --- |" + " --- |" * (len(heads) + 1),

@@ -126,7 +126,7 @@ def main() -> None:
         draw_differences(study, folder / "differences.png")
         draw_shares(study, folder / "shares.png")
         print(f"{folder.name}: {len(study.records)} runs, {', '.join(p.name for p in written)}")
-    write_overview(studies, results)
+    write_overview([(f.name, s) for f, s in zip(folders, studies, strict=True)], results)
 
 
 if __name__ == "__main__":
