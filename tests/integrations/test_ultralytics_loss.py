@@ -123,7 +123,15 @@ def test_boxes_added_up_in_another_way_are_noticed(monkeypatch: pytest.MonkeyPat
         scores, positive = inputs[4], inputs[6]
         return scores[positive].sum(), scores.sum()
 
-    for forward, reason in ((mean, "added up 0 times"), (whole, "adds up box losses of shape")):
+    def joined(self: Any, *inputs: Any) -> Any:
+        scores = torch.cat((inputs[4], inputs[4]))
+        return scores.sum(), scores.sum()
+
+    for forward, reason in (
+        (mean, "added up 0 times"),
+        (whole, "adds up box losses of shape"),
+        (joined, "use the target scores in cat:"),
+    ):
         monkeypatch.setattr(ultralytics_loss.BboxLoss, "forward", forward)
         model = make("yolo11")
         attach(model, "avw")

@@ -194,7 +194,9 @@ class _Scores(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        sums = next(value.sums for value in args if isinstance(value, _Scores))
+        sums = next((value.sums for value in args if isinstance(value, _Scores)), None)
+        if sums is None:
+            raise _unknown(f"its boxes use the target scores in {func.__name__}")
         with torch._C.DisableTorchFunctionSubclass():
             if func is Tensor.sum and len(args) == 1 and not kwargs:
                 return sums.add_up(args[0].as_subclass(Tensor))
