@@ -27,7 +27,7 @@ BOX_WEIGHT = 2.0
 
 def anchors(grid: Grid) -> Tensor:
     """The square anchor of each location: float32 [A, 4]."""
-    half = grid.spacing[:, None] * (ANCHOR_SIZE / 2)
+    half = grid.spacing[:, None] * (ANCHOR_SIZE * grid.anchor_scale / 2)
     return torch.cat((grid.points - half, grid.points + half), dim=-1)
 
 
@@ -112,8 +112,17 @@ def atss(
     depth: int = 4,
     freeze_bn: bool | None = None,
     freeze_stem: bool | None = None,
+    anchor_scale: float = 1.0,
 ) -> DenseDetector:
     """An ATSS detector; the arguments are those of `DenseDetector`."""
     return DenseDetector(
-        METHOD, backbone, num_classes, weights, width, depth, freeze_bn, freeze_stem
+        METHOD,
+        backbone,
+        num_classes,
+        weights,
+        width,
+        depth,
+        freeze_bn,
+        freeze_stem,
+        anchor_scale,
     )

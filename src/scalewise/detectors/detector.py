@@ -37,6 +37,9 @@ class DenseDetector(nn.Module):
             where weights were loaded, since detection batches are too small to estimate them anew.
         freeze_stem: keep the backbone's layers up to stride 4 fixed. Default: where weights were
             loaded; their features are generic, and their maps the most expensive to train on.
+        anchor_scale: factor on the object sizes that the method's levels are meant for, above 0:
+            its anchors, or the ranges of FCOS. For images smaller than those the method was made
+            for, in proportion to them, so that the objects spread over the levels as they do there.
 
     Attributes:
         strides: of the levels, in pixels.
@@ -68,6 +71,7 @@ class DenseDetector(nn.Module):
         depth: int = 4,
         freeze_bn: bool | None = None,
         freeze_stem: bool | None = None,
+        anchor_scale: float = 1.0,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -77,7 +81,10 @@ class DenseDetector(nn.Module):
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+        if not anchor_scale > 0:
+            raise ValueError(f"anchor_scale must be above 0, got {anchor_scale}")
         self.method = method
+        self.anchor_scale = anchor_scale
         self.strides = STRIDES
         self.num_levels = len(STRIDES)
         self.terms = method.terms
@@ -120,7 +127,8 @@ class DenseDetector(nn.Module):
             features = [feature.contiguous() for feature in features]
         levels = self.pyramid(features)
         shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
-        return self.head(levels), make_grid(shapes, self.strides, images.device)
+        grid = make_grid(shapes, self.strides, images.device, self.anchor_scale)
+        return self.head(levels), grid
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Loss of each term per level, float32 [num_levels]; their total is the detector's loss."""

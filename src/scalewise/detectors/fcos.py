@@ -50,11 +50,12 @@ def assign(grid: Grid, boxes: Tensor, valid: Tensor) -> Tensor:
         distances = geometry.edge_distances(points, boxes[:, :, None])  # [B, M, W, 4]
         off_centre = (points - centres[:, :, None]).abs().amax(-1)
         farthest = distances.amax(-1)
+        reach = stride * grid.anchor_scale
         fits = (off_centre < RADIUS * stride) & (distances.amin(-1) > 0)
         if level > 0:
-            fits &= farthest > REACH[0] * stride
+            fits &= farthest > REACH[0] * reach
         if level < last:
-            fits &= farthest < REACH[1] * stride
+            fits &= farthest < REACH[1] * reach
         indices.append(index + start)
         eligible.append(fits & valid[..., None])
         start += shape[0] * shape[1]
@@ -115,8 +116,17 @@ def fcos(
     depth: int = 4,
     freeze_bn: bool | None = None,
     freeze_stem: bool | None = None,
+    anchor_scale: float = 1.0,
 ) -> DenseDetector:
     """An FCOS detector; the arguments are those of `DenseDetector`."""
     return DenseDetector(
-        METHOD, backbone, num_classes, weights, width, depth, freeze_bn, freeze_stem
+        METHOD,
+        backbone,
+        num_classes,
+        weights,
+        width,
+        depth,
+        freeze_bn,
+        freeze_stem,
+        anchor_scale,
     )

@@ -21,12 +21,14 @@ class Grid:
         spacing: float32 [A], the stride of each location's level in pixels.
         shapes: (rows, columns) of each level.
         strides: stride of each level in pixels.
+        anchor_scale: factor on the object sizes, in strides, that a method gives to its levels.
     """
 
     points: Tensor
     spacing: Tensor
     shapes: tuple[tuple[int, int], ...]
     strides: tuple[int, ...]
+    anchor_scale: float = 1.0
 
     @property
     def counts(self) -> list[int]:
@@ -35,7 +37,10 @@ class Grid:
 
 
 def make_grid(
-    shapes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device
+    shapes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    device: torch.device,
+    anchor_scale: float = 1.0,
 ) -> Grid:
     """Lay the locations of levels with `shapes` (rows, columns) and `strides` out on `device`."""
     points, spacing = [], []
@@ -45,7 +50,7 @@ def make_grid(
         xy = torch.stack((x.expand(rows, -1), y[:, None].expand(-1, columns)), dim=-1)
         points.append(xy.reshape(-1, 2))  # [rows * columns, 2]
         spacing.append(torch.full((rows * columns,), float(stride), device=device))
-    return Grid(torch.cat(points), torch.cat(spacing), tuple(shapes), tuple(strides))
+    return Grid(torch.cat(points), torch.cat(spacing), tuple(shapes), tuple(strides), anchor_scale)
 
 
 def _nearest_on_axis(position: Tensor, stride: int, size: int, count: int) -> Tensor:

@@ -34,7 +34,9 @@ def anchors(grid: Grid) -> Tensor:
     octave = torch.arange(SCALES, device=device) / SCALES
     height = (torch.arange(RATIOS, device=device) - 1.0).exp2().sqrt()  # [3]
     # whole pixels, as torchvision's
-    size = (4 * grid.spacing[:, None] * octave.exp2()).floor()[:, None]  # [A, 1, 3]
+    size = (4 * grid.anchor_scale * grid.spacing[:, None] * octave.exp2()).floor()[
+        :, None
+    ]  # [A, 1, 3]
     width_height = torch.stack((size / height[:, None], size * height[:, None]), dim=-1)
     half = (width_height / 2).round()  # [A, 3, 3, 2]
     centre = grid.points[:, None, None]
@@ -117,8 +119,17 @@ def retinanet(
     depth: int = 4,
     freeze_bn: bool | None = None,
     freeze_stem: bool | None = None,
+    anchor_scale: float = 1.0,
 ) -> DenseDetector:
     """A RetinaNet detector; the arguments are those of `DenseDetector`."""
     return DenseDetector(
-        METHOD, backbone, num_classes, weights, width, depth, freeze_bn, freeze_stem
+        METHOD,
+        backbone,
+        num_classes,
+        weights,
+        width,
+        depth,
+        freeze_bn,
+        freeze_stem,
+        anchor_scale,
     )

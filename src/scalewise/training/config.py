@@ -59,6 +59,8 @@ class DetectorOptions:
             weights keep their BatchNorm and everything up to stride 4 as they are.
         width: Channels of the pyramid and of the head.
         depth: Convolutions of each head tower.
+        anchor_scale: Factor on the object sizes that the levels are meant for (anchors, or FCOS's
+            ranges). 0.4 at --size 128 spreads the objects over the levels as 1 does at 320.
     """
 
     detector: Literal["atss", "fcos", "retinanet"] = "atss"
@@ -66,6 +68,7 @@ class DetectorOptions:
     weights_backbone: str | None = None
     width: int = 256
     depth: int = 4
+    anchor_scale: float = 1.0
 
 
 @dataclass(kw_only=True)
@@ -165,8 +168,8 @@ class TrainConfig(RunOptions, OptimizerOptions, WeightingOptions, DetectorOption
 
 GROUPS = (DataOptions, DetectorOptions, WeightingOptions, OptimizerOptions, RunOptions)
 
-_POSITIVE = ("size", "batch_size", "width", "depth", "interval", "epochs", "lr", "accumulate",
-             "nodes", "log_every")  # fmt: skip
+_POSITIVE = ("size", "batch_size", "width", "depth", "anchor_scale", "interval", "epochs", "lr",
+             "accumulate", "nodes", "log_every")  # fmt: skip
 _NOT_NEGATIVE = ("color_jitter", "backbone_lr", "weight_decay", "warmup", "clip_norm", "patience",
                  "checkpoint_every", "seed", "gradient_every")  # fmt: skip
 _BELOW_ONE = ("scale_jitter", "momentum", "ema", "holdout")

@@ -116,6 +116,7 @@ def build_detector(config: TrainConfig, classes: int, weights: str | None) -> De
             freeze_stem=pretrained,
             width=config.width,
             depth=config.depth,
+            anchor_scale=config.anchor_scale,
         )
     except (ValueError, OSError, ImportError) as error:
         raise UserError(f"detector {config.detector} on {config.backbone}: {error}") from None
