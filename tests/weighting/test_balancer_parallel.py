@@ -13,8 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 from scalewise.weighting import LossBalancer
 
 WORLD = 2
+NAMES = ("avw", "rlo", "random", "avw:per_positive=true")
 ROWS = torch.rand(48, WORLD, 3, generator=torch.Generator().manual_seed(4)) + 0.05
 ROWS[5, 1, 2] = torch.nan
+POSITIVES = torch.randint(0, 4, ROWS.shape, generator=torch.Generator().manual_seed(5))
 
 
 class Detector(nn.Module):
@@ -32,16 +34,19 @@ class Detector(nn.Module):
 def merged(rank: int) -> dict[str, Any]:
     """Balancers outside of any wrapper: exact statistics of all ranks."""
     trace: dict[str, Any] = {}
-    for name in ("avw", "rlo", "random"):
+    for name in NAMES:
         balancer = LossBalancer(3, name, 4, accumulate=2, seed=1)
         weights = []
-        for rows in ROWS:
-            balancer(rows[rank])
+        for rows, positives in zip(ROWS, POSITIVES, strict=True):
+            balancer(rows[rank], positives[rank])
             weights.append(balancer.weights.clone())
         trace[name] = torch.stack(weights)
         trace[f"{name} mean"] = balancer.statistics.mean
         trace[f"{name} variance"] = balancer.statistics.variance
         trace[f"{name} skipped"] = balancer.skipped
+        shared = balancer.statistics.per_positive
+        if shared is not None:
+            trace[f"{name} shared"] = torch.stack((shared.count, shared.mean, shared.variance))
     return trace
 
 
@@ -94,7 +99,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
-@pytest.mark.parametrize("name", ["avw", "rlo", "random"])
+@pytest.mark.parametrize("name", NAMES)
 def test_ranks_hold_the_same_weights_at_every_call(ranks: list[dict[str, Any]], name: str) -> None:
     first, second = ranks[0][name], ranks[1][name]
     assert torch.equal(first, second)
@@ -111,8 +116,21 @@ def test_statistics_are_those_of_all_ranks_together(ranks: list[dict[str, Any]])
         assert rank["avw skipped"].tolist() == [0, 0, 1]
 
 
+def test_statistics_per_positive_are_those_of_all_ranks_together(
+    ranks: list[dict[str, Any]],
+) -> None:
+    losses, positives = ROWS[-8:].reshape(-1, 3), POSITIVES[-8:].reshape(-1, 3)
+    shared = losses * positives.sum(1, keepdim=True) / positives
+    for rank in ranks:
+        for level, (count, mean, variance) in enumerate(rank["avw:per_positive=true shared"].T):
+            values = shared[positives[:, level] > 0, level]
+            assert float(count) == len(values)
+            torch.testing.assert_close(mean, values.mean())
+            torch.testing.assert_close(variance, values.var())
+
+
 def test_one_reduction_per_interval(ranks: list[dict[str, Any]]) -> None:
-    assert [rank["reductions"] for rank in ranks] == [3 * len(ROWS) // 8] * 2
+    assert [rank["reductions"] for rank in ranks] == [len(NAMES) * len(ROWS) // 8] * 2
 
 
 def test_inside_a_wrapper_ranks_agree_but_buffers_should_not_be_broadcast(

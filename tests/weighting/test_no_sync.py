@@ -93,17 +93,17 @@ def test_the_watch_itself_fires(read: Any) -> None:
 
 @pytest.mark.parametrize("normalize", ["mean", "loss"])
 @pytest.mark.parametrize("interval", [1, 6])
-@pytest.mark.parametrize("name", [*NAMES, "avw-magnitude", "static"])
+@pytest.mark.parametrize("name", [*NAMES, "avw-magnitude", "static", "cov:per_positive=true"])
 def test_steps_and_interval_ends_read_nothing(name: str, interval: int, normalize: Any) -> None:
     if name == "uncertainty":
         normalize = "mean"  # the only one it takes
     scheme: Any = {"avw-magnitude": AVW("magnitude"), "static": Static([1, 2, 3])}.get(name, name)
     balancer = LossBalancer(3, scheme, interval, normalize=normalize)
-    rows = torch.rand(4 * interval, 3)
+    rows, positives = torch.rand(4 * interval, 3), torch.tensor([3, 1, 0])
     with no_host_reads():
         for row in rows.unbind(0):
             losses = row.requires_grad_()
-            torch.autograd.backward(balancer(losses))
+            torch.autograd.backward(balancer(losses, positives))
             balancer.advance()
         _ = (balancer.statistics, balancer.skipped, balancer.outliers, balancer.weights)
     assert balancer.intervals == 4

@@ -23,7 +23,7 @@ from weighting_reference import (
 
 from scalewise.weighting import AVW, DWA, RLO, CoV, Equal, InverseLoss, LossBalancer, RandomWeights
 
-DEFAULT_ACTIONS: list[Callable[[], RefEqual | RefAVW]] = [
+DEFAULT_ACTIONS: list[Callable[[], RefEqual | RefAVW | RefCoV]] = [
     RefEqual,
     RefAVW,
     lambda: RefAVW(invert=True),
@@ -43,6 +43,15 @@ PAIRS: dict[str, tuple[Callable[[], Any], Callable[[int], Any]]] = {
     "dwa": (DWA, lambda seed: RefDWA()),
     "inverse": (InverseLoss, lambda seed: RefInverse()),
     "cov": (CoV, lambda seed: RefCoV()),
+    "avw-per-positive": (
+        lambda: AVW(temperature=0.5, per_positive=True),
+        lambda seed: RefAVW(temperature=0.5, per_positive=True),
+    ),
+    "cov-per-positive": (lambda: CoV(per_positive=True), lambda seed: RefCoV(per_positive=True)),
+    "rlo-per-positive": (
+        lambda: RLO([AVW(), CoV(per_positive=True)]),
+        lambda seed: RefRLO([RefAVW(), RefCoV(per_positive=True)], seed),
+    ),
     "random": (RandomWeights, RefRandom),
     "rlo": (RLO, lambda seed: RefRLO([make() for make in DEFAULT_ACTIONS], seed)),
     "rlo-eager": (
@@ -107,9 +116,11 @@ def test_same_weights_and_totals_as_the_twin(
     )
     reference = RefBalancer(n, make_reference(seed).propose, interval, normalize, accumulate)
     steps = min(interval * accumulate * 5, 460)
+    rng = np.random.default_rng(seed)
     for losses in trace(seed, steps, n, faults):
-        total = balancer(torch.from_numpy(losses))
-        expected = reference.call([float(x) for x in losses])
+        positives = rng.poisson(10.0 / 4.0 ** np.arange(n))  # rarer and rarer, often none
+        total = balancer(torch.from_numpy(losses), torch.from_numpy(positives))
+        expected = reference.call([float(x) for x in losses], positives.tolist())
         if np.isfinite(losses).all():
             assert float(total) == pytest.approx(expected, rel=2e-3)
         np.testing.assert_allclose(

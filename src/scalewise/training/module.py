@@ -63,8 +63,7 @@ class DetectionModule(L.LightningModule):
         self.losses = losses.detach()
         level_losses = losses.sum(0)  # [n]
         self.gram = self._measure(level_losses)
-        total: Tensor = self.balancer(level_losses)
-        return total
+        return self.balancer(level_losses, self.detector.positives)
 
     def _measure(self, level_losses: Tensor) -> Tensor | None:
         every = self.config.gradient_every

@@ -50,6 +50,7 @@ class AVW(Scheme):
         strength: 0 to 1; every weight is at least `1 - strength`.
         momentum: 0 to below 1, per interval.
         invert: flip the sign of the score, to help the level that lags.
+        per_positive: look at each level's loss over its share of the positives, not at the loss.
 
     Raises:
         ValueError: an argument is out of range, or the signal is unknown.
@@ -65,6 +66,7 @@ class AVW(Scheme):
         strength: float = 0.5,
         momentum: float = 0.9,
         invert: bool = False,
+        per_positive: bool = False,
     ) -> None:
         super().__init__()
         if isinstance(signal, str) and signal not in SIGNALS:
@@ -86,12 +88,14 @@ class AVW(Scheme):
         self.strength = strength
         self.momentum = momentum
         self.invert = invert
+        self.per_positive = per_positive
 
     @property
     def name(self) -> str:
-        """Such as "avw-decline" or "avw-decline-invert"."""
+        """Such as "avw-decline" or "avw-decline-invert-per-positive"."""
         signal = getattr(self.signal, "__name__", type(self.signal).__name__)
-        return f"avw-{signal}-invert" if self.invert else f"avw-{signal}"
+        invert, share = "-invert" * self.invert, "-per-positive" * self.per_positive
+        return f"avw-{signal}{invert}{share}"
 
     def build(self, num_levels: int, seed: int) -> None:
         """Create the smoothed scores."""
@@ -100,7 +104,7 @@ class AVW(Scheme):
 
     def propose(self, current: Moments, previous: Moments) -> Tensor:
         """Score the interval, smooth, and share out the weight; see the class."""
-        score = self.signal(current, previous)
+        score = self.signal(self.view(current), self.view(previous))
         defined = is_finite(score)
         if self.invert:
             score = -score

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from scalewise.weighting.clock import Clock
 from scalewise.weighting.guard import sift
-from scalewise.weighting.moments import Moments, finish, is_finite, merge, summarize
+from scalewise.weighting.moments import (
+    Moments,
+    finish,
+    is_finite,
+    merge,
+    split,
+    summarize,
+    summarize_per_positive,
+)
 from scalewise.weighting.parallel import Group, merge_ranks
 from scalewise.weighting.scheme import LearnedScheme, SchemeLike, attach
 from scalewise.weighting.words import as_scheme
@@ -71,7 +79,9 @@ class LossBalancer(nn.Module):
 
     if TYPE_CHECKING:
 
-        def __call__(self, level_losses: Tensor | Sequence[Tensor]) -> Tensor:
+        def __call__(
+            self, level_losses: Tensor | Sequence[Tensor], positives: Tensor | None = None
+        ) -> Tensor:
             """See `forward`."""
 
     def __init__(
@@ -99,6 +109,7 @@ class LossBalancer(nn.Module):
             raise ValueError(f"guard must be above 1, or None to keep all values; got {guard}")
         self.scheme = as_scheme(scheme)
         self._learned = isinstance(self.scheme, LearnedScheme)
+        self._per_positive = self.scheme.per_positive
         if self._learned and normalize == "loss":
             raise ValueError(
                 f"normalize='loss' does not apply to {type(self.scheme).__name__}, "
@@ -118,10 +129,12 @@ class LossBalancer(nn.Module):
         self.register_buffer("weights", initial * (num_levels / initial.sum()))
         self.register_buffer("left_out", torch.zeros(2, num_levels, dtype=torch.int64))
         self.register_buffer("rejected", torch.tensor(0))
-        self.register_buffer("block", torch.zeros(BLOCK, num_levels))
-        self.register_buffer("latest", torch.zeros(num_levels))
-        self.register_buffer("running", torch.zeros(5, num_levels))  # a partial
-        self.register_buffer("finished", torch.zeros(3, num_levels))  # moments
+        # Losses and, for schemes that look at them, positives beside them.
+        width = 2 * num_levels if self._per_positive else num_levels
+        self.register_buffer("block", torch.zeros(BLOCK, width))
+        self.register_buffer("latest", torch.zeros(width))
+        self.register_buffer("running", torch.zeros(5, width))  # a partial
+        self.register_buffer("finished", torch.zeros(3, width))  # moments
 
     @property
     def calls(self) -> int:
@@ -131,7 +144,7 @@ class LossBalancer(nn.Module):
     @property
     def last_losses(self) -> Tensor:
         """The unweighted losses of the last recorded call, float32 [n]; all 0 before the first."""
-        return self.block[(self.calls - 1) % BLOCK].clone()
+        return self.block[(self.calls - 1) % BLOCK, : self.num_levels].clone()
 
     @property
     def intervals(self) -> int:
@@ -141,7 +154,8 @@ class LossBalancer(nn.Module):
     @property
     def statistics(self) -> Moments:
         """Moments of the last finished interval; all 0 before the first. A copy, on the device."""
-        return Moments(*self.finished.clone().unbind(0))
+        count, mean, variance = self.finished.clone().unbind(0)
+        return self._split(Moments(count, mean, variance))
 
     @property
     def skipped(self) -> Tensor:
@@ -153,18 +167,22 @@ class LossBalancer(nn.Module):
         """Values left out by the guard, over all ranks and finished intervals: int64 [n]."""
         return self.left_out[1]
 
-    def forward(self, level_losses: Tensor | Sequence[Tensor]) -> Tensor:
+    def forward(
+        self, level_losses: Tensor | Sequence[Tensor], positives: Tensor | None = None
+    ) -> Tensor:
         """Weigh the losses of one step.
 
         Args:
             level_losses: floating [n], or n floating scalars. Their sum is the detector's own loss.
+            positives: [n], positive anchors or locations of each level in this step, on the losses'
+                device. Needed where `scheme.per_positive`, else not looked at.
 
         Returns:
             Scalar `sum_i w_i l_i`: float64 for float64 input, else float32, also under autocast.
 
         Raises:
-            ValueError: the number or shape of the losses does not fit, or they are on another
-                device.
+            ValueError: the number or shape of the losses or positives does not fit, they are on
+                another device, or the scheme needs positives and none are given.
         """
         levels = level_losses if isinstance(level_losses, Tensor) else self._stack(level_losses)
         weights = cast(Tensor, self._buffers["weights"])  # Module.__getattr__ is slow
@@ -175,7 +193,7 @@ class LossBalancer(nn.Module):
             levels.is_cuda and torch.cuda.is_current_stream_capturing()
         ):
             if recording:
-                self.latest.copy_(levels.detach())
+                self.latest.copy_(self._row(levels, positives))
             return self._total(levels, weights.clone())
         if not recording:
             return self._total(levels, weights)
@@ -184,7 +202,7 @@ class LossBalancer(nn.Module):
             # The update may come before this window's backward, which still needs today's weights.
             weights = weights.clone()
         total = self._total(levels, weights)
-        self._record(levels.detach())
+        self._record(self._row(levels, positives))
         clock.advanced = True
         return total
 
@@ -212,13 +230,31 @@ class LossBalancer(nn.Module):
             return cast(LearnedScheme, self.scheme).weigh(levels)
         return torch.dot(weights, levels)
 
-    def _record(self, levels: Tensor) -> None:
+    def _row(self, levels: Tensor, positives: Tensor | None) -> Tensor:
+        """What is recorded of a step: [n], or [2n] with the positives behind the losses."""
+        if not self._per_positive:
+            return levels.detach()
+        if positives is None:
+            raise ValueError(
+                f"scheme {self.scheme.name!r} looks at losses per positive: call the balancer with "
+                "the number of positives of each level as well, balancer(losses, positives), or "
+                "make the scheme without per_positive"
+            )
+        if positives.shape != levels.shape or positives.device != levels.device:
+            raise ValueError(
+                f"the positives are of shape {tuple(positives.shape)} on {positives.device}, the "
+                f"losses of shape {tuple(levels.shape)} on {levels.device}; pass one number for "
+                "each level, on the device of the losses"
+            )
+        return torch.cat((levels.detach().float(), positives.detach().float()))
+
+    def _record(self, row: Tensor) -> None:
         """Store one step, and end the block or the interval when it is due."""
         clock = self._clock
         block = cast(Tensor, self._buffers["block"])
         if clock.block is not block:
             clock.bind(block)
-        clock.rows[clock.calls % BLOCK].copy_(levels)
+        clock.rows[clock.calls % BLOCK].copy_(row)
         clock.calls += 1
         clock.phase = phase = clock.phase + 1
         if phase >= self._period:
@@ -233,9 +269,15 @@ class LossBalancer(nn.Module):
     def _reduce(self, clock: Clock) -> None:
         """Merge the rows recorded since the last reduction into the running interval."""
         fresh = (clock.phase - 1) % BLOCK + 1
-        recent = self.block.roll(-(clock.calls % BLOCK), 0)  # [B, n], oldest first
-        sifted = sift(recent[-min(clock.calls, BLOCK) :], fresh, self.guard)
+        recent = self.block.roll(-(clock.calls % BLOCK), 0)  # [B, n] or [B, 2n], oldest first
+        losses = recent[:, : self.num_levels]
+        sifted = sift(losses[-min(clock.calls, BLOCK) :], fresh, self.guard)
         partial = summarize(sifted.values, sifted.finite, sifted.outlier)
+        if self._per_positive:
+            keep = sifted.finite ^ sifted.outlier
+            positives = recent[-fresh:, self.num_levels :]
+            shared = summarize_per_positive(sifted.values, positives, keep)
+            partial = torch.cat((partial, shared), 1)
         if clock.phase > BLOCK:
             partial = merge(torch.stack((self.running, partial)))
         self.running.copy_(partial)
@@ -244,8 +286,9 @@ class LossBalancer(nn.Module):
     def _renew(self) -> None:
         """End the interval: merge the ranks, ask the scheme, set the weights."""
         partial = merge_ranks(self.running, self._group)
-        current = finish(partial)
-        self.left_out.add_(partial[3:].to(torch.int64))
+        finished = finish(partial)
+        current = self._split(finished)
+        self.left_out.add_(partial[3:, : self.num_levels].to(torch.int64))
         proposal = self.scheme.propose(current, self.statistics)
         if proposal.shape != self.weights.shape:
             raise ValueError(
@@ -256,7 +299,10 @@ class LossBalancer(nn.Module):
             self.weights.copy_(proposal)
         else:
             self._set_weights(proposal, current)
-        self.finished.copy_(torch.stack((current.count, current.mean, current.variance)))
+        self.finished.copy_(torch.stack((finished.count, finished.mean, finished.variance)))
+
+    def _split(self, moments: Moments) -> Moments:
+        return split(moments, self.num_levels) if self._per_positive else moments
 
     def _set_weights(self, proposal: Tensor, current: Moments) -> None:
         mean = proposal.mean()

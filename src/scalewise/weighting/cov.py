@@ -16,10 +16,22 @@ class CoV(Scheme):
     CoV-Weighting of Groenendijk et al. (WACV 2021) on interval means; `interval=1` is the published
     per-step rule. The ratio is `m(t)` over the mean of the whole history before t (1 at first); its
     mean and deviation run over all intervals. A level with fewer than two ratios weighs 1.
+
+    Args:
+        per_positive: look at each level's loss over its share of the positives, not at the loss.
     """
 
     history: Tensor
     ratios: Tensor
+
+    def __init__(self, per_positive: bool = False) -> None:
+        super().__init__()
+        self.per_positive = per_positive
+
+    @property
+    def name(self) -> str:
+        """Either "cov" or "cov-per-positive"."""
+        return "cov" + "-per-positive" * self.per_positive
 
     def build(self, num_levels: int, seed: int) -> None:
         """Create the history [2, n] (count, mean loss) and the ratios [3, n] (count, mean, dev)."""
@@ -28,6 +40,7 @@ class CoV(Scheme):
 
     def propose(self, current: Moments, previous: Moments) -> Tensor:
         """Extend the history by one interval and compare the ratios' coefficients of variation."""
+        current = self.view(current)
         seen, loss = self.history.unbind(0)  # [n] each
         count, mean, deviation = self.ratios.clone().unbind(0)
         ratio = torch.where(seen > 0, current.mean / loss, 1.0)

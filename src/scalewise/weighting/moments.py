@@ -7,7 +7,7 @@ out: not finite, and outliers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,11 +26,14 @@ class Moments:
         mean: float32 [n], in units of the loss; 0 where count is 0.
         variance: float32 [n], sample variance (divisor count - 1); 0 where count is below 2 or
             where float32 cannot tell the spread from rounding.
+        per_positive: the same of each level's loss over its share of the step's positives, from the
+            steps in which the level has any; None unless the scheme asks for it.
     """
 
     count: Tensor
     mean: Tensor
     variance: Tensor
+    per_positive: Moments | None = None
 
 
 def is_finite(values: Tensor) -> Tensor:
@@ -56,6 +59,26 @@ def summarize(values: Tensor, finite: Tensor, outlier: Tensor) -> Tensor:
     return torch.stack((count, mean, deviation, len(values) - count - outliers, outliers))
 
 
+def summarize_per_positive(values: Tensor, positives: Tensor, keep: Tensor) -> Tensor:
+    """Reduce rows of level losses over each level's share of the positives to one partial.
+
+    How the objects of a batch fall on the levels moves a level's loss far more than learning does.
+    Over the level's share `p_i / sum p` that part is gone, and a level without objects has no value
+    instead of a small one. The total stays: weighted by the shares, the values add up to it.
+
+    Args:
+        values: float32 [R, n], losses of R steps.
+        positives: float32 [R, n], positive anchors or locations of those steps.
+        keep: bool [R, n], losses that may enter.
+
+    Returns:
+        Partial, float32 [5, n]; nothing counts as left out.
+    """
+    has = keep & (positives > 0)
+    scaled = values * (positives.sum(1, keepdim=True) / positives)
+    return summarize(torch.where(has, scaled, 0.0), has, torch.zeros_like(has))
+
+
 def merge(partials: Tensor) -> Tensor:
     """Merge partials of disjoint samples (blocks of an interval, ranks) into one.
 
@@ -70,6 +93,15 @@ def merge(partials: Tensor) -> Tensor:
     mean = (counts * means).sum(0) / count.clamp(min=1)
     deviation = (deviations + counts * (means - mean).square()).sum(0)
     return torch.stack((count, mean, deviation, skipped.sum(0), outliers.sum(0)))
+
+
+def split(moments: Moments, levels: int) -> Moments:
+    """Moments [2n], whose second half is per positive, as moments [n] that have it inside."""
+    first, second = (
+        Moments(moments.count[half], moments.mean[half], moments.variance[half])
+        for half in (slice(levels), slice(levels, None))
+    )
+    return replace(first, per_positive=second)
 
 
 def finish(partial: Tensor) -> Moments:

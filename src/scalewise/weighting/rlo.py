@@ -103,6 +103,7 @@ class RLO(Scheme):
                     "so it cannot be drawn as an action; use it as the balancer's scheme"
                 )
         self.actions = nn.ModuleList(schemes)
+        self.per_positive = any(scheme.per_positive for scheme in schemes)
         self.action_names = _unique([scheme.name for scheme in schemes])
         self.learning_rate = learning_rate
         self.explore = explore

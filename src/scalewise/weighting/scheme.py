@@ -23,9 +23,15 @@ class Scheme(nn.Module, ABC):
     tensor).
 
     A scheme object serves one balancer; a second one is refused.
+
+    Attributes:
+        num_levels: number of levels n; 0 until a balancer has it.
+        per_positive: whether it looks at `Moments.per_positive`, for which the balancer must be
+            given the positives of each level. `view` then takes them from the moments.
     """
 
     num_levels: int = 0
+    per_positive: bool = False
 
     @property
     def name(self) -> str:
@@ -43,6 +49,18 @@ class Scheme(nn.Module, ABC):
     def initial(self) -> Tensor:
         """Weights float32 [n] before any interval has ended."""
         return torch.ones(self.num_levels)
+
+    def view(self, moments: Moments) -> Moments:
+        """The moments that the scheme looks at: of the losses, or of the losses per positive.
+
+        Raises:
+            ValueError: it wants those per positive, and there are none.
+        """
+        if not self.per_positive:
+            return moments
+        if moments.per_positive is None:
+            raise ValueError(f"{self.name} needs moments per positive, and these have none")
+        return moments.per_positive
 
     @abstractmethod
     def propose(self, current: Moments, previous: Moments) -> Tensor:

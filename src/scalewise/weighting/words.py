@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from typing import Any
 
 from torch import nn
@@ -15,6 +16,8 @@ from scalewise.weighting.scheme import (
     scheme_class,
     scheme_names,
 )
+
+_INNER = re.compile(r"\((.*)\)$")
 
 
 def as_scheme(spec: SchemeLike) -> Scheme:
@@ -43,7 +46,8 @@ def scheme_from_words(words: str) -> Scheme:
 
     Args:
         words: `name[:argument=value]...`; values are numbers, true, false or names; lists are
-            joined by "+".
+            joined by "+". Arguments of a scheme in a list stand in parentheses:
+            "rlo:actions=equal+avw(invert=true:strength=1)".
 
     Returns:
         The scheme.
@@ -52,7 +56,7 @@ def scheme_from_words(words: str) -> Scheme:
         ValueError: for an unknown name or argument, with the nearest known one, or a value that the
             scheme refuses.
     """
-    name, *pairs = words.split(":")
+    name, *pairs = _split(words, ":")
     names = list(scheme_names())
     if name not in names:
         raise ValueError(f"unknown scheme {name!r}{_hint(name, names)}")
@@ -68,7 +72,8 @@ def scheme_from_words(words: str) -> Scheme:
         if key not in known:
             raise ValueError(f"{words}: {name} has no argument {key!r}{_hint(key, known)}")
         if key == "actions":
-            arguments[key] = [scheme_from_words(action) for action in value.split("+")]
+            actions = [_INNER.sub(r":\1", action) for action in _split(value, "+")]
+            arguments[key] = [scheme_from_words(action) for action in actions]
         else:
             arguments[key] = _value(value)
     for key in needed:
@@ -80,6 +85,11 @@ def scheme_from_words(words: str) -> Scheme:
         return kind(**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{words}: {error}") from None
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Split at the separators that do not stand in parentheses."""
+    return re.split(rf"{re.escape(separator)}(?![^(]*\))", text)
 
 
 def _value(text: str) -> float | bool | str | list[Any]:
