@@ -42,6 +42,8 @@ class AVW(Scheme):
     project's own: `z = momentum z + (1 - momentum) s`, `w = 1 + strength (n softmax(z /
     temperature) - 1)`. A level whose signal is undefined (too few values, no variance) keeps its
     `z`; a level that was never scored weighs exactly 1 and stays out of the softmax of the others.
+    So does a level while its share of the loss is below `min_share`: it cannot change the training,
+    but the logarithm of its variance would take the weight from those that can.
 
     Args:
         signal: "decline", "dispersion", "magnitude", or a function (current, previous) -> score
@@ -50,6 +52,7 @@ class AVW(Scheme):
         strength: 0 to 1; every weight is at least `1 - strength`.
         momentum: 0 to below 1, per interval.
         invert: flip the sign of the score, to help the level that lags.
+        min_share: 0 to below 1, of the total loss.
         per_positive: look at each level's loss over its share of the positives, not at the loss.
 
     Raises:
@@ -66,6 +69,7 @@ class AVW(Scheme):
         strength: float = 0.5,
         momentum: float = 0.9,
         invert: bool = False,
+        min_share: float = 0.0,
         per_positive: bool = False,
     ) -> None:
         super().__init__()
@@ -83,11 +87,14 @@ class AVW(Scheme):
             )
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must lie in 0..1 without 1, got {momentum}")
+        if not 0 <= min_share < 1:
+            raise ValueError(f"min_share must lie in 0..1 without 1, got {min_share}")
         self.signal = SIGNALS[signal] if isinstance(signal, str) else signal
         self.temperature = temperature
         self.strength = strength
         self.momentum = momentum
         self.invert = invert
+        self.min_share = min_share
         self.per_positive = per_positive
 
     @property
@@ -111,4 +118,5 @@ class AVW(Scheme):
         smooth = torch.where(self.scored, self.z.lerp(score, 1 - self.momentum), score)
         torch.where(defined, smooth, self.z, out=self.z)
         self.scored.logical_or_(defined)
-        return 1 + self.strength * (softmax_weights(self.z / self.temperature, self.scored) - 1)
+        live = self.scored & (current.mean >= self.min_share * current.mean.sum())
+        return 1 + self.strength * (softmax_weights(self.z / self.temperature, live) - 1)
