@@ -113,6 +113,17 @@ def test_a_dead_level_cannot_drain_the_others() -> None:
     assert float(balancer.weights[:4].min()) > 0.3
 
 
+def test_inverse_deviation_among_levels_with_a_share_of_the_loss() -> None:
+    """Temperature 2 and strength 1 on inverted magnitude: weights in proportion to 1 / deviation."""
+    scheme = built(AVW("magnitude", 2.0, 1.0, invert=True, min_share=0.01), 3)
+    current = moments([4.0, 1.0, 1e-6], [6.0, 3.9, 0.1])  # the third carries exactly 1 %
+    inverse = torch.tensor([0.5, 1.0, 1000.0])
+    torch.testing.assert_close(scheme.propose(current, NONE), 3 * inverse / inverse.sum())
+    scheme = built(AVW("magnitude", 2.0, 1.0, invert=True, min_share=0.01), 3)
+    current = moments([4.0, 1.0, 1e-6], [6.0, 3.91, 0.09])
+    torch.testing.assert_close(scheme.propose(current, NONE), torch.tensor([2 / 3, 4 / 3, 1.0]))
+
+
 @pytest.mark.parametrize("rare", [1e-6, 1e-3])
 def test_defaults_are_safe_on_a_rare_level(rare: float) -> None:
     generator = torch.Generator().manual_seed(0)

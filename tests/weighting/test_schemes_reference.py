@@ -43,6 +43,10 @@ PAIRS: dict[str, tuple[Callable[[], Any], Callable[[int], Any]]] = {
     "dwa": (DWA, lambda seed: RefDWA()),
     "inverse": (InverseLoss, lambda seed: RefInverse()),
     "cov": (CoV, lambda seed: RefCoV()),
+    "avw-min-share": (
+        lambda: AVW("magnitude", 2.0, 1.0, invert=True, min_share=0.02),
+        lambda seed: RefAVW("magnitude", 2.0, 1.0, invert=True, min_share=0.02),
+    ),
     "avw-per-positive": (
         lambda: AVW(temperature=0.5, per_positive=True),
         lambda seed: RefAVW(temperature=0.5, per_positive=True),

@@ -86,6 +86,7 @@ class RefAVW:
     strength: float = 0.5
     momentum: float = 0.9
     invert: bool = False
+    min_share: float = 0.0
     per_positive: bool = False
     z: dict[int, float] = field(default_factory=dict)
 
@@ -103,6 +104,7 @@ class RefAVW:
         return log(math.sqrt(current.variance[i]) / current.mean[i])
 
     def propose(self, current: Stats, previous: Stats) -> Vector:
+        total, loss = sum(current.mean), current.mean
         current, previous = current.view(self.per_positive), previous.view(self.per_positive)
         n = len(current.mean)
         for i in range(n):
@@ -113,7 +115,7 @@ class RefAVW:
                 self.z[i] = self.momentum * old + (1 - self.momentum) * s
         shares = softmax_among(
             [self.z.get(i, 0.0) for i in range(n)],
-            [i in self.z for i in range(n)],
+            [i in self.z and loss[i] >= self.min_share * total for i in range(n)],
             self.temperature,
         )
         return [1 + self.strength * (w - 1) for w in shares]
