@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import scalewise as sw
+from scalewise.errors import UsageError
 from scalewise.replay.readers import read_losses
 from scalewise.replay.record import RecordError, record
 from scalewise.replay.replay import Setting, replay
@@ -36,6 +37,25 @@ class Model(nn.Module):
 
 def steps(count: int) -> Tensor:
     return torch.rand(count, 3, generator=torch.Generator().manual_seed(1)) + 0.1
+
+
+def test_positives_are_recorded_and_replayed(tmp_path: Path) -> None:
+    balancer = sw.LossBalancer(3, "cov:per_positive=true", interval=4, seed=7)
+    counts = torch.randint(0, 4, (22, 3), generator=torch.Generator().manual_seed(2))
+    in_force = []
+    with sw.record(balancer, tmp_path / "trace.parquet") as recording:
+        for losses, positives in zip(steps(22), counts, strict=True):
+            in_force.append(balancer.weights.clone())
+            balancer(losses, positives)
+    found = read_losses(recording.path)
+    assert found.positives is not None
+    assert found.positives.tolist() == counts.tolist()
+    setting = Setting("cov:per_positive=true", 4, seed=7)
+    replayed = replay(found.values, setting, found.positives)
+    np.testing.assert_array_equal(replayed.weights[np.arange(22) // 4], torch.stack(in_force))
+    assert len(np.unique(replayed.weights, axis=0)) > 2
+    with pytest.raises(UsageError, match="no columns positives/<level>"):
+        replay(found.values, setting)
 
 
 def test_a_record_replays_to_its_own_weights_and_actions(tmp_path: Path) -> None:

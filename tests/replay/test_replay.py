@@ -30,6 +30,7 @@ def check_against_recorded(run: Path) -> None:
     replayed = replay(
         losses.values,
         Setting(config.scheme, config.interval, config.normalize, config.accumulate, config.seed),
+        losses.positives,
     )
     at = table["interval"].to_numpy()
     recorded = np.stack([table[f"weight/{level}"].to_numpy() for level in losses.levels], 1)
@@ -52,6 +53,14 @@ def test_a_fresh_run_with_accumulation_is_reproduced(
     changes = {"interval": 2, "accumulate": 2, "normalize": "loss", "seed": 3}
     run = train(tiny(tmp_path, scheme="rlo:explore=0.5", **changes))
     assert len(set(pq.read_table(run / "trace.parquet")["interval"].to_pylist())) > 1
+    check_against_recorded(run)
+
+
+def test_a_fresh_run_per_positive_is_reproduced(
+    tiny: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    run = train(tiny(tmp_path, scheme="cov:per_positive=true", interval=2))
+    assert read_losses(run).positives is not None
     check_against_recorded(run)
 
 

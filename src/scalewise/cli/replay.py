@@ -79,8 +79,8 @@ def main(words: list[str]) -> int:
             seed=own.seed if options.seed is None else options.seed,
         )
         for setting in grid(options.schemes, options.interval or str(own.interval), base):
-            replayed = replay(losses.values, setting)
-            shuffled = replay_shuffled(losses.values, setting, options.shuffles)
+            replayed = replay(losses.values, setting, losses.positives)
+            shuffled = replay_shuffled(losses.values, setting, options.shuffles, losses.positives)
             summaries.append(summarise(losses.values.numpy(), replayed, shuffled))
         show(losses, summaries)
         folder = new_run_folder(Path(options.out), _label(losses.source))

@@ -27,6 +27,7 @@ class LevelLosses:
         levels: Names of the levels.
         values: float32 [rows, levels]; not finite where nothing usable was recorded.
         notes: What was left out, and what to keep in mind.
+        positives: float32 [rows, levels], from columns positives/<level>; None where any is absent.
     """
 
     source: Path
@@ -34,6 +35,7 @@ class LevelLosses:
     levels: tuple[str, ...]
     values: Tensor
     notes: tuple[str, ...] = ()
+    positives: Tensor | None = None
 
 
 def read_losses(path: Path, tags: str | None = None) -> LevelLosses:
@@ -111,7 +113,12 @@ def _from_table(table: pa.Table, path: Path, tags: str | None, notes: Sequence[s
             "values that are not finite, which the statistics leave out: "
             + ", ".join(f"{level} {count}" for level, count in counts if count)
         )
-    return LevelLosses(path, steps, columns.levels, losses, tuple(notes))
+    counted = [f"positives/{level}" for level in columns.levels]
+    positives = None
+    if set(counted) <= set(table.column_names):
+        found = np.stack([_floats(table, name, path) for name in counted], axis=1)
+        positives = torch.from_numpy(found[recorded])  # [rows, levels]
+    return LevelLosses(path, steps, columns.levels, losses, tuple(notes), positives)
 
 
 def _floats(table: pa.Table, name: str, path: Path) -> np.ndarray:

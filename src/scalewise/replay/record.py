@@ -29,11 +29,12 @@ def record(
     """Record the level losses that a balancer sees from now on, as `scalewise replay` reads them.
 
     Every eager call in training mode with gradients enabled is one row: the unweighted losses, the
-    weights in force and, for schemes with a policy, the action and the probabilities. Rows stay on
-    the device until they are written, so that no step waits for it. Calls inside `torch.compile` or
-    a CUDA graph run no Python and cannot be recorded; they are counted, and a warning says so when
-    the recording is closed. In data-parallel training each process
-    records its own losses; all but the first add their rank to the file's name.
+    positives where the balancer is given them (at every call, or at none), the weights in force
+    and, for schemes with a policy, the action and the probabilities. Rows stay on the device until
+    they are written, so that no step waits for it. Calls inside `torch.compile` or a CUDA graph run
+    no Python and cannot be recorded; they are counted, and a warning says so when the recording is
+    closed. In data-parallel training each process records its own losses; all but the first add
+    their rank to the file's name.
 
     Args:
         model_or_balancer: The balancer, or a module that holds exactly one.

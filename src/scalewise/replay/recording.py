@@ -119,7 +119,12 @@ class Recording:
         if losses.device != self._device:
             self._trace.flush()
             self._device = losses.device
-        self._trace.add(self.steps, None, None, losses.detach().float()[None], None, self._interval)
+        counts: Tensor | None = args[1] if len(args) > 1 else kwargs.get("positives")
+        if counts is not None:
+            counts = counts.detach().float()
+        self._trace.add(
+            self.steps, None, None, losses.detach().float()[None], counts, self._interval
+        )
         self.steps += 1
         self._calls = balancer.calls
         if self.steps % self._every == 0:

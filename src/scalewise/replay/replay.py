@@ -62,12 +62,13 @@ class Replayed:
     rejected: int
 
 
-def replay(losses: Tensor, setting: Setting) -> Replayed:
+def replay(losses: Tensor, setting: Setting, positives: Tensor | None = None) -> Replayed:
     """Feed losses, row by row, to the balancer that training would use.
 
     Args:
         losses: float [rows, levels].
         setting: The balancer.
+        positives: float [rows, levels], for schemes that look at losses per positive.
 
     Raises:
         UsageError: the setting cannot be replayed or does not fit the losses.
@@ -79,10 +80,15 @@ def replay(losses: Tensor, setting: Setting) -> Replayed:
             f"an interval of {rows} rows does not end within the {len(losses)} rows there are; "
             "choose a shorter --interval"
         )
+    if balancer.scheme.per_positive and positives is None:
+        raise UsageError(
+            f"{setting.scheme} looks at losses per positive, and this record has no columns "
+            "positives/<level>; replay a run's trace.parquet, or leave out per_positive"
+        )
     states = [_state(balancer)]
     moments = []
     for count, row in enumerate(losses.unbind(0), 1):
-        balancer(row)
+        balancer(row, None if positives is None else positives[count - 1])
         if count % rows == 0:
             states.append(_state(balancer))
             statistics = balancer.statistics
@@ -105,17 +111,20 @@ def replay(losses: Tensor, setting: Setting) -> Replayed:
     )
 
 
-def replay_shuffled(losses: Tensor, setting: Setting, times: int) -> Iterator[Replayed]:
+def replay_shuffled(
+    losses: Tensor, setting: Setting, times: int, positives: Tensor | None = None
+) -> Iterator[Replayed]:
     """Replays of the same rows in random order, which has no course of training left in it.
 
     Args:
         losses: float [rows, levels].
         setting: The balancer.
         times: Number of orders; they are the same ones for every setting.
+        positives: float [rows, levels], shuffled along.
     """
     for seed in range(times):
         order = torch.randperm(len(losses), generator=torch.Generator().manual_seed(seed))
-        yield replay(losses[order], setting)
+        yield replay(losses[order], setting, None if positives is None else positives[order])
 
 
 def run_setting(trace: Path) -> Setting:

@@ -6,7 +6,7 @@ never makes a step wait. One row a step:
     step, epoch, interval, lr,
     loss/<term>/<level>, positives/<level>, weight/<level>, action, probability/<name>
 
-What the recording loop does not know is left out: epoch, lr and positives in `scalewise.record`,
+What the recording loop does not know is left out: epoch and lr in `scalewise.record`,
 whose losses are not split into terms either and stand in loss/<level>.
 """
 
