@@ -114,7 +114,7 @@ def test_a_dead_level_cannot_drain_the_others() -> None:
 
 
 def test_inverse_deviation_among_levels_with_a_share_of_the_loss() -> None:
-    """Inverted magnitude at temperature 2 and strength 1: weights in proportion to 1 / deviation."""
+    """Inverted magnitude at temperature 2 and strength 1: weights go by 1 / deviation."""
     scheme = built(AVW("magnitude", 2.0, 1.0, invert=True, min_share=0.01), 3)
     current = moments([4.0, 1.0, 1e-6], [6.0, 3.9, 0.1])  # the third carries exactly 1 %
     inverse = torch.tensor([0.5, 1.0, 1000.0])
