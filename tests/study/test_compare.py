@@ -20,7 +20,8 @@ from scalewise.training.config import TrainConfig
 from scalewise.training.fit import train
 from scalewise.training.trace import read_trace
 
-EQUAL, RLO, BAD = (Cell("atss", scheme, 0) for scheme in ("equal", "rlo", "uncertainty"))
+TWO = "static:weights=1+2"  # of five levels
+EQUAL, RLO, BAD = (Cell("atss", scheme, 0) for scheme in ("equal", "rlo", TWO))
 COMMAND = [sys.executable, "-c", "import sys; from scalewise.cli import main; sys.exit(main())"]
 LIMIT = 240.0  # seconds a child may take on a busy machine before a test gives up
 
@@ -62,7 +63,7 @@ def stopped(
     config = tiny(
         folder, epochs=4, checkpoint_every=2, normalize="loss", gradient_every=3, holdout=0.25
     )
-    file = _study_file(config, folder / "plan.yaml", ["equal", "rlo", "uncertainty"])
+    file = _study_file(config, folder / "plan.yaml", ["equal", "rlo", TWO])
     study = folder / "study"
     process = subprocess.Popen(
         [*COMMAND, "compare", "--config", str(file), "--out", str(study)],
@@ -146,8 +147,8 @@ def test_a_failing_run_is_reported_with_its_reason_and_stops_nothing(
 ) -> None:
     study, printed, status, _stamp = resumed
     assert status == 1
-    assert "failed: atss uncertainty seed 0: " in printed
-    assert "normalize='loss' does not apply" in printed
+    assert "failed: atss static:weights=1+2 seed 0: " in printed
+    assert "2 static weights for 5 levels" in printed
     assert load_study(study).missing == [f"{BAD}: not finished"]
 
 

@@ -80,7 +80,6 @@ def test_wrong_schemes_are_explained(words: str, message: str) -> None:
     ("changes", "message"),
     [
         ({"scheme": "static:weights=1+2"}, "2 static weights for 5 levels"),
-        ({"scheme": "uncertainty", "normalize": "loss"}, "normalize='loss' does not apply"),
     ],
 )
 def test_options_that_do_not_go_together_are_explained(

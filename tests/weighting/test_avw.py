@@ -104,7 +104,7 @@ def test_a_level_that_falls_silent_keeps_its_score() -> None:
 def test_a_dead_level_cannot_drain_the_others() -> None:
     """P7 without positives: by the plain rule it would have z = 0 among scores near -14."""
     generator = torch.Generator().manual_seed(0)
-    balancer = LossBalancer(5, AVW("magnitude", strength=1.0), interval=20)
+    balancer = LossBalancer(5, AVW("magnitude", strength=1.0), interval=20, normalize="mean")
     for _ in range(100):
         losses = 1e-3 * (1 + 0.3 * torch.rand(5, generator=generator))
         losses[4] = 0
@@ -127,7 +127,7 @@ def test_inverse_deviation_among_levels_with_a_share_of_the_loss() -> None:
 @pytest.mark.parametrize("rare", [1e-6, 1e-3])
 def test_defaults_are_safe_on_a_rare_level(rare: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    balancer = LossBalancer(5, interval=50)
+    balancer = LossBalancer(5, interval=50, normalize="mean")
     lowest, highest = torch.inf, 0.0
     for step in range(2000):
         losses = torch.rand(5, generator=generator) + 0.5
@@ -144,7 +144,7 @@ def test_a_function_as_signal() -> None:
         return current.mean.log()
 
     scheme = AVW(by_mean, strength=1.0)
-    balancer = LossBalancer(2, scheme, interval=1)
+    balancer = LossBalancer(2, scheme, interval=1, normalize="mean")
     balancer(torch.tensor([1.0, 3.0]))
     torch.testing.assert_close(balancer.weights, torch.tensor([0.5, 1.5]))
     assert scheme.name == "avw-by_mean"

@@ -95,8 +95,6 @@ def test_the_watch_itself_fires(read: Any) -> None:
 @pytest.mark.parametrize("interval", [1, 6])
 @pytest.mark.parametrize("name", [*NAMES, "avw-magnitude", "static", "cov:per_positive=true"])
 def test_steps_and_interval_ends_read_nothing(name: str, interval: int, normalize: Any) -> None:
-    if name == "uncertainty":
-        normalize = "mean"  # the only one it takes
     scheme: Any = {"avw-magnitude": AVW("magnitude"), "static": Static([1, 2, 3])}.get(name, name)
     balancer = LossBalancer(3, scheme, interval, normalize=normalize)
     rows, positives = torch.rand(4 * interval, 3), torch.tensor([3, 1, 0])

@@ -34,7 +34,7 @@ def test_a_level_whose_objects_cost_the_same_is_calm_however_many_there_are() ->
 def test_a_level_without_objects_keeps_weight_one() -> None:
     generator = torch.Generator().manual_seed(0)
     for scheme in (AVW(per_positive=True, strength=1.0), CoV(per_positive=True)):
-        balancer = LossBalancer(3, scheme, interval=5)
+        balancer = LossBalancer(3, scheme, interval=5, normalize="mean")
         for _ in range(40):
             losses = torch.rand(3, generator=generator) * torch.tensor([1, 1, 1e-6])
             balancer(losses, torch.tensor([3, 5, 0]))

@@ -113,7 +113,7 @@ def test_learns_which_action_helps() -> None:
 
 def test_the_weights_are_those_of_the_drawn_action() -> None:
     scheme = RLO([Static([1, 3]), Static([3, 1]), lambda current, previous: torch.ones(2)])
-    balancer = LossBalancer(2, scheme, interval=1)
+    balancer = LossBalancer(2, scheme, interval=1, normalize="mean")
     expected = {0: [0.5, 1.5], 1: [1.5, 0.5], 2: [1.0, 1.0]}
     seen = set()
     for _ in range(40):

@@ -17,6 +17,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
+from scalewise.default import SCHEME
 from scalewise.integrations.attached import AttachError, own_scheme
 from scalewise.integrations.mmengine_heads import Lists, count_levels, find_heads
 from scalewise.integrations.mmengine_losses import ListLosses, RowLosses
@@ -137,9 +138,9 @@ class LevelWeights:
 
 def attach(
     model: nn.Module,
-    scheme: SchemeLike = "avw:invert=true",
+    scheme: SchemeLike = SCHEME,
     interval: int = 100,
-    normalize: Literal["mean", "loss"] = "mean",
+    normalize: Literal["mean", "loss"] = "loss",
     accumulate: int = 1,
     seed: int = 0,
     losses: Sequence[str] = (),
@@ -219,9 +220,9 @@ class ScalewiseHook(Hook):
 
     def __init__(
         self,
-        scheme: SchemeLike = "avw:invert=true",
+        scheme: SchemeLike = SCHEME,
         interval: int = 100,
-        normalize: Literal["mean", "loss"] = "mean",
+        normalize: Literal["mean", "loss"] = "loss",
         seed: int = 0,
         losses: Sequence[str] = (),
     ) -> None:

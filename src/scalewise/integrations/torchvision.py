@@ -27,6 +27,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import MultiScaleRoIAlign
 
+from scalewise.default import SCHEME
 from scalewise.integrations.attached import (
     NAME,
     AttachedBalancer,
@@ -42,9 +43,9 @@ from scalewise.weighting import LossBalancer, SchemeLike
 
 def attach(
     model: nn.Module,
-    scheme: SchemeLike = "avw:invert=true",
+    scheme: SchemeLike = SCHEME,
     interval: int = 100,
-    normalize: Literal["mean", "loss"] = "mean",
+    normalize: Literal["mean", "loss"] = "loss",
     accumulate: int = 1,
     seed: int = 0,
 ) -> AttachedBalancer:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ultralytics.utils import DEFAULT_CFG, LOGGER
 
+from scalewise.default import SCHEME
 from scalewise.integrations.attached import AttachError, own_scheme
 from scalewise.integrations.ultralytics_log import LevelLog
 from scalewise.integrations.ultralytics_loss import LevelCriterion, attach
@@ -57,16 +58,16 @@ VARIABLE = "SCALEWISE_ULTRALYTICS"  # the options, on their way to the processes
 class Options:
     """Arguments of `balanced_trainer`."""
 
-    scheme: SchemeLike = "avw:invert=true"
+    scheme: SchemeLike = SCHEME
     interval: int = 100
-    normalize: Literal["mean", "loss"] = "mean"
+    normalize: Literal["mean", "loss"] = "loss"
     seed: int = 0
 
 
 def balanced_trainer(
-    scheme: SchemeLike = "avw:invert=true",
+    scheme: SchemeLike = SCHEME,
     interval: int = 100,
-    normalize: Literal["mean", "loss"] = "mean",
+    normalize: Literal["mean", "loss"] = "loss",
     seed: int = 0,
 ) -> Callable[..., BalancedTrainer]:
     """What to pass as `trainer=` to `YOLO.train`, to weigh the levels by a scheme.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import loss as losses
 
+from scalewise.default import SCHEME
 from scalewise.integrations.attached import AttachError, own_scheme
 from scalewise.weighting import LossBalancer, SchemeLike
 
@@ -277,9 +278,9 @@ def _parts(criterion: Any) -> list[tuple[Any, float]]:
 
 def attach(
     model: Any,
-    scheme: SchemeLike = "avw:invert=true",
+    scheme: SchemeLike = SCHEME,
     interval: int = 100,
-    normalize: Literal["mean", "loss"] = "mean",
+    normalize: Literal["mean", "loss"] = "loss",
     accumulate: int = 1,
     seed: int = 0,
 ) -> LevelCriterion:

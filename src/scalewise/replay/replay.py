@@ -24,7 +24,7 @@ class Setting:
 
     scheme: str
     interval: int = 100
-    normalize: Literal["mean", "loss"] = "mean"
+    normalize: Literal["mean", "loss"] = "loss"
     accumulate: int = 1
     seed: int = 0
 

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
+from scalewise.default import SCHEME
 from scalewise.errors import UsageError
 from scalewise.training.config import DetectorOptions, TrainConfig, check
 from scalewise.training.runs import RunError, write_text
@@ -34,7 +35,7 @@ class GridOptions:
         baseline: Scheme that the others are compared with.
     """
 
-    schemes: str | list[str] = "equal,avw:invert=true,rlo"
+    schemes: str | list[str] = f"equal,{SCHEME},rlo"
     seeds: int | str | list[int] = 5
     detectors: str | list[str] | None = None
     baseline: str = "equal"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from scalewise.default import SCHEME
 from scalewise.errors import UsageError
 
 
@@ -81,12 +82,12 @@ class WeightingOptions:
             Arguments follow a colon: "avw:signal=dispersion:temperature=2",
             "rlo:actions=equal+avw+dwa:explore=0.2", "static:weights=1+1+1+0.5+0.5".
         interval: Optimizer steps between two updates of the weights.
-        normalize: What the weights keep: their mean ("mean") or the expected loss ("loss").
+        normalize: What the weights keep: the expected loss ("loss") or their mean ("mean").
     """
 
-    scheme: str = "avw:invert=true"
+    scheme: str = SCHEME
     interval: int = 100
-    normalize: Literal["mean", "loss"] = "mean"
+    normalize: Literal["mean", "loss"] = "loss"
 
 
 @dataclass(kw_only=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from scalewise.default import SCHEME
 from scalewise.weighting.clock import Clock
 from scalewise.weighting.guard import sift
 from scalewise.weighting.moments import (
@@ -49,8 +50,9 @@ class LossBalancer(nn.Module):
         scheme: words (see `scheme_from_words`), a `Scheme`, or a function (current, previous) ->
             weights float32 [n] of two `Moments`.
         interval: optimizer steps between two weight updates.
-        normalize: "mean" keeps the mean weight at 1. "loss" scales the weights by one factor so
-            that the last interval's mean loss stays what it was unweighted.
+        normalize: "loss" scales the weights by one factor so that the last interval's mean loss
+            stays what it was unweighted. "mean" keeps the mean weight at 1. Schemes with parameters
+            compute the total themselves and are not scaled.
         accumulate: calls per optimizer step; the weights never change between them.
         guard: steps whose total exceeds this many times the median of the last 128 are left out of
             the statistics (never out of the loss); None keeps all. Above 1.
@@ -87,9 +89,9 @@ class LossBalancer(nn.Module):
     def __init__(
         self,
         num_levels: int,
-        scheme: SchemeLike = "avw:invert=true",
+        scheme: SchemeLike = SCHEME,
         interval: int = 100,
-        normalize: Literal["mean", "loss"] = "mean",
+        normalize: Literal["mean", "loss"] = "loss",
         accumulate: int = 1,
         guard: float | None = 10.0,
         seed: int = 0,
@@ -110,11 +112,6 @@ class LossBalancer(nn.Module):
         self.scheme = as_scheme(scheme)
         self._learned = isinstance(self.scheme, LearnedScheme)
         self._per_positive = self.scheme.per_positive
-        if self._learned and normalize == "loss":
-            raise ValueError(
-                f"normalize='loss' does not apply to {type(self.scheme).__name__}, "
-                "which computes the total itself; leave normalize at 'mean'"
-            )
         attach(self.scheme, num_levels, seed)
         self.num_levels = num_levels
         self.interval = interval
