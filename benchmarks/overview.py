@@ -44,17 +44,22 @@ def as_markdown(found: Found, heads: dict[str, str]) -> str:
         "# All measured studies",
         "",
         "AP minus that of equal weights at the same seed, in points: mean over the seeds and 95 %",
-        "interval (Student's t). Lean setting for two CPU cores, last epoch. The last column is",
-        "the mean over the studies, with the interval of Student's t over them. What the studies",
-        "are, and that `per-positive-val` ran with a patch: README.md.",
+        "interval (Student's t). Lean setting for two CPU cores, last epoch. Where a scheme was in",
+        "three studies or more, the mean over them, with the interval of Student's t over the studies.",
+        "What the studies are: README.md. Words mean what they meant when the study ran.",
         "",
-        "| scheme | " + " | ".join(heads) + " | over the studies |",
-        "| --- |" + " --- |" * (len(heads) + 1),
-        "| equal, AP | " + " | ".join(heads.values()) + " | |",
+        "| scheme | study | equal, AP | difference | improving seeds |",
+        "| --- | --- | ---: | --- | ---: |",
     ]
     for scheme, by_study in found.items():
-        cells = [cell(by_study[name]) if name in by_study else "" for name in heads]
-        lines.append(f"| {scheme} | " + " | ".join(cells) + f" | {over_studies(by_study)} |")
+        for name, head in heads.items():
+            if name in by_study:
+                seen = by_study[name]
+                improving = f"{seen.improving}/{len(seen.seeds)}"
+                lines.append(f"| {scheme} | {name} | {head} | {cell(seen)} | {improving} |")
+        if len(by_study) >= 3:
+            mean = over_studies(by_study)
+            lines.append(f"| **{scheme}** | **mean of {len(by_study)}** | | **{mean}** | |")
     return "\n".join(lines) + "\n"
 
 
@@ -68,10 +73,8 @@ def cell(found: Difference) -> str:
 
 def over_studies(by_study: dict[str, Difference]) -> str:
     means = 100 * np.array([found.difference for found in by_study.values()])
-    if len(means) < 3:
-        return ""
     low, high = stats.t.interval(0.95, len(means) - 1, means.mean(), stats.sem(means))
-    return f"{means.mean():+.2f} ({low:+.2f} to {high:+.2f}), {len(means)} studies"
+    return f"{means.mean():+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def draw(found: Found, path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from scalewise.default import SCHEME
 from scalewise.replay.replay import Setting, replay, replay_shuffled
 from scalewise.replay.summary import motion
 from scalewise.study.records import Record, StudyRecords, load_study
@@ -21,7 +22,7 @@ from scalewise.training.picture import level_losses
 from scalewise.training.runs import write_text
 from scalewise.training.trace import read_trace
 
-SIGNALS = ("avw", "avw:signal=dispersion", "avw:signal=magnitude")
+SIGNALS = ("avw", "avw:signal=dispersion", "avw:signal=magnitude", SCHEME)
 SHUFFLES = 5
 
 
