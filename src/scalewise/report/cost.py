@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from scalewise.report.figure import Figure, figure_html, number, plain
+from scalewise.report.figure import Figure, figure_html, number, plain, stacked
 from scalewise.report.markup import Html, Section, Table, absent, join, paragraph
 from scalewise.report.subjects import Comparison, ReportRun, Series
 
@@ -115,7 +115,7 @@ def _time_figure(comparison: Comparison, timed: list[Series]) -> Figure:
         "xaxis": {"title": {"text": "milliseconds a step"}, "rangemode": "tozero"},
         "yaxis": {
             "tickvals": list(range(len(timed))),
-            "ticktext": [plain(series.label) for series in timed],
+            "ticktext": [stacked(series.label) for series in timed],
             "range": [len(timed) - 0.5, -0.5],
             "fixedrange": True,
             "zeroline": False,

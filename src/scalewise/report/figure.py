@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +80,16 @@ def compact(value: Any) -> Any:
 def plain(name: str) -> str:
     """A name as plotly shows it: its text knows some HTML."""
     return html.escape(name, quote=False)
+
+
+def stacked(name: str, width: int = 32) -> str:
+    """A name as plotly shows it, in lines of about `width` characters that end after a colon."""
+    lines = [""]
+    for part in re.split(r"(?<=:)", name):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "<br>".join(plain(line) for line in lines)
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from scalewise.report.figure import Figure, figure_html, plain
+from scalewise.report.figure import Figure, figure_html, plain, stacked
 from scalewise.report.markup import Html, Section, Table, absent, bullets, choice, join
 from scalewise.report.subjects import Comparison
 from scalewise.report.summary import METRICS, differences, metric_values
@@ -70,7 +70,7 @@ def _forest(
         },
         "yaxis": {
             "tickvals": list(range(len(found))),
-            "ticktext": [plain(d.scheme) for d in found],
+            "ticktext": [stacked(d.scheme) for d in found],
             "range": [len(found) - 0.5, -0.5],
             "fixedrange": True,
             "zeroline": False,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from scalewise.report.figure import Figure, figure_html, plain
+from scalewise.report.figure import Figure, figure_html, stacked
 from scalewise.report.markup import Html, Section, Table, absent, join
 from scalewise.report.subjects import Comparison
 
@@ -64,7 +64,7 @@ def _learning_figure(comparison: Comparison, metric: str) -> Figure | None:
             {
                 "type": "scatter",
                 "mode": "lines+markers",
-                "name": plain(series.label),
+                "name": stacked(series.label),
                 "legendgroup": series.label,
                 "x": x,
                 "y": [float(np.mean(v)) for _, v in kept],

@@ -69,7 +69,7 @@ def table(content: Table, caption: str) -> Html:
     """A table in a box of its own that scrolls sideways where the page is narrow."""
     head = "".join(f'<th scope="col">{text(name)}</th>' for name in content.header)
     rows = "".join(
-        f'<tr><th scope="row">{text(row[0])}</th>'
+        f'<tr><th scope="row">{_breakable(row[0])}</th>'
         + "".join(f"<td>{text(cell)}</td>" for cell in row[1:])
         + "</tr>\n"
         for row in content.rows
@@ -80,6 +80,11 @@ def table(content: Table, caption: str) -> Html:
         f"<thead><tr>{head}</tr></thead>\n"
         f"<tbody>{rows}</tbody></table></div>"
     )
+
+
+def _breakable(words: str) -> Html:
+    """Text whose long words, such as a scheme with its arguments, may break after each colon."""
+    return Html(text(words).replace(":", ":<wbr>"))
 
 
 def folded(summary: str, body: Html) -> Html:

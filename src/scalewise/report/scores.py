@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from scalewise.report.figure import Figure, figure_html, number, plain
+from scalewise.report.figure import Figure, figure_html, number, plain, stacked
 from scalewise.report.markup import Html, Section, Table, absent, join
 from scalewise.report.subjects import Comparison, Series
 
@@ -98,7 +98,7 @@ def _dots(comparison: Comparison, identity: str, title: str, rows: dict[str, str
             {
                 "type": "scatter",
                 "mode": "markers",
-                "name": plain(series.label),
+                "name": stacked(series.label),
                 "x": means,
                 "y": [i + (offset if series_count > 1 else 0) for i in range(len(rows))],
                 "customdata": [
