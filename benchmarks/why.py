@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from scalewise.default import SCHEME
 from scalewise.replay.replay import Setting, replay, replay_shuffled
 from scalewise.replay.summary import motion
 from scalewise.study.records import Record, StudyRecords, load_study
@@ -22,7 +21,12 @@ from scalewise.training.picture import level_losses
 from scalewise.training.runs import write_text
 from scalewise.training.trace import read_trace
 
-SIGNALS = ("avw", "avw:signal=dispersion", "avw:signal=magnitude", SCHEME)
+SIGNALS = (
+    "avw",
+    "avw:signal=dispersion",
+    "avw:signal=magnitude",
+    "avw:signal=magnitude:invert=true:temperature=2:strength=1:min_share=0.01",
+)
 SHUFFLES = 5
 
 

@@ -1,4 +1,3 @@
-"""The scheme that is in force where none is named; chosen by results/PROTOCOL.md."""
+"""The scheme in force where none is named; results/README.md says on what figures it was chosen."""
 
-# Inverse standard deviation of each level's loss, among levels with a hundredth of it or more.
-SCHEME = "avw:signal=magnitude:invert=true:temperature=2:strength=1:min_share=0.01"
+SCHEME = "avw:invert=true"
