@@ -16,7 +16,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 ENDS = ["2", "])", "2", ""]
 
 
-@pytest.mark.parametrize(("number", "end"), enumerate(ENDS))
+@pytest.mark.parametrize(("number", "end"), list(enumerate(ENDS)))
 def test_example_runs(number: int, end: str, capsys: pytest.CaptureFixture[str]) -> None:
     torch._dynamo.reset()
     exec(EXAMPLES[number], {"__name__": "__main__"})
