@@ -1,4 +1,4 @@
-"""One table and one figure over all studies that were measured, not tuned on.
+"""One table and one figure over all studies that were measured, not tuned on ("-tune", held out).
 
 python benchmarks/results.py calls this.
 """
@@ -26,7 +26,7 @@ def write_overview(studies: Sequence[tuple[str, StudyRecords]], results: Path) -
     found: Found = defaultdict(dict)
     heads = {}
     for folder, study in studies:
-        if study.plan.options.holdout:
+        if study.plan.options.holdout or folder.endswith("-tune"):
             continue
         for table in study_tables(study, ["AP"]):
             name = f"{folder} ({table.detector})"
