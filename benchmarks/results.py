@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from overview import write_overview
 
+from scalewise.report.figure import stacked
 from scalewise.study.comparisons import MetricTable, study_tables
 from scalewise.study.images import image_bootstrap
 from scalewise.study.records import StudyRecords, load_study
@@ -32,7 +33,7 @@ def draw_differences(study: StudyRecords, path: Path) -> None:
     """One row a detector and scheme: each seed's difference, the mean and Student's interval."""
     tables = [t for t in study_tables(study, ["AP"]) if t.differences]
     rows = [(table, found) for table in tables for found in table.differences if found.seeds]
-    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.42 * len(rows)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.5 * len(rows)), layout="constrained")
     for place, (table, found) in enumerate(rows):
         axes.scatter(
             POINTS * seed_differences(study, table, found.scheme), [place] * len(found.seeds),
@@ -42,7 +43,8 @@ def draw_differences(study: StudyRecords, path: Path) -> None:
             axes.plot(POINTS * np.array(found.t_interval), [place] * 2, color=INTERVAL_COLOR, lw=2)
         axes.plot([POINTS * found.difference], [place], "o", color=INTERVAL_COLOR, zorder=3)
     axes.axvline(0, color="black", lw=0.8)
-    axes.set_yticks(range(len(rows)), [f"{t.detector}  {f.scheme}" for t, f in rows])
+    labels = [stacked(f"{t.detector}  {f.scheme}").replace("<br>", "\n") for t, f in rows]
+    axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(
         f"AP minus {study.plan.baseline}, points: each seed (grey), mean, 95 % interval (blue)"
