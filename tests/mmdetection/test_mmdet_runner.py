@@ -94,7 +94,7 @@ def test_a_run_with_equal_weights_trains_the_plain_model(family: str, tmp_path: 
 
 
 def test_a_run_logs_level_losses_and_weights(tmp_path: Path) -> None:
-    run = runner(tmp_path, [HOOK], "Faster R-CNN")
+    run = runner(tmp_path, [{**HOOK, "normalize": "mean"}], "Faster R-CNN")
     run.train()
     rows = logged(tmp_path)
     assert len(rows) == 8
