@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from overview import write_overview
 
-from scalewise.report.figure import stacked
+from scalewise.report.figure import name_lines
 from scalewise.study.comparisons import MetricTable, study_tables
 from scalewise.study.images import image_bootstrap
 from scalewise.study.records import StudyRecords, load_study
@@ -43,7 +43,7 @@ def draw_differences(study: StudyRecords, path: Path) -> None:
             axes.plot(POINTS * np.array(found.t_interval), [place] * 2, color=INTERVAL_COLOR, lw=2)
         axes.plot([POINTS * found.difference], [place], "o", color=INTERVAL_COLOR, zorder=3)
     axes.axvline(0, color="black", lw=0.8)
-    labels = [stacked(f"{t.detector}  {f.scheme}").replace("<br>", "\n") for t, f in rows]
+    labels = ["\n".join(name_lines(f"{t.detector}  {f.scheme}")) for t, f in rows]
     axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(

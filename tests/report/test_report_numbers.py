@@ -14,7 +14,7 @@ from report_records import INTERVAL, STEPS, write_run
 from scalewise.data.split import ImageRecord, Objects, Split
 from scalewise.report.dependence import correlation, detrended, level_shares, mean_cosine
 from scalewise.report.drawings import chosen
-from scalewise.report.figure import compact
+from scalewise.report.figure import compact, name_lines
 from scalewise.report.trace import (
     LevelTrace,
     block_means,
@@ -137,3 +137,14 @@ def test_pictures_are_picked_by_object_size_alone() -> None:
 def test_numbers_become_strict_json() -> None:
     found = compact({"a": np.array([1.0, np.nan, 1 / 3]), "b": [float("inf"), 5, "x"], "c": 12345})
     assert found == {"a": [1, None, 0.33333], "b": [None, 5, "x"], "c": 12345}
+
+
+@pytest.mark.parametrize(
+    "name", ["equal", "avw:signal=magnitude:invert=true:min_share=0.01:temperature=2:strength=1"]
+)
+def test_a_name_in_lines_is_the_same_name(name: str) -> None:
+    lines = name_lines(name, width=30)
+    assert "".join(lines) == name
+    assert all(line.endswith(":") for line in lines[:-1])
+    assert all(len(line) <= 30 for line in lines)
+    assert len(lines) == (1 if name == "equal" else 3)

@@ -82,14 +82,24 @@ def plain(name: str) -> str:
     return html.escape(name, quote=False)
 
 
-def stacked(name: str, width: int = 32) -> str:
-    """A name as plotly shows it, in lines of about `width` characters that end after a colon."""
+def name_lines(name: str, width: int = 32) -> list[str]:
+    """A long name, such as a scheme with its arguments, in lines that end after a colon.
+
+    Args:
+        name: As shown elsewhere in one line.
+        width: Most characters of a line that holds more than one argument.
+    """
     lines = [""]
     for part in re.split(r"(?<=:)", name):
         if lines[-1] and len(lines[-1]) + len(part) > width:
             lines.append("")
         lines[-1] += part
-    return "<br>".join(plain(line) for line in lines)
+    return lines
+
+
+def stacked(name: str) -> str:
+    """The lines of a name as plotly shows them."""
+    return "<br>".join(plain(line) for line in name_lines(name))
 
 
 def number(value: float | None, digits: int = 3) -> str:

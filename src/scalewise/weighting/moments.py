@@ -7,7 +7,7 @@ out: not finite, and outliers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -97,11 +97,9 @@ def merge(partials: Tensor) -> Tensor:
 
 def split(moments: Moments, levels: int) -> Moments:
     """Moments [2n], whose second half is per positive, as moments [n] that have it inside."""
-    first, second = (
-        Moments(moments.count[half], moments.mean[half], moments.variance[half])
-        for half in (slice(levels), slice(levels, None))
-    )
-    return replace(first, per_positive=second)
+    count, mean, variance = moments.count, moments.mean, moments.variance
+    shared = Moments(count[levels:], mean[levels:], variance[levels:])
+    return Moments(count[:levels], mean[:levels], variance[:levels], shared)
 
 
 def finish(partial: Tensor) -> Moments:
