@@ -125,9 +125,14 @@ def test_inverse_deviation_among_levels_with_a_share_of_the_loss() -> None:
 
 
 @pytest.mark.parametrize("rare", [1e-6, 1e-3])
-def test_defaults_are_safe_on_a_rare_level(rare: float) -> None:
+@pytest.mark.parametrize(("normalize", "least", "most"), [("mean", 0.5, 3.0), (None, 0.5, 6.0)])
+def test_defaults_are_safe_on_a_rare_level(
+    rare: float, normalize: Any, least: float, most: float
+) -> None:
+    """Strength 0.5 bounds weights to 0.5..3; keeping the loss at most doubles the rare level's."""
     generator = torch.Generator().manual_seed(0)
-    balancer = LossBalancer(5, interval=50, normalize="mean")
+    chosen = {} if normalize is None else {"normalize": normalize}
+    balancer = LossBalancer(5, interval=50, **chosen)
     lowest, highest = torch.inf, 0.0
     for step in range(2000):
         losses = torch.rand(5, generator=generator) + 0.5
@@ -135,8 +140,8 @@ def test_defaults_are_safe_on_a_rare_level(rare: float) -> None:
         balancer(losses)
         lowest = min(lowest, float(balancer.weights.min()))
         highest = max(highest, float(balancer.weights.max()))
-    assert lowest >= 0.5
-    assert highest <= 3.0
+    assert lowest >= least
+    assert highest <= most
 
 
 def test_a_function_as_signal() -> None:
