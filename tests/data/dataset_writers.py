@@ -1,4 +1,4 @@
-"""Writes small data sets in both formats."""
+"""Writes small data sets in each format."""
 
 from __future__ import annotations
 
@@ -65,4 +65,15 @@ def write_coco(root: Path, table: dict[str, Any], split: str = "train2017") -> P
     (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(table))
     for name in ("a.jpg", "b.jpg"):
         write_image(root / split / name, 40, 30)
+    return root
+
+
+def write_yolo(root: Path, lines: dict[str, str | None], split: str = "train") -> Path:
+    """Write 40x30 images with their label files (None: without one), and `data.yaml`."""
+    (root / "labels" / split).mkdir(parents=True, exist_ok=True)
+    for stem, text in lines.items():
+        write_image(root / "images" / split / f"{stem}.jpg", 40, 30)
+        if text is not None:
+            (root / "labels" / split / f"{stem}.txt").write_text(text, encoding="utf-8")
+    (root / "data.yaml").write_text(f"{split}: images/{split}\nnames: [cat, dog]\n")
     return root

@@ -6,7 +6,7 @@ import importlib
 import sys
 
 COMMANDS = {
-    "train": "train a detector on a VOC or COCO data set",
+    "train": "train a detector on a VOC, COCO or YOLO data set",
     "compare": "train under several schemes and seeds, and compare them",
     "report": "one HTML page on runs or studies",
     "replay": "the weights that other schemes would have chosen from a recorded run",

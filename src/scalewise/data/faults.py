@@ -7,11 +7,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from scalewise.errors import UserError
 
 _SHOWN = 5
+_ROUNDING = 0.5  # pixels; less beyond the image is no cut worth telling of
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
@@ -126,15 +127,12 @@ def clip_box(box: Box, width: int, height: int, where: str, faults: Faults) -> B
         )
         return None
     inside = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
-    faults.clipped += inside != box
+    faults.clipped += max(abs(a - b) for a, b in zip(inside, box, strict=True)) > _ROUNDING
     return inside
 
 
 def check_image(path: Path, width: int, height: int, faults: Faults) -> bool:
-    """Check that an image is there, readable, whole, 8 bit and of the annotated size.
-
-    Reads the header and the last bytes. Only a file without its format's end mark is decoded, to
-    tell a truncated file from one with harmless trailing bytes: decoding all would take minutes.
+    """Check that an image is sound (`read_size`) and of the annotated size.
 
     Args:
         path: the image file.
@@ -145,9 +143,37 @@ def check_image(path: Path, width: int, height: int, faults: Faults) -> bool:
     Returns:
         Whether the image is sound.
     """
+    size = read_size(path, faults)
+    if size and size != (width, height):
+        faults.add(
+            "size mismatch",
+            str(path),
+            f"is {size[0]}x{size[1]} pixels, its annotation says {width}x{height}",
+        )
+        return False
+    return size is not None
+
+
+def read_size(path: Path, faults: Faults, upright: bool = False) -> tuple[int, int] | None:
+    """Check that an image is there, readable, whole and 8 bit, and return its size.
+
+    Reads the header and the last bytes. Only a file without its format's end mark is decoded, to
+    tell a truncated file from one with harmless trailing bytes: decoding all would take minutes.
+
+    Args:
+        path: the image file.
+        faults: gathers what is wrong.
+        upright: refuse an image that is to be turned before it is shown (EXIF), for formats whose
+            annotations are made on the turned image: images are trained on as they are stored.
+
+    Returns:
+        Width and height in pixels, or None for an image with a fault.
+    """
     try:
         with Image.open(path) as image:
-            size, mode, mark = image.size, image.mode, _END_MARKS.get(image.format or "")
+            size: tuple[int, int] = image.size
+            mode, mark = image.mode, _END_MARKS.get(image.format or "")
+            turned = upright and image.getexif().get(ExifTags.Base.Orientation, 1) != 1
             if mark is None or not _ends_with(path, mark):
                 image.load()
     except FileNotFoundError:
@@ -155,17 +181,13 @@ def check_image(path: Path, width: int, height: int, faults: Faults) -> bool:
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         faults.add("unreadable image", str(path), f"cannot be read as an image: {error}")
     else:
-        if size != (width, height):
-            faults.add(
-                "size mismatch",
-                str(path),
-                f"is {size[0]}x{size[1]} pixels, its annotation says {width}x{height}",
-            )
-        elif mode not in _EIGHT_BIT_MODES:
+        if mode not in _EIGHT_BIT_MODES:
             faults.add("unreadable image", str(path), f"pixel mode {mode} is not 8 bit")
+        elif turned:
+            faults.add("turned image", str(path), "EXIF turns it; save it upright, without the tag")
         else:
-            return True
-    return False
+            return size
+    return None
 
 
 def _ends_with(path: Path, mark: bytes) -> bool:

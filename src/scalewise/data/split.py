@@ -18,7 +18,7 @@ class ImageRecord:
     """One image and its k objects.
 
     Attributes:
-        image_id: the id in the data set (COCO), or the position in the split's list from 1 (VOC).
+        image_id: the id in the data set (COCO), or the position in the split's list from 1.
         path: the image file.
         width: in pixels.
         height: in pixels.
@@ -54,9 +54,10 @@ class Split:
         skipped: one line per fault that was skipped, empty unless asked to skip.
         skipped_counts: number of skipped faults per kind.
         clipped: number of boxes that were cut to their image.
+        unlabelled: number of images without a label file, taken as empty (YOLO).
     """
 
-    format: Literal["voc", "coco"]
+    format: Literal["voc", "coco", "yolo"]
     name: str
     source: str
     classes: tuple[str, ...]
@@ -65,14 +66,17 @@ class Split:
     skipped: list[str] = field(default_factory=list)
     skipped_counts: dict[str, int] = field(default_factory=dict)
     clipped: int = 0
+    unlabelled: int = 0
 
     def describe(self) -> str:
-        """Return one line: images, objects, classes, and what was clipped or skipped."""
+        """Return one line: images, objects, classes, and what is not as annotated."""
         objects = sum(len(record.boxes) for record in self.records)
         text = (
             f"{self.name}: {len(self.records)} images, {objects} objects, "
             f"{len(self.classes)} classes"
         )
+        if self.unlabelled:
+            text += f", {self.unlabelled} images without a label file taken as empty"
         if self.clipped:
             text += f", {self.clipped} boxes clipped to their image"
         if self.skipped:
@@ -181,5 +185,6 @@ def hold_out(split: Split, share: float) -> tuple[Split, Split]:
             skipped=[],
             skipped_counts={},
             clipped=0,
+            unlabelled=0,
         ),
     )

@@ -17,8 +17,9 @@ class DataOptions:
     """Data.
 
     Args:
-        data: Data set: a VOC folder, a COCO folder or JSON, or "demo". The format is detected;
-            force it with "voc:PATH" or "coco:PATH". Required, but for --resume.
+        data: Data set: a VOC folder, a COCO folder or JSON, a YOLO folder or YAML, or "demo". The
+            format is detected; force it with "voc:PATH", "coco:PATH" or "yolo:PATH". Required, but
+            for --resume.
         train_split: Name of the split to train on.
         val_split: Name of the split to validate on after each epoch.
         holdout: Share of the training split that is kept out of training and validated on instead
