@@ -73,7 +73,8 @@ class Scoring(L.Callback):
             logger.log_metrics(
                 {f"val/{name}": value for name, value in metrics.items()}, trainer.global_step
             )
-        pl_module.log("AP", torch.tensor(metrics["AP"], dtype=torch.float32).nan_to_num())
+        value = torch.tensor(metrics["AP"], dtype=torch.float32).nan_to_num()
+        pl_module.log("AP", value, sync_dist=True)  # equal on all ranks; Lightning warns without
         self.history.append(
             {
                 "epoch": trainer.current_epoch + 1,
