@@ -188,6 +188,7 @@ def test_rounding_is_no_cut(tmp_path: Path) -> None:
         ("train: images/train\nnames: {one: a}", "has the class id 'one', which is no number"),
         ("train: images/train\nnames: [a, b]\nkpt_shape: 17", "'kpt_shape' 17 is not two numbers"),
         ("train: pictures\nnames: [a, b]", "'pictures' is at none of: "),
+        ("train: {a: b}\nnames: [a, b]", "'train' is neither a path nor a list of paths"),
         ("val: images/train\nnames: [a, b]", "no split 'train'; the splits there are: val"),
     ],
 )

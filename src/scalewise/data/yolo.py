@@ -154,9 +154,11 @@ def _images(file: Path, table: dict[Any, Any], name: str) -> Iterator[Path]:
         )
         raise BadData(f"{file}: no split '{name}'; the splits there are: {there or 'none'}")
     entries = table[key] if isinstance(table[key], list) else [table[key]]
+    if not all(isinstance(entry, str) for entry in entries):
+        raise BadData(f"{file}: '{key}' is neither a path nor a list of paths")
     roots = _roots(file, table)
     for entry in entries:
-        found = _find(file, str(entry), roots)
+        found = _find(file, entry, roots)
         if found.is_dir():
             yield from sorted(p for p in found.rglob("*") if _IMAGE.fullmatch(p.name))
         else:
