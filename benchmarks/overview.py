@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy import stats
 
+from scalewise.report.figure import name_lines
 from scalewise.study.comparisons import study_tables
 from scalewise.study.records import StudyRecords
 from scalewise.study.statistics import Difference
@@ -78,11 +79,11 @@ def over_studies(by_study: dict[str, Difference]) -> str:
 
 
 def draw(found: Found, path: Path) -> None:
-    """A row a study, for the two schemes that were in most of them."""
-    schemes = sorted(found, key=lambda scheme: -len(found[scheme]))[:2]
+    """A row a study, for the three schemes that were in most of them."""
+    schemes = sorted(found, key=lambda scheme: -len(found[scheme]))[:3]
     studies = list(dict.fromkeys(name for scheme in schemes for name in found[scheme]))
     figure, all_axes = plt.subplots(
-        1, 2, figsize=(10, 1.2 + 0.4 * len(studies)), layout="constrained", sharey=True, sharex=True
+        1, 3, figsize=(12, 1.4 + 0.4 * len(studies)), layout="constrained", sharey=True, sharex=True
     )
     for scheme, axes in zip(schemes, all_axes, strict=True):
         for place, name in enumerate(studies):
@@ -92,7 +93,7 @@ def draw(found: Found, path: Path) -> None:
             axes.plot(100 * np.array(difference.t_interval), [place] * 2, color="#0b62a8", lw=2)
             axes.plot([100 * difference.difference], [place], "o", color="#0b62a8")
         axes.axvline(0, color="black", lw=0.8)
-        axes.set_title(scheme, fontsize=10)
+        axes.set_title("\n".join(name_lines(scheme)), fontsize=10)
         axes.set_xlabel("AP minus equal, points: mean, 95 % interval", fontsize=9)
     all_axes[0].set_yticks(range(len(studies)), studies)
     all_axes[0].set_ylim(len(studies) - 0.5, -0.5)
