@@ -23,7 +23,7 @@ types: .venv/installed
 	$(BIN)/mypy
 
 unit: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadgroup
 
 # the oldest versions that pyproject.toml allows
 .venv-lowest/installed: pyproject.toml .venv/installed
@@ -33,7 +33,7 @@ unit: .venv/installed
 	touch $@
 
 test-lowest: .venv-lowest/installed
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto \
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto --dist loadgroup \
 		tests/integrations/test_matrix.py tests/integrations/test_lightning.py tests/weighting/test_balancer.py
 
 # MMDetection pins old packages
@@ -43,7 +43,7 @@ test-lowest: .venv-lowest/installed
 	touch $@
 
 test-mmdet: .venv-mmdet/installed
-	OMP_NUM_THREADS=1 .venv-mmdet/bin/python -m pytest --numprocesses auto tests/mmdetection tests/integrations/test_matrix.py -k mmdet
+	OMP_NUM_THREADS=1 .venv-mmdet/bin/python -m pytest --numprocesses auto --dist loadgroup tests/mmdetection tests/integrations/test_matrix.py -k mmdet
 
 results: .venv/installed
 	$(BIN)/python benchmarks/results.py

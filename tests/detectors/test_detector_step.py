@@ -18,11 +18,11 @@ from detector_batches import (
     tiny,
     total,
 )
-from detector_rank import run_rank
+from detector_rank import half
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import run_ranks
 from torch import Tensor
-from torch.multiprocessing.spawn import start_processes
 
 from scalewise.detectors import Batch, DenseDetector
 from scalewise.detectors.head import norm_groups
@@ -254,11 +254,10 @@ def test_any_width_has_groups(width: int) -> None:
     assert norm_groups(256) == 32
 
 
+@pytest.mark.xdist_group("ranks")
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
-def test_two_ranks_make_the_loss_and_gradient_of_one(tmp_path: Path) -> None:
-    start: Any = start_processes
-    start(run_rank, (str(tmp_path), "atss"), nprocs=2, start_method="spawn")
+def test_two_ranks_make_the_loss_and_gradient_of_one() -> None:
+    ranks = run_ranks(half, "atss")
     expected, slopes = _step(tiny("atss", width=8), random_batch(12, 4, 5, 96, 96))
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     mean = {key: (ranks[0][key] + ranks[1][key]) / 2 for key in ranks[0]}
     _assert_same(mean, {**expected, **slopes})

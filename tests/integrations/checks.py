@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import importlib
 import io
-import multiprocessing
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
+from processes import WORLD, run_ranks
 from subject import Subject
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 BATCHES = ((3, 1), (2, 0), (0, 0), (4,))  # objects per image
-WORLD, STEPS = 2, 8
+STEPS = 8
 
 
 @dataclass
@@ -160,15 +157,7 @@ def run_two_processes(module: str) -> dict[str, list[Rank]]:
     Returns:
         What each rank saw, by subject.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        context = multiprocessing.get_context("spawn")
-        ranks = [context.Process(target=_rank, args=(r, folder, module)) for r in range(WORLD)]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join()
-        assert [process.exitcode for process in ranks] == [0] * WORLD
-        seen = [torch.load(Path(folder) / f"{r}.pt", weights_only=True) for r in range(WORLD)]
+    seen = run_ranks(_rank, module)
     return {key: [Rank(**one[key]) for one in seen] for key in seen[0]}
 
 
@@ -188,17 +177,9 @@ def two_processes(ranks: list[Rank]) -> None:
     close(found, mean, "gradients averaged over the ranks")
 
 
-def _rank(rank: int, folder: str, module: str) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD
-    )
+def _rank(rank: int, module: str) -> dict[str, dict[str, Any]]:
     subjects: dict[str, Subject] = importlib.import_module(module).SUBJECTS
-    seen = {key: dataclasses.asdict(_see(subject, rank)) for key, subject in subjects.items()}
-    torch.save(seen, f"{folder}/{rank}.pt")
-    gc.collect()  # gloo aborts now and then when a wrapper outlives its group
-    distributed.barrier()
-    distributed.destroy_process_group()
+    return {key: dataclasses.asdict(_see(subject, rank)) for key, subject in subjects.items()}
 
 
 def _see(subject: Subject, rank: int) -> Rank:

@@ -70,6 +70,7 @@ def test_levels(row: Row, levels: int, record_property: Note) -> None:
     same_weights(row.subject, levels)
 
 
+@pytest.mark.xdist_group("ranks")  # one worker starts the processes, once
 @each
 def test_ddp(row: Row, record_property: Note) -> None:
     row.note(record_property, "2 processes")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import re
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from mmdet_models import batch, make, train_rank
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from processes import run_ranks
 
 from scalewise.integrations.attached import AttachError
 from scalewise.integrations.mmengine import LevelWeights, ScalewiseHook
@@ -171,23 +171,15 @@ def test_the_ema_copy_is_a_plain_model(tmp_path: Path) -> None:
     assert saved["state_dict"].keys() == make("FCOS").state_dict().keys()
 
 
-def test_two_ranks_share_statistics_and_weights(tmp_path: Path) -> None:
-    # two forks of a server that imports MMDetection once
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mmdet_models"])
-    ranks = [context.Process(target=train_rank, args=(r, str(tmp_path))) for r in range(2)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join()
-    assert [rank.exitcode for rank in ranks] == [0, 0]
-    first, second = (json.loads((tmp_path / f"{r}.json").read_text()) for r in range(2))
-    assert first["losses"] != second["losses"]
+@pytest.mark.xdist_group("ranks")
+def test_two_ranks_share_statistics_and_weights() -> None:
+    first, second = run_ranks(train_rank)
+    assert not torch.equal(first["losses"], second["losses"])
     for key in ("weights", "mean", "stem"):
-        assert first[key] == second[key]
-    assert first["weights"] != [1.0] * 3
-    both = torch.tensor([first["losses"], second["losses"]])[:, 2:4]  # the second interval
-    torch.testing.assert_close(torch.tensor(first["mean"]), both.mean((0, 1)))
+        assert torch.equal(first[key], second[key])
+    assert first["weights"].tolist() != [1.0] * 3
+    both = torch.stack([first["losses"], second["losses"]])[:, 2:4]  # the second interval
+    torch.testing.assert_close(first["mean"], both.mean((0, 1)))
 
 
 def test_the_documented_configs_build_the_hook() -> None:

@@ -22,6 +22,7 @@ from scalewise.training.trace import read_trace
 
 TWO = "static:weights=1+2"  # of five levels
 EQUAL, RLO, BAD = (Cell("atss", scheme, 0) for scheme in ("equal", "rlo", TWO))
+pytestmark = pytest.mark.xdist_group("compare")  # one worker makes its studies, once
 COMMAND = [sys.executable, "-c", "import sys; from scalewise.cli import main; sys.exit(main())"]
 LIMIT = 240.0  # seconds a child may take on a busy machine before a test gives up
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from processes import start
 from torchvision.models import mobilenet_v3_small
 
 from scalewise.cli import main
@@ -26,21 +26,19 @@ from scalewise.training.module import DetectionModule
 
 Tiny = Callable[..., TrainConfig]
 
-KILLED = """
-import json, os, signal, sys
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import train
-from scalewise.training.module import DetectionModule
-step, calls = DetectionModule.training_step, 0
-def dying(self, batch, index):
-    global calls
-    calls += 1
-    if calls == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batch, index)
-DetectionModule.training_step = dying
-train(TrainConfig(**json.loads(sys.argv[1])))
-"""
+
+def _train_until_killed(config: TrainConfig, kill_at: int) -> None:
+    step, calls = DetectionModule.training_step, itertools.count(1)
+
+    def dying(self: DetectionModule, batch: Batch, index: int) -> torch.Tensor:
+        if next(calls) == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, batch, index)
+
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DetectionModule, "training_step", dying)
+        train(config)
 
 
 @pytest.mark.parametrize("pretrained", [False, True])
@@ -55,14 +53,9 @@ def test_killed_and_resumed_equals_undisturbed(
         common |= {"accumulate": 2, "ema": 0.9, "optimizer": "sgd"}
     whole = train(tiny(tmp_path, name="whole", **common))
     config = tiny(tmp_path, name="killed", **common)
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, json.dumps(dataclasses.asdict(config)), "9"],
-        capture_output=True,
-        text=True,
-        env=dict(os.environ),
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = start(_train_until_killed, config, 9)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     run = tmp_path / "killed"
     assert json.loads((run / "metrics.json").read_text())["status"] == "running"
     before = torch.load(run / "checkpoints/last.ckpt", weights_only=True)

@@ -1,22 +1,22 @@
 from __future__ import annotations
 
-import gc
-import multiprocessing
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import WORLD, run_ranks
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from scalewise.weighting import LossBalancer
 
-WORLD = 2
 NAMES = ("avw", "rlo", "random", "avw:per_positive=true")
 ROWS = torch.rand(48, WORLD, 3, generator=torch.Generator().manual_seed(4)) + 0.05
 ROWS[5, 1, 2] = torch.nan
 POSITIVES = torch.randint(0, 4, ROWS.shape, generator=torch.Generator().manual_seed(5))
+
+
+pytestmark = pytest.mark.xdist_group("ranks")
 
 
 class Detector(nn.Module):
@@ -57,17 +57,10 @@ def wrapped(rank: int, broadcast: bool) -> dict[str, Any]:
     for rows in ROWS[8:]:
         torch.autograd.backward(model(rows[rank]))
         weights.append(balancer.weights.clone())
-    result = {"weights": torch.stack(weights), "mean": balancer.statistics.mean}
-    del model, balancer
-    gc.collect()  # gloo aborts now and then when a wrapper outlives its group
-    return result
+    return {"weights": torch.stack(weights), "mean": balancer.statistics.mean}
 
 
-def worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD
-    )
+def work(rank: int) -> dict[str, Any]:
     calls = []
     original = distributed.all_reduce
 
@@ -81,22 +74,12 @@ def worker(rank: int, folder: str) -> None:
     trace["reductions"] = len(calls)
     trace["broadcast"] = wrapped(rank, True)
     trace["kept"] = wrapped(rank, False)
-    torch.save(trace, f"{folder}/{rank}.pt")
-    distributed.barrier()
-    distributed.destroy_process_group()
+    return trace
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=worker, args=(r, str(folder))) for r in range(WORLD)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * WORLD
-    return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+def ranks() -> list[dict[str, Any]]:
+    return run_ranks(work)
 
 
 @pytest.mark.parametrize("name", NAMES)

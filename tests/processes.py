@@ -1,0 +1,51 @@
+"""Processes of their own for a test: forks of a server that imports the heavy packages once."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import tempfile
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+
+WORLD = 2
+HEAVY = ["torchvision", "scalewise.training.fit", "mmdet_models"]  # those that are installed
+
+
+def start(target: Callable[..., None], *args: Any) -> BaseProcess:
+    """Start `target(*args)`, a function of an importable module, in a process without any state."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(HEAVY)
+    process = context.Process(target=target, args=args)
+    process.start()
+    return process
+
+
+def run_ranks(work: Callable[..., Any], *args: Any) -> list[Any]:
+    """Run `work(rank, *args)` in two data parallel processes on the CPU.
+
+    Returns:
+        What each rank returned: tensors, numbers, words, or dictionaries and lists of them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        ranks = [start(_rank, rank, folder, work, args) for rank in range(WORLD)]
+        for rank in ranks:
+            rank.join()
+        assert [rank.exitcode for rank in ranks] == [0] * WORLD
+        return [torch.load(Path(folder) / f"{r}.pt", weights_only=True) for r in range(WORLD)]
+
+
+def _rank(rank: int, folder: str, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD
+    )
+    torch.save(work(rank, *args), f"{folder}/{rank}.pt")
+    gc.collect()  # gloo aborts now and then when a wrapper outlives its group
+    distributed.barrier()
+    distributed.destroy_process_group()
