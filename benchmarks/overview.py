@@ -5,6 +5,7 @@ python benchmarks/results.py calls this.
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from scalewise.study.comparisons import study_tables
 from scalewise.study.records import StudyRecords
 from scalewise.study.statistics import Difference
 from scalewise.training.runs import write_text
+from scalewise.weighting.scheme import scheme_class
 
 Found = dict[str, dict[str, Difference]]  # by scheme, then by study
 
@@ -35,9 +37,28 @@ def write_overview(studies: Sequence[tuple[str, StudyRecords]], results: Path) -
             heads[name] = f"{100 * base.mean:.2f}"
             for difference in table.differences:
                 if difference.seeds:
-                    found[difference.scheme][name] = difference
+                    found[plain(difference.scheme)][name] = difference
     write_text(results / "overview.md", as_markdown(found, heads))
     draw(found, results / "overview.png")
+
+
+def plain(scheme: str) -> str:
+    """The scheme's words in one order and without its defaults, however a study wrote them."""
+    name, *pairs = scheme.split(":")
+    if not pairs or "(" in scheme:
+        return scheme
+    known = inspect.signature(scheme_class(name)).parameters
+    said = dict(pair.split("=") for pair in pairs)
+    return ":".join(
+        [
+            name,
+            *(
+                f"{k}={said[k]}"
+                for k in known
+                if k in said and said[k] != str(known[k].default).lower()
+            ),
+        ]
+    )
 
 
 def as_markdown(found: Found, heads: dict[str, str]) -> str:
