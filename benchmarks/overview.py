@@ -49,16 +49,8 @@ def plain(scheme: str) -> str:
         return scheme
     known = inspect.signature(scheme_class(name)).parameters
     said = dict(pair.split("=") for pair in pairs)
-    return ":".join(
-        [
-            name,
-            *(
-                f"{k}={said[k]}"
-                for k in known
-                if k in said and said[k] != str(known[k].default).lower()
-            ),
-        ]
-    )
+    own = [k for k in known if k in said and said[k] != str(known[k].default).lower()]
+    return ":".join([name, *(f"{key}={said[key]}" for key in own)])
 
 
 def as_markdown(found: Found, heads: dict[str, str]) -> str:
