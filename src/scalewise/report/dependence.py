@@ -57,8 +57,8 @@ def _of_run(run: ReportRun, identity: str) -> Html:
     ]:
         notes.append(
             absent(
-                f"No object was assigned to {', '.join(silent)} in any recorded step: their loss "
-                "is that of telling background apart, and nothing else."
+                f"No object was assigned to {', '.join(silent)} in any recorded step: the loss "
+                "there is that of telling background apart, and nothing else."
             )
         )
     matrices = [
