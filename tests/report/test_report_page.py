@@ -266,3 +266,18 @@ def test_detections_that_do_not_fit_their_run_are_said_and_left_out(page: Page) 
     words = said(page)
     assert "Not resampled:" in words
     assert "holds the trained models fixed" in words
+
+
+def test_an_epoch_that_took_for_ever_does_not_squeeze_the_others(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "slept", tiny(tmp_path), [0.2, 0.3, 0.4], extras=False)
+    path = tmp_path / "slept" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["history"][1]["step_seconds"] = 60.0
+    path.write_text(json.dumps(metrics))
+    slept = _html([tmp_path / "slept"], "Slept")
+    assert "1 epoch beyond the axis; the table has the slowest." in said(Page(slept))
+    assert "60000" in said(Page(slept))
+    middle = 120.0  # milliseconds, between 100 and 60 000
+    assert re.search(rf'"range": ?\[0, ?{3 * middle}\]', slept)

@@ -111,8 +111,15 @@ def _time_figure(comparison: Comparison, timed: list[Series]) -> Figure:
                 number(float(np.median(known))) if known else "-",
             ]
         )
+    shown = 3 * max(series_time(series) for series in timed)
+    beyond = sum(t > shown for s in timed for run in s.runs for t in step_times(run))
+    note = "Each pale dot is an epoch of a run, the bar their median; further left is faster."
+    axis: dict[str, Any] = {"title": {"text": "milliseconds a step"}, "rangemode": "tozero"}
+    if beyond:  # a machine that slept, or a debugger
+        axis["range"] = [0, shown]
+        note += f" {beyond} epoch{'s' * (beyond > 1)} beyond the axis; the table has the slowest."
     layout = {
-        "xaxis": {"title": {"text": "milliseconds a step"}, "rangemode": "tozero"},
+        "xaxis": axis,
         "yaxis": {
             "tickvals": list(range(len(timed))),
             "ticktext": [stacked(series.label) for series in timed],
@@ -125,7 +132,7 @@ def _time_figure(comparison: Comparison, timed: list[Series]) -> Figure:
     return Figure(
         f"{comparison.key}-cost",
         f"{comparison.title}: time of a training step",
-        "Each pale dot is an epoch of a run, the bar their median; further left is faster.",
+        note,
         traces,
         Table(
             ["", "ms a step, median", "lowest to highest epoch", "overhead", "s a validation"], rows

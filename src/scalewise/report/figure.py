@@ -106,7 +106,8 @@ def number(value: float | None, digits: int = 3) -> str:
     """A value in a table, with a true minus; "-" where there is none."""
     if value is None or not math.isfinite(value):
         return "-"
-    return f"{value:.{digits}g}".replace("-", "−", 1) if value < 0 else f"{value:.{digits}g}"
+    text = f"{value:.0f}" if 10**digits <= abs(value) < 1e7 else f"{value:.{digits}g}"
+    return text.replace("-", "−", 1) if value < 0 else text
 
 
 def series_style(index: int, baseline: bool) -> tuple[str, str, str]:
