@@ -60,7 +60,7 @@ def as_markdown(found: Found, heads: dict[str, str]) -> str:
         "AP minus that of equal weights at the same seed, in points: mean over the seeds and 95 %",
         "interval (Student's t). Lean setting for two CPU cores, last epoch. Where a scheme was in",
         "three studies or more, the mean over them, with Student's t interval over the studies.",
-        "What the studies are: README.md.",
+        "What the studies are: README.md. `cov` in per-positive-val saw losses per positive.",
         "",
         "| scheme | study | equal, AP | difference | improving seeds |",
         "| --- | --- | ---: | --- | ---: |",

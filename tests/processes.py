@@ -6,12 +6,14 @@ import gc
 import multiprocessing
 import tempfile
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import distributed
+from torch.multiprocessing.spawn import start_processes
 
 WORLD = 2
 HEAVY = ["torchvision", "scalewise.training.fit", "mmdet_models"]  # those that are installed
@@ -19,9 +21,7 @@ HEAVY = ["torchvision", "scalewise.training.fit", "mmdet_models"]  # those that 
 
 def start(target: Callable[..., None], *args: Any) -> BaseProcess:
     """Start `target(*args)`, a function of an importable module, in a process without any state."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(HEAVY)
-    process = context.Process(target=target, args=args)
+    process = _server().Process(target=target, args=args)
     process.start()
     return process
 
@@ -32,12 +32,17 @@ def run_ranks(work: Callable[..., Any], *args: Any) -> list[Any]:
     Returns:
         What each rank returned: tensors, numbers, words, or dictionaries and lists of them.
     """
+    _server()
+    launch: Any = start_processes  # which ends the other rank, and says why, when one fails
     with tempfile.TemporaryDirectory() as folder:
-        ranks = [start(_rank, rank, folder, work, args) for rank in range(WORLD)]
-        for rank in ranks:
-            rank.join()
-        assert [rank.exitcode for rank in ranks] == [0] * WORLD
+        launch(_rank, (folder, work, args), nprocs=WORLD, start_method="forkserver")
         return [torch.load(Path(folder) / f"{r}.pt", weights_only=True) for r in range(WORLD)]
+
+
+def _server() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(HEAVY)
+    return context
 
 
 def _rank(rank: int, folder: str, work: Callable[..., Any], args: tuple[Any, ...]) -> None:

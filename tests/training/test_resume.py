@@ -36,9 +36,8 @@ def _train_until_killed(config: TrainConfig, kill_at: int) -> None:
         return step(self, batch, index)
 
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DetectionModule, "training_step", dying)
-        train(config)
+    pytest.MonkeyPatch().setattr(DetectionModule, "training_step", dying)
+    train(config)
 
 
 @pytest.mark.parametrize("pretrained", [False, True])

@@ -18,9 +18,13 @@ def step_times(run: ReportRun) -> list[float]:
     return [time for time in found if not math.isnan(time)]
 
 
+def _all_times(series: Series) -> list[float]:
+    return [time for run in series.runs for time in step_times(run)]
+
+
 def series_time(series: Series) -> float:
     """Milliseconds of a step: the median over the epochs of all runs, NaN without any."""
-    times = [time for run in series.runs for time in step_times(run)]
+    times = _all_times(series)
     return float(np.median(times)) if times else math.nan
 
 
@@ -44,8 +48,7 @@ def overhead(comparison: Comparison, series: Series) -> str:
 
 
 def _middle_half(series: Series) -> tuple[float, float]:
-    times = [time for run in series.runs for time in step_times(run)]
-    low, high = np.quantile(times, (0.25, 0.75))
+    low, high = np.quantile(_all_times(series), (0.25, 0.75))
     return float(low), float(high)
 
 
@@ -73,7 +76,7 @@ def _time_figure(comparison: Comparison, timed: list[Series]) -> Figure:
     rows = []
     for place, series in enumerate(timed):
         color = series.style[0]
-        times = [time for run in series.runs for time in step_times(run)]
+        times = _all_times(series)
         middle = series_time(series)
         traces += [
             {
@@ -112,7 +115,7 @@ def _time_figure(comparison: Comparison, timed: list[Series]) -> Figure:
             ]
         )
     shown = 3 * max(series_time(series) for series in timed)
-    beyond = sum(t > shown for s in timed for run in s.runs for t in step_times(run))
+    beyond = sum(time > shown for series in timed for time in _all_times(series))
     note = "Each pale dot is an epoch of a run, the bar their median; further left is faster."
     axis: dict[str, Any] = {"title": {"text": "milliseconds a step"}, "rangemode": "tozero"}
     if beyond:  # a machine that slept, or a debugger
