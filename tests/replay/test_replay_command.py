@@ -13,16 +13,16 @@ from PIL import Image
 from scalewise.cli.replay import LIMITS, main
 from scalewise.errors import UserError
 
-KEPT = Path(__file__).parents[2] / "results" / "voc-lean"
+RECORDED = Path(__file__).parent / "recorded"
 
 
 @pytest.fixture
 def short(tmp_path: Path) -> Path:
-    """A run folder with the first 230 steps of a kept run, whose interval is 50."""
+    """A run folder with the first 230 steps of a recorded run, whose interval is 50."""
     run = tmp_path / "short"
     run.mkdir()
-    shutil.copy(KEPT / "rlo" / "config.yaml", run)
-    table = pq.read_table(KEPT / "rlo" / "trace.parquet")
+    shutil.copy(RECORDED / "config.yaml", run)
+    table = pq.read_table(RECORDED / "trace.parquet")
     pq.write_table(table.slice(0, 230), run / "trace.parquet")
     return run
 
