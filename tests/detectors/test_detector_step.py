@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import run_ranks
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from scalewise.detectors import Batch, DenseDetector
 from scalewise.detectors.head import norm_groups
@@ -208,6 +209,21 @@ def test_every_methods_losses_compile_to_one_graph(name: str) -> None:
     losses = compiled(predictions, grid, batch)
     _assert_same(losses.terms, expected.terms)
     torch.testing.assert_close(losses.positives, expected.positives)
+    torch._dynamo.reset()
+
+
+@every_method
+def test_batches_of_many_object_counts_share_two_graphs(name: str) -> None:
+    """One for the first batch, then one for any number of objects."""
+    torch._dynamo.reset()
+    detector = tiny(name, width=8, depth=0)
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(detector, fullgraph=True, backend=counter)
+    for objects in (3, 5, 8, 2, 30):
+        batch = random_batch(objects, 2, objects, 64, 96)
+        losses = compiled(batch)
+        _assert_same({k: v.detach() for k, v in losses.items()}, detector(batch))
+    assert counter.frame_count <= 2
     torch._dynamo.reset()
 
 

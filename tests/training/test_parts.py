@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -13,12 +13,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning import LightningModule
 from torch import nn
 
 from scalewise.errors import UsageError, UserError
 from scalewise.training import runs
+from scalewise.training.average import MovingAverage, decay_at, update
 from scalewise.training.config import TrainConfig
-from scalewise.training.fit import MovingAverage, WholeFiles
+from scalewise.training.fit import WholeFiles
 from scalewise.training.module import rate
 from scalewise.training.picture import draw_levels
 from scalewise.training.schemes import build_balancer, parse_scheme
@@ -163,23 +165,35 @@ def test_checkpoints_are_whole_or_old(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_moving_average_follows_its_closed_form() -> None:
-    average = MovingAverage(0.5)
-    averaged, expected = [torch.zeros(1)], 0.0
-    for k in range(1, 30):
-        average._latest_update_step = k
-        average._average(averaged, [torch.full((1,), float(k))], 0)
-        decay = min(0.5, (1 + k) / (10 + k))
-        expected = decay * expected + (1 - decay) * k
-    assert averaged[0].item() == pytest.approx(expected)
-    assert math.isfinite(expected)
+    averaged, current = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    expected = 0.0
+    for k in range(30):
+        nn.init.constant_(current.weight, float(k + 1))
+        nn.init.constant_(current.running_mean, float(-k))  # type: ignore[arg-type]
+        update(averaged, current, decay_at(k, 0.5))
+        decay = min(0.5, (1 + k) / (10 + k)) if k else 0
+        expected = decay * expected + (1 - decay) * (k + 1)
+        assert averaged.weight.tolist() == pytest.approx([expected] * 2)
+        assert averaged.running_mean.tolist() == [-k] * 2  # type: ignore[union-attr]
+    assert decay_at(10**6, 0.999) == 0.999
 
 
-def test_average_decay_never_exceeds_its_limit() -> None:
-    average = MovingAverage(0.999)
-    average._latest_update_step = 10**6
-    value = [torch.zeros(1)]
-    average._average(value, [torch.ones(1)], 0)
-    assert value[0].item() == pytest.approx(0.001, rel=1e-3)
+def test_the_first_update_copies_to_the_bit() -> None:
+    averaged, current = nn.Linear(7, 5), nn.Linear(7, 5)
+    update(averaged, current, decay_at(0, 0.999))
+    assert torch.equal(averaged.weight, current.weight)
+
+
+def test_the_average_lies_where_the_training_is() -> None:
+    """Lightning sets callbacks up before it moves the model; the "meta" device stands for a GPU."""
+    average = MovingAverage(0.9)
+    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))
+    module: Any = LightningModule()
+    module.layer = nn.Linear(2, 2)
+    average.setup(trainer, module, "fit")
+    assert average._average_model is not None
+    assert {p.device.type for p in average._average_model.parameters()} == {"meta"}
+    assert module.layer.weight.device.type == "cpu"
 
 
 def test_decay_and_rates_go_to_the_right_parameters() -> None:

@@ -84,3 +84,21 @@ def test_a_weight_near_one_survives_bfloat16() -> None:
 def test_one_weight_per_level() -> None:
     with pytest.raises(ValueError, match="2 levels need weights"):
         scale_gradients([torch.zeros(1), torch.zeros(1)], torch.ones(3))
+
+
+def test_a_first_call_in_inference_mode_serves_training() -> None:
+    counts = [3, 1, 4, 1, 5, 9, 2, 6]  # of no other test, so that nothing is cached
+    loss = torch.rand(sum(counts), requires_grad=True)
+    with torch.inference_mode():
+        split_levels(loss, counts)
+    (gradient,) = torch.autograd.grad(split_levels(loss, counts).sum(), loss)
+    assert gradient.tolist() == [1] * sum(counts)
+
+
+def test_a_split_compiles_to_one_graph() -> None:
+    counts = [4, 2]
+    loss = torch.rand(3, 6, requires_grad=True)
+    torch._dynamo.reset()
+    compiled = torch.compile(split_levels, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(loss, counts), split_levels(loss, counts))
+    torch._dynamo.reset()

@@ -43,7 +43,6 @@ def anchors(grid: Grid) -> Tensor:
     return torch.cat((centre - half, centre + half), dim=-1).reshape(-1, 4)
 
 
-@torch.no_grad()
 def assign(grid: Grid, boxes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Match each anchor with the object it overlaps most.
 
@@ -58,7 +57,15 @@ def assign(grid: Grid, boxes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         int64 [B, A * 9], the object of each anchor, M for none, and bool [B, A * 9], False for
         anchors that are neither object nor background.
     """
-    candidates = anchors(grid)
+    if torch.compiler.is_compiling():
+        owner, counted = _compiled_match(anchors(grid), boxes, valid)
+        return owner, counted
+    return match(anchors(grid), boxes, valid)
+
+
+@torch.no_grad()
+def match(candidates: Tensor, boxes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """`assign` for any anchors, float32 [A, 4]: a loop over as many objects as fit into memory."""
     batch, objects = valid.shape
     shape = (batch, len(candidates))
     best = boxes.new_full(shape, -1.0)
@@ -77,6 +84,21 @@ def assign(grid: Grid, boxes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     positive = (best >= FOREGROUND_IOU) | rescued
     counted = positive | (best < BACKGROUND_IOU)
     return torch.where(positive, owner, objects), counted
+
+
+# One operator to the compiler, which would unroll the loop: another graph for each object count.
+_compiled_match = torch.library.custom_op(
+    "scalewise::retinanet_match",
+    match,
+    mutates_args=(),
+    schema="(Tensor candidates, Tensor boxes, Tensor valid) -> (Tensor, Tensor)",
+)
+
+
+@_compiled_match.register_fake
+def _matched_shapes(candidates: Tensor, boxes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    owner = valid.new_empty((len(valid), len(candidates)), dtype=torch.int64)
+    return owner, torch.empty_like(owner, dtype=torch.bool)
 
 
 def decode(deltas: Tensor, grid: Grid) -> Tensor:

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
+from scalewise.weighting.levels import level_sizes
+
 BETA = 1 / 9  # of the smooth L1 losses
 
 
@@ -42,7 +44,7 @@ def rpn_losses(
     """
     positive, negative = (torch.where(torch.cat(drawn))[0] for drawn in rpn.fg_bg_sampler(labels))
     sample = torch.cat([positive, negative])
-    ends = torch.tensor(list(counts), device=sample.device).cumsum(0)
+    ends = level_sizes(tuple(counts), sample.device).cumsum(0)
     level = torch.bucketize(sample % sum(counts), ends, right=True)  # [k]
     box = F.smooth_l1_loss(
         deltas[positive], torch.cat(wanted)[positive], beta=BETA, reduction="none"

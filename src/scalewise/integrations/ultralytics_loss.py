@@ -218,16 +218,19 @@ def _by_level(values: Tensor, anchors: Tensor, levels: int) -> Tensor:
 
 
 @lru_cache
+@torch.inference_mode(False)
 def _column(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device)[:, None]
 
 
 @lru_cache
+@torch.inference_mode(False)
 def _each(levels: int, device: torch.device) -> Tensor:
     return torch.eye(levels, dtype=torch.bool, device=device)
 
 
 @lru_cache(maxsize=64)  # sizes of multi-scale training
+@torch.inference_mode(False)
 def _level_of_anchors(counts: tuple[int, ...], device: torch.device) -> Tensor:
     """Int64 [A]."""
     return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(device)

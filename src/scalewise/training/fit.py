@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from torch import Tensor
 
 from scalewise import detectors
 from scalewise.data import DetectionDataset, EpochSampler, Split, make_loader, open_split
@@ -23,6 +21,7 @@ from scalewise.data.split import hold_out
 from scalewise.detectors import DenseDetector
 from scalewise.errors import UserError
 from scalewise.training import runs
+from scalewise.training.average import MovingAverage
 from scalewise.training.config import TrainConfig, check
 from scalewise.training.module import DetectionModule
 from scalewise.training.picture import draw_levels
@@ -324,26 +323,6 @@ class MidEpoch(ModelCheckpoint):
         """Save when it is due."""
         if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             super().on_train_batch_end(trainer, *args, **kwargs)
-
-
-class MovingAverage(WeightAveraging):
-    """Moving average of the parameters whose decay grows to `decay` while training runs.
-
-    With d = min(decay, (1 + k) / (10 + k)) at update k, the first steps are soon forgotten; a
-    constant decay would keep the initial weights in the average of a short run. Buffers are copied:
-    the balancer's counters have no average.
-    """
-
-    def __init__(self, decay: float) -> None:
-        super().__init__(use_buffers=False, multi_avg_fn=self._average)
-        self._decay = decay
-
-    def _average(
-        self, averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int
-    ) -> None:
-        k = self._latest_update_step  # the same count as `updates`, but known to the host
-        decay = min(self._decay, (1 + k) / (10 + k))
-        torch._foreach_lerp_(list(averaged), list(current), 1 - decay)
 
 
 class WholeFiles(TorchCheckpointIO):

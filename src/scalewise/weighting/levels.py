@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -39,9 +40,22 @@ def split_levels(per_anchor_loss: Tensor, counts: Sequence[int]) -> Tensor:
     flat = per_anchor_loss.to(torch.promote_types(per_anchor_loss.dtype, torch.float32))
     while flat.ndim > 1:
         flat = flat.sum(0)
-    lengths = torch.tensor(list(counts), device=flat.device)
+    lengths = level_sizes(tuple(counts), flat.device)
     # `unsafe` leaves out checks that would read the lengths back from the device
     return torch.segment_reduce(flat, "sum", lengths=lengths, unsafe=True, initial=0)
+
+
+def level_sizes(counts: tuple[int, ...], device: torch.device) -> Tensor:
+    """The counts as int64 [n] on a device; kept, since making one there waits for the device."""
+    if torch.compiler.is_compiling():  # a constant of the graph, and the compiler warns of caches
+        return torch.tensor(counts, device=device)
+    return _kept_sizes(counts, device)
+
+
+@lru_cache(maxsize=64)  # sizes of multi-scale training
+@torch.inference_mode(False)  # made during an evaluation, it must serve a later training step
+def _kept_sizes(counts: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(counts, device=device)
 
 
 def scale_gradients(level_predictions: Sequence[Tensor], weights: Tensor) -> list[Tensor]:
