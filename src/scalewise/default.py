@@ -1,3 +1,3 @@
-"""The scheme in force where none is named; results/PROTOCOL.md says by what rule it was chosen."""
+"""The scheme where none is named; results/levels/PROTOCOL.md says by what rule it was chosen."""
 
 SCHEME = "avw:invert=true"

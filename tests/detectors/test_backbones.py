@@ -239,3 +239,19 @@ def test_the_published_mobilenet_weights_load(request: pytest.FixtureRequest) ->
     with torch.no_grad():
         expected = model.eval().features[:18](images)
         torch.testing.assert_close(backbone.eval()(images)[2], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet10t"])
+def test_weights_in_float16_become_float32(tmp_path: Path, name: str) -> None:
+    """Half the file for the same numbers; torchvision's and timm's loaders alike."""
+    library = "timm" if name == "resnet10t" else "torchvision.models"
+    module = pytest.importorskip(library)
+    model = module.create_model(name) if library == "timm" else getattr(module, name)()
+    half = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    torch.save(half, tmp_path / "half.pth")
+    backbone, loaded = make_backbone(name, tmp_path / "half.pth", False, False)
+    assert not loaded.missing
+    assert {p.dtype for p in backbone.parameters()} == {torch.float32}
+    first = next(p for p in backbone.parameters() if p.ndim == 4)
+    original = next(v for v in half.values() if v.shape == first.shape)
+    assert torch.equal(first, original.float())

@@ -14,6 +14,8 @@ import pytest
 import yaml
 
 from scalewise.cli import main
+from scalewise.study import local
+from scalewise.study.local import share_of_machine
 from scalewise.study.plan import Cell, cell_config, cell_folder, load_plan
 from scalewise.study.records import load_study, read_metrics
 from scalewise.training.config import TrainConfig
@@ -101,13 +103,33 @@ def resumed(killed: Path) -> tuple[Path, str, int, int]:
     """The same study after a third call: folder, what it printed, exit status, time stamp."""
     stamp = (cell_folder(killed, EQUAL) / "metrics.json").stat().st_mtime_ns
     done = subprocess.run(
-        [*COMMAND, "compare", "--out", str(killed)],
+        [*COMMAND, "compare", "--out", str(killed), "--jobs", "4"],
         capture_output=True,
         text=True,
         timeout=LIMIT,
         check=False,
     )
     return killed, done.stdout + done.stderr, done.returncode, stamp
+
+
+def test_jobs_share_cores_loaders_and_the_memory_of_one_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(local, "_gpu_count", lambda: 1)
+    shares = [share_of_machine(slot, 4) for slot in range(4)]
+    assert {s.environment["OMP_NUM_THREADS"] for s in shares} == {"4"}
+    assert {s.environment["CUDA_VISIBLE_DEVICES"] for s in shares} == {"0"}
+    assert sum(s.gpu_memory for s in shares) == 1
+    assert [s.workers for s in shares] == [2] * 4
+    monkeypatch.setattr(local, "_gpu_count", lambda: 3)
+    assert [share_of_machine(slot, 4).gpu_memory for slot in range(4)] == [0.5] * 4
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    seen = [share_of_machine(slot, 4).environment["CUDA_VISIBLE_DEVICES"] for slot in range(4)]
+    assert seen == ["2", "5", "2", "5"]
+    assert share_of_machine(0, 1) == local.Share({}, None, 1.0)
 
 
 def test_ctrl_c_ends_tidily_and_says_how_to_go_on(stopped: tuple[Path, str, int]) -> None:

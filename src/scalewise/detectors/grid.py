@@ -106,8 +106,24 @@ def claim(index: Tensor, eligible: Tensor, quality: Tensor, anchors: int) -> Ten
     index, eligible = index.flatten(1), eligible.flatten(1)  # [B, M * K]
     quality = torch.where(eligible, quality.flatten(1), -torch.inf)
     best = quality.new_full((batch, anchors), -torch.inf)
-    best = best.scatter_reduce(1, index, quality, "amax")
+    best = _scatter_extreme(best, index, quality, "amax")
     wins = eligible & (quality == best.gather(1, index))
     owner = torch.arange(objects, device=index.device)[:, None].expand(-1, candidates).flatten()
     none = index.new_full((batch, anchors), objects)
-    return none.scatter_reduce(1, index, torch.where(wins, owner, objects), "amin")
+    return _scatter_extreme(none, index, torch.where(wins, owner, objects), "amin")
+
+
+def _scatter_extreme(into: Tensor, index: Tensor, values: Tensor, kind: str) -> Tensor:
+    """`scatter_reduce` along axis 1 by "amax" or "amin".
+
+    On a GPU torch's deterministic mode refuses it, although no order of writing changes an extreme.
+    """
+    strict = torch.are_deterministic_algorithms_enabled() and not torch.compiler.is_compiling()
+    if not strict:
+        return into.scatter_reduce(1, index, values, kind)
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        return into.scatter_reduce(1, index, values, kind)
+    finally:
+        torch.use_deterministic_algorithms(True, warn_only=warn_only)

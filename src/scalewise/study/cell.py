@@ -1,4 +1,6 @@
-"""One cell of a study in a process of its own: `python -m scalewise.study.cell CONFIG.yaml`.
+"""One cell of a study in a process of its own: `python -m scalewise.study.cell CONFIG.yaml 0.25`.
+
+The number is the part of its GPU's memory that it may take.
 
 The process ends when its standard input closes, so that no run outlives a study that was killed and
 none is trained by two processes at once.
@@ -49,6 +51,14 @@ def run_cell(config: TrainConfig) -> None:
     train(config)
 
 
+def _limit_gpu_memory(part: float) -> None:
+    if part < 1:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.set_per_process_memory_fraction(part)
+
+
 def _end_with_parent() -> None:
     def wait() -> None:
         # sys.stdin would hold a lock that the interpreter needs to shut down
@@ -63,6 +73,7 @@ def main() -> int:
     """Run the cell that the first argument names; 1 when it failed for a printed reason."""
     _end_with_parent()
     config = TrainConfig(**yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    _limit_gpu_memory(float(sys.argv[2]))
     try:
         run_cell(config)
     except UserError as error:

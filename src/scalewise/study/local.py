@@ -99,29 +99,58 @@ def outcome(study: Path, cell: Cell, status: int) -> Record | str:
 def _start(study: Path, plan: Plan, cell: Cell, slot: int, jobs: int) -> _Running:
     log_path = cell_log(study, cell)
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    config = log_path.with_suffix(".yaml")
-    write_text(config, yaml.safe_dump(dataclasses.asdict(cell_config(study, plan, cell))))
+    share = share_of_machine(slot, jobs)
+    config = cell_config(study, plan, cell)
+    if config.workers == "auto" and share.workers is not None:
+        config = dataclasses.replace(config, workers=share.workers)
+    path = log_path.with_suffix(".yaml")
+    write_text(path, yaml.safe_dump(dataclasses.asdict(config)))
     log = log_path.open("ab")
     process = subprocess.Popen(
-        [sys.executable, "-m", "scalewise.study.cell", str(config)],
+        [sys.executable, "-m", "scalewise.study.cell", str(path), str(share.gpu_memory)],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=subprocess.STDOUT,
-        env=_share_of_machine(slot, jobs),
+        env=dict(os.environ) | share.environment,
     )
     return _Running(cell, process, log, slot)
 
 
-def _share_of_machine(slot: int, jobs: int) -> dict[str, str]:
-    """Environment that gives one of `jobs` processes its part of the cores and GPUs."""
+@dataclass(frozen=True)
+class Share:
+    """One job's part of the machine.
+
+    Attributes:
+        environment: variables that limit its threads and name its GPU.
+        workers: loader processes where the plan says "auto"; None leaves it to the run.
+        gpu_memory: largest part of its GPU's memory, above 0 to 1.
+    """
+
+    environment: dict[str, str]
+    workers: int | None
+    gpu_memory: float
+
+
+def share_of_machine(slot: int, jobs: int) -> Share:
+    """Give one of `jobs` processes its part of the cores and GPUs.
+
+    With more jobs than GPUs several share one, with an equal part of its memory each, so that none
+    can take what another needs.
+
+    Args:
+        slot: its place, 0 to `jobs` - 1.
+        jobs: processes at a time.
+    """
     if jobs == 1:
-        return dict(os.environ)
-    share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} | dict(os.environ)
+        return Share({}, None, 1.0)
+    cores = max(1, (os.cpu_count() or 1) // jobs)
+    environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(cores)}
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = listed.split(",") if listed else [str(i) for i in range(_gpu_count())]
-    if gpus:
-        share["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-    return share
+    if not gpus:
+        return Share(environment, max(1, cores // 2), 1.0)
+    environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+    return Share(environment, max(1, cores // 2), 1 / -(-jobs // len(gpus)))
 
 
 def _gpu_count() -> int:
