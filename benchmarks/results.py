@@ -1,11 +1,12 @@
-"""Rebuild the tables and figures of `results/` from the records of its studies.
+"""Rebuild the tables and figures of `results/` from what its studies keep.
+
+That is runs.csv, and the raw records where they have been brought back (see results/README.md).
 
 python benchmarks/results.py
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import matplotlib
@@ -14,25 +15,58 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow.parquet as pq
+from kept import kept_study
 from matplotlib.axes import Axes
 from overview import write_overview
 
 from scalewise.report.figure import name_lines
 from scalewise.study.comparisons import MetricTable, study_tables
 from scalewise.study.images import image_bootstrap
-from scalewise.study.records import StudyRecords, load_study
-from scalewise.study.tables import write_tables
+from scalewise.study.records import Record, StudyRecords
+from scalewise.study.tables import markdown, runs_csv
 from scalewise.training.picture import level_color, level_losses
+from scalewise.training.runs import write_text
 from scalewise.training.trace import read_trace
 
+RESULTS = Path(__file__).parents[1] / "results"
 POINTS = 100.0
 SEED_COLOR, INTERVAL_COLOR = "#9a9a9a", "#0b62a8"
+NO_IMAGES = (
+    "- Intervals over evaluation images are left out: they need the raw record of every run, and "
+    "this was made from runs.csv (results/README.md says how to bring the records back).\n"
+)
+
+
+def write_study(study: StudyRecords, folder: Path) -> None:
+    """Write the tables and figures of a study; what needs raw records, only where these are.
+
+    Raises:
+        UserError: when no run is finished; nothing is written then.
+    """
+    tables = tables_text(study)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "tables.md", tables)
+    write_text(folder / "runs.csv", runs_csv(study))
+    draw_differences(study, folder / "differences.png")
+    if all(has_levels(baseline_runs(study, detector)) for detector in study.plan.detectors):
+        draw_shares(study, folder / "shares.png")
+
+
+def tables_text(study: StudyRecords) -> str:
+    """The tables, with intervals over images where every run has its raw record."""
+    tables = study_tables(study)
+    if not all((record.folder / "metrics.json").is_file() for record in study.records):
+        return markdown(study, tables) + NO_IMAGES
+    text = markdown(study, tables, image_bootstrap(study))
+    return text.replace(f"{study.records[0].folder.parents[3]}/", "")  # the same on every machine
 
 
 def draw_differences(study: StudyRecords, path: Path) -> None:
     """One row a detector and scheme: each seed's difference, the mean and Student's interval."""
     tables = [t for t in study_tables(study, ["AP"]) if t.differences]
     rows = [(table, found) for table in tables for found in table.differences if found.seeds]
+    if not rows:
+        return
     figure, axes = plt.subplots(figsize=(8, 1.2 + 0.5 * len(rows)), layout="constrained")
     for place, (table, found) in enumerate(rows):
         axes.scatter(
@@ -68,6 +102,21 @@ def seed_differences(study: StudyRecords, table: MetricTable, scheme: str) -> np
     )
 
 
+def baseline_runs(study: StudyRecords, detector: str) -> list[Record]:
+    own = (detector, study.plan.baseline)
+    return [record for record in study.records if (record.detector, record.scheme) == own]
+
+
+def has_levels(runs: list[Record]) -> bool:
+    """Whether there are runs, each with a trace that counts the positives of what it weighs."""
+    paths = [run.folder / "trace.parquet" for run in runs]
+    if not paths or not all(path.is_file() for path in paths):
+        return False
+    names = {name for path in paths for name in pq.read_schema(path).names}
+    weighed = {name.removeprefix("weight/") for name in names if name.startswith("weight/")}
+    return all(f"positives/{name}" in names for name in weighed)
+
+
 def draw_shares(study: StudyRecords, path: Path) -> None:
     """Each level's share of loss, positives and squared gradient norm, under the baseline."""
     detectors = study.plan.detectors
@@ -75,13 +124,13 @@ def draw_shares(study: StudyRecords, path: Path) -> None:
         1, len(detectors), figsize=(4 * len(detectors) + 1, 3), layout="constrained", squeeze=False
     )
     for detector, axes in zip(detectors, all_axes[0], strict=True):
-        draw_detector_shares(study, detector, axes)
+        draw_level_shares(level_shares(baseline_runs(study, detector)), axes)
+        axes.set_title(f"{detector}, {study.plan.baseline}", fontsize=10)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
 
 
-def draw_detector_shares(study: StudyRecords, detector: str, axes: Axes) -> None:
-    shares = level_shares(study, detector)
+def draw_level_shares(shares: dict[str, np.ndarray], axes: Axes) -> None:
     for place, values in enumerate(shares.values()):
         left = 0.0
         for level, share in enumerate(values):
@@ -94,17 +143,13 @@ def draw_detector_shares(study: StudyRecords, detector: str, axes: Axes) -> None
             left += share
     axes.set_yticks(range(len(shares)), list(shares))
     axes.invert_yaxis()
-    axes.set_title(f"{detector}, {study.plan.baseline}", fontsize=10)
     axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
 
 
-def level_shares(study: StudyRecords, detector: str) -> dict[str, np.ndarray]:
-    """Mean shares over the baseline's runs, by quantity: [levels] each."""
-    folders = [
-        r.folder for r in study.records if (r.detector, r.scheme) == (detector, study.plan.baseline)
-    ]
+def level_shares(runs: list[Record]) -> dict[str, np.ndarray]:
+    """Mean shares over runs, by quantity: [levels] each."""
     losses, positives, gradients = [], [], []
-    for folder in folders:
+    for folder in (run.folder for run in runs):
         trace = read_trace(folder / "trace.parquet")
         names = [n.removeprefix("weight/") for n in trace.column_names if n.startswith("weight/")]
         losses.append([level_losses(trace, name).mean() for name in names])
@@ -118,17 +163,12 @@ def level_shares(study: StudyRecords, detector: str) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--results", type=Path, default=Path(__file__).parents[1] / "results")
-    results = parser.parse_args().results
-    folders = [plan.parent for plan in sorted(results.glob("*/study.yaml"))]
-    studies = [load_study(folder) for folder in folders]
-    for study, folder in zip(studies, folders, strict=True):
-        written = write_tables(study, folder, images=image_bootstrap(study))
-        draw_differences(study, folder / "differences.png")
-        draw_shares(study, folder / "shares.png")
-        print(f"{folder.name}: {len(study.records)} runs, {', '.join(p.name for p in written)}")
-    write_overview([(f.name, s) for f, s in zip(folders, studies, strict=True)], results)
+    folders = sorted(plan.parent for plan in RESULTS.rglob("study.yaml"))
+    studies = {folder.relative_to(RESULTS).as_posix(): kept_study(folder) for folder in folders}
+    for name, study in studies.items():
+        write_study(study, RESULTS / name)
+        print(f"{name}: {len(study.records)} runs")
+    write_overview(studies, RESULTS)
 
 
 if __name__ == "__main__":
