@@ -19,6 +19,11 @@ settings.load_profile("scalewise")
 PILLOW_OPEN = PIL.Image.open
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the tests for a GPU be rehearsed without one."""
+    parser.addoption("--device", default="cuda", help="of the tests marked cuda: cuda or cpu")
+
+
 @pytest.fixture(autouse=True)
 def _own_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Importing Ultralytics replaces it by one that installs a package for a broken image."""

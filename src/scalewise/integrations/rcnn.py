@@ -73,12 +73,14 @@ def box_losses(
         count: number of levels.
     """
     score = F.cross_entropy(logits, labels, reduction="none")  # [R]
-    positive = torch.where(labels > 0)[0]
-    chosen = deltas.reshape(len(labels), -1, 4)[positive, labels[positive]]
-    box = F.smooth_l1_loss(chosen, wanted[positive], beta=BETA, reduction="none").sum(-1)
+    # masked, not gathered: how many regions are positive is known to the device alone
+    rows = torch.arange(len(labels), device=labels.device)
+    chosen = deltas.reshape(len(labels), -1, 4)[rows, labels]  # [R, 4]
+    box = F.smooth_l1_loss(chosen, wanted, beta=BETA, reduction="none").sum(-1)
+    box = torch.where(labels > 0, box, 0)
     return {
         "loss_classifier": sum_levels(score, level, count) / len(labels),
-        "loss_box_reg": sum_levels(box, level[positive], count) / len(labels),
+        "loss_box_reg": sum_levels(box, level, count) / len(labels),
     }
 
 

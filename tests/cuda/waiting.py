@@ -1,0 +1,41 @@
+"""Watches for steps that wait for the device: by CUDA itself, or by operator on the CPU."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from detector_batches import operations
+
+
+@contextmanager
+def no_waits(device: torch.device) -> Iterator[None]:
+    """Refuse whatever makes the host wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    else:
+        with operations() as seen:
+            yield
+        assert not seen.waits
+
+
+def count_waits(device: torch.device, work: Callable[[], object]) -> int:
+    """How often `work` makes the host wait for the device."""
+    if device.type != "cuda":
+        with operations() as seen:
+            work()
+        return len(seen.waits)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            work()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing CUDA operation" in str(warning.message) for warning in caught)
