@@ -184,6 +184,18 @@ def test_training_stops_when_ap_does_not_grow(tiny: Tiny, tmp_path: Path) -> Non
     assert [epoch["epoch"] for epoch in metrics["history"]] == [1, 2, 3]
 
 
+def test_validation_every_other_epoch(tiny: Tiny, tmp_path: Path) -> None:
+    run = train(tiny(tmp_path, epochs=4, val_every=2, ema=0.9))
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert [epoch["epoch"] for epoch in metrics["history"]] == [2, 4]
+    assert all(epoch["step_seconds"] > 0 for epoch in metrics["history"])
+    assert metrics["best"]["AP"] == max(epoch["AP"] or 0 for epoch in metrics["history"])
+    _, again = evaluate(load_run(run, device="cpu"), None, None)
+    assert again["AP"] == pytest.approx(metrics["best"]["AP"], abs=1e-6)
+    with pytest.raises(UserError, match="--val_every 3 does not divide --epochs 4"):
+        train(tiny(tmp_path, epochs=4, val_every=3))
+
+
 def test_classes_of_other_data_are_refused(tiny: Tiny, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "images" / "a.png")

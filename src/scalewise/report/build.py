@@ -112,7 +112,7 @@ def _title(paths: Sequence[Path]) -> str:
 def _lead(comparisons: Sequence[Comparison]) -> str:
     runs = [run for comparison in comparisons for run in comparison.runs]
     data = ", ".join(dict.fromkeys(run.config.data for run in runs))
-    epochs = sorted({len(run.history) for run in runs})
+    epochs = sorted({int(run.history[-1]["epoch"]) if run.history else 0 for run in runs})
     span = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
     return (
         f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} on {data}, {span} epochs, scored on "

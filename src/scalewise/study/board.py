@@ -124,7 +124,8 @@ class Board:
 
     def _position(self, cell: Cell) -> str:
         metrics = read_metrics(cell_folder(self.study, cell))
-        done = len(metrics["history"]) if metrics and metrics.get("status") != "finished" else 0
+        seen = metrics["history"] if metrics and metrics.get("status") != "finished" else []
+        done = int(seen[-1]["epoch"]) if seen else 0
         return f"epoch {done + 1}/{self.plan.options.epochs}"
 
 

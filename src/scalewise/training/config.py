@@ -97,6 +97,7 @@ class OptimizerOptions:
 
     Args:
         epochs: Passes over the training split.
+        val_every: Epochs between two validations; a divisor of the epochs, so that the last is one.
         optimizer: Update rule.
         lr: Peak learning rate.
         backbone_lr: Factor on the learning rate for the backbone.
@@ -108,10 +109,11 @@ class OptimizerOptions:
         clip_norm: Largest gradient norm; 0 turns clipping off.
         accumulate: Batches whose gradients are added up before an optimizer step.
         ema: Decay of the moving average of the weights that is evaluated and saved; 0 turns it off.
-        patience: Epochs without a better AP after which training stops; 0 never stops early.
+        patience: Validations without a better AP after which training stops; 0 never stops early.
     """
 
     epochs: int = 12
+    val_every: int = 1
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 1e-3
     backbone_lr: float = 0.3
@@ -170,8 +172,8 @@ class TrainConfig(RunOptions, OptimizerOptions, WeightingOptions, DetectorOption
 
 GROUPS = (DataOptions, DetectorOptions, WeightingOptions, OptimizerOptions, RunOptions)
 
-_POSITIVE = ("size", "batch_size", "width", "depth", "anchor_scale", "interval", "epochs", "lr",
-             "accumulate", "nodes", "log_every")  # fmt: skip
+_POSITIVE = ("size", "batch_size", "width", "depth", "anchor_scale", "interval", "epochs",
+             "val_every", "lr", "accumulate", "nodes", "log_every")  # fmt: skip
 _NOT_NEGATIVE = ("color_jitter", "backbone_lr", "weight_decay", "warmup", "clip_norm", "patience",
                  "checkpoint_every", "seed", "gradient_every")  # fmt: skip
 _BELOW_ONE = ("scale_jitter", "momentum", "ema", "holdout")
@@ -196,6 +198,11 @@ def check(config: TrainConfig) -> None:
             raise UsageError(
                 f"--{name} must be at least 0 and below 1, got {getattr(config, name)}"
             )
+    if config.epochs % config.val_every:
+        raise UsageError(
+            f"--val_every {config.val_every} does not divide --epochs {config.epochs}, so the last "
+            "epoch would not be validated"
+        )
     if not 0 <= config.flip <= 1:
         raise UsageError(f"--flip is a probability, 0 to 1, got {config.flip}")
     if config.gradient_every and config.compile:

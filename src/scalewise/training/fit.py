@@ -184,6 +184,7 @@ def _fit(
         strategy=config.strategy,
         precision=config.precision,
         max_epochs=config.epochs,
+        check_val_every_n_epoch=config.val_every,
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.clip_norm or None,
         deterministic=config.deterministic,
