@@ -21,11 +21,11 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchjd import scalarization
 
 import scalewise
 from scalewise.weighting import LossBalancer, Static, scheme_names
@@ -64,6 +64,8 @@ class EpochDWA:
     """TorchJD's DWA, its epoch taken as one interval."""
 
     def __init__(self) -> None:
+        from torchjd import scalarization
+
         self.inner = scalarization.DWA()
         self.calls = 0
 
@@ -90,10 +92,13 @@ def contenders(device: torch.device) -> dict[str, Contender]:
         LEVELS, "avw", INTERVAL, normalize="loss"
     ).to(device)
     found["scalewise avw, eval"] = LossBalancer(LEVELS, "avw", INTERVAL).to(device).eval()
-    found["torchjd Sum"] = scalarization.Sum()
-    found["torchjd DWA"] = EpochDWA()
-    found["torchjd UW"] = scalarization.UW(LEVELS).to(device)
-    found["torchjd IMTLL"] = scalarization.IMTLL(LEVELS).to(device)
+    if find_spec("torchjd"):
+        from torchjd import scalarization
+
+        found["torchjd Sum"] = scalarization.Sum()
+        found["torchjd DWA"] = EpochDWA()
+        found["torchjd UW"] = scalarization.UW(LEVELS).to(device)
+        found["torchjd IMTLL"] = scalarization.IMTLL(LEVELS).to(device)
     found["Python list with .item()"] = ListBalance()
     return found
 
@@ -174,6 +179,7 @@ def write(path: Path, text: str) -> None:
 
 
 def report(rows: list[dict[str, str]], device: torch.device, rounds: int, steps: int) -> str:
+    peer = f"torchjd {version('torchjd')}" if find_spec("torchjd") else "without torchjd"
     clock = "wall" if device.type == "cuda" else "processor"
     head = list(rows[0])
     table = [head, ["---", *["---:"] * (len(head) - 1)], *(list(row.values()) for row in rows)]
@@ -183,7 +189,7 @@ def report(rows: list[dict[str, str]], device: torch.device, rounds: int, steps:
 `python benchmarks/balancer.py {" ".join(sys.argv[1:])}`
 
 {processor(device)}; Python {platform.python_version()}, torch {torch.__version__},
-torchjd {version("torchjd")}, scalewise {scalewise.__version__}.
+{peer}, scalewise {scalewise.__version__}.
 
 Microseconds of {clock} time per step, forward and backward of {LEVELS} level losses in one
 tensor, interval {INTERVAL} with its end spread over its steps; {rounds} interleaved rounds of

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,6 @@ from torch import Tensor, nn
 
 import scalewise as sw
 from scalewise.detectors import Batch
-from scalewise.integrations.ultralytics_loss import attach as attach_ultralytics
 
 Losses = Callable[[], Tensor]
 CONTENDERS = ("plain", "weighted", "plain again")
@@ -124,6 +124,8 @@ def ultralytics_pair(name: str, args: argparse.Namespace) -> Pair:
         return lambda: model(data)[0].sum()
 
     def weigh(model: Any) -> Losses:
+        from scalewise.integrations.ultralytics_loss import attach as attach_ultralytics
+
         attach_ultralytics(model, args.scheme)
         return losses(model)
 
@@ -134,9 +136,10 @@ PAIRS: dict[str, Callable[[argparse.Namespace], Pair]] = {
     "torchvision FCOS": partial(torchvision_pair, "fcos_resnet50_fpn"),
     "torchvision RetinaNet": partial(torchvision_pair, "retinanet_resnet50_fpn"),
     "torchvision Faster R-CNN": partial(torchvision_pair, "fasterrcnn_resnet50_fpn"),
-    "Ultralytics YOLO11n": partial(ultralytics_pair, "yolo11n.yaml"),
     "scalewise ATSS": own_pair,
 }
+if find_spec("ultralytics"):
+    PAIRS["Ultralytics YOLO11n"] = partial(ultralytics_pair, "yolo11n.yaml")
 
 
 def steps(pair: Pair, args: argparse.Namespace) -> dict[str, Callable[[], None]]:
@@ -253,11 +256,14 @@ def main() -> None:
     random.seed(0)
     names = args.only or list(PAIRS)
     place = f"{args.device}_{args.size}"
+    yolo = "no ultralytics"
+    if find_spec("ultralytics"):
+        yolo = f"ultralytics {version('ultralytics')}"
     head = f"""`python benchmarks/overhead.py {shlex.join(sys.argv[1:])}`
 
 {processor(args.device)}, {args.threads} threads; Python {platform.python_version()},
-torch {torch.__version__}, torchvision {version("torchvision")}, ultralytics
-{version("ultralytics")}, scalewise {sw.__version__}. {args.size} px, batch {args.batch},
+torch {torch.__version__}, torchvision {version("torchvision")}, {yolo},
+scalewise {sw.__version__}. {args.size} px, batch {args.batch},
 {"bfloat16 autocast" if args.bf16 else "float32"}, scheme {args.scheme}, interval 100."""
     if args.profile:
         parts = [f"- **{name}**: {profile(PAIRS[name](args), args)}" for name in names]

@@ -164,7 +164,10 @@ def level_shares(runs: list[Record]) -> dict[str, np.ndarray]:
 
 def main() -> None:
     folders = sorted(plan.parent for plan in RESULTS.rglob("study.yaml"))
-    studies = {folder.relative_to(RESULTS).as_posix(): kept_study(folder) for folder in folders}
+    found = {folder.relative_to(RESULTS).as_posix(): kept_study(folder) for folder in folders}
+    studies = {name: study for name, study in found.items() if study.records}
+    for name in found.keys() - studies.keys():
+        print(f"{name}: planned, no run yet")
     for name, study in studies.items():
         write_study(study, RESULTS / name)
         print(f"{name}: {len(study.records)} runs")

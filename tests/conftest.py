@@ -24,6 +24,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cuda", help="of the tests marked cuda: cuda or cpu")
 
 
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """What `--device` names, for the tests marked cuda."""
+    name: str = request.config.getoption("--device")
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return torch.device(name)
+
+
 @pytest.fixture(autouse=True)
 def _own_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Importing Ultralytics replaces it by one that installs a package for a broken image."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from keep_study import keep
+from kept import kept_study
 
+from results import write_study
 from scalewise.data import open_split
 from scalewise.errors import UserError
 from scalewise.evaluation import ImageDetections, coco_metrics
@@ -20,15 +22,8 @@ from scalewise.study.tables import runs_csv
 from scalewise.training.config import TrainConfig
 from scalewise.training.runs import RunError, save_config, write_json
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-
-from keep_study import keep
-from kept import kept_study
-
-from results import write_study
-
 RESULTS = Path(__file__).parents[2] / "results"
-KEPT = sorted(plan.parent for plan in RESULTS.rglob("study.yaml"))
+KEPT = sorted(plan.parent for plan in RESULTS.rglob("runs.csv"))
 FIRST = Cell("atss", "equal", 0)
 
 

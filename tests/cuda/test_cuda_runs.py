@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,13 @@ from scalewise.training.module import DetectionModule
 
 pytestmark = pytest.mark.cuda
 Tiny = Callable[..., TrainConfig]
+
+
+@pytest.fixture(autouse=True)
+def _any_kernels() -> Iterator[None]:
+    """Runs that insist on deterministic kernels leave it so for their process."""
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture

@@ -1,0 +1,319 @@
+"""One visit to a GPU: tests, speed, a profile and a study, each bounded in time.
+
+Nothing needs to be installed but what training needs: PYTHONPATH=src is enough.
+
+    python benchmarks/gpu.py --out visit --minutes 8
+    python benchmarks/gpu.py --out visit --minutes 2 --device cpu   # a rehearsal of tiny size
+
+Every part writes to the folder as it finishes, so that a visit that is cut short has still brought
+something. What fails is reported and the next part goes on. The folder then has
+
+    visit.md      the card, versions, and what became of each part
+    tests.txt     the tests marked cuda
+    speed.md      the balancer, a detector's step, the overhead of weights, evaluation
+    profile.txt   where a step's time goes
+    study.tar.gz  records of the study's finished runs
+
+Unpack the last one beside the study's plan (`tar -xzf study.tar.gz -C results/levels`) and call
+`make results`: its rows join `runs.csv`, and the next visit runs what is missing there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from kept import table_rows
+
+from scalewise.errors import UserError
+from scalewise.study.local import run_local
+from scalewise.study.plan import Cell, Plan, cell_folder, load_plan, save_plan
+from scalewise.study.records import Record
+from scalewise.training.runs import write_text
+
+ROOT = Path(__file__).parents[1]
+STUDY = "gpu-first"
+PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "faster-coco-eval")
+RECORD = ("config.yaml", "environment.json", "metrics.json", "trace.parquet")
+TESTS, SPEED, PROFILE = 0.2, 0.3, 0.1  # most of the time that each may take; the study has the rest
+MARGIN = 10.0  # seconds kept for writing at the end
+CORES_PER_RUN = 4  # a training loop, its loader, and room for validation
+
+
+class OutOfTime(Exception):
+    """The visit's time is up."""
+
+
+@dataclass
+class Visit:
+    """What a visit has brought so far.
+
+    Attributes:
+        out: folder for what it brings.
+        device: "cuda" or "cpu".
+        end: when it has to stop, on `time.monotonic`'s clock.
+        rows: part, outcome and seconds.
+    """
+
+    out: Path
+    device: str
+    end: float
+    rows: list[tuple[str, str, float]] = field(default_factory=list)
+
+    @property
+    def left(self) -> float:
+        """Seconds until everything has to be written."""
+        return self.end - time.monotonic() - MARGIN
+
+    def note(self, part: str, outcome: str, seconds: float) -> None:
+        """Take down a part's outcome, and rewrite visit.md."""
+        self.rows.append((part, outcome, seconds))
+        print(f"{part}: {outcome} ({seconds:.0f} s)", flush=True)
+        table = ["| part | outcome | seconds |", "| --- | --- | ---: |"]
+        table += [f"| {part} | {outcome} | {seconds:.0f} |" for part, outcome, seconds in self.rows]
+        write_text(self.out / "visit.md", "\n".join([facts(self.device), *table, ""]))
+
+    def run(self, part: str, words: Sequence[str], seconds: float, log: Path) -> None:
+        """Run a Python script of this project, its output to a log, for so long at most."""
+        start = time.monotonic()
+        outcome = bounded([sys.executable, *words], min(seconds, self.left), log)
+        self.note(part, outcome, time.monotonic() - start)
+
+
+def bounded(words: Sequence[str], seconds: float, log: Path) -> str:
+    """Run a command in the source tree and say how it ended: "ok", "exit status 1", "cut off"."""
+    if seconds < 1:
+        return "no time left"
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            words,
+            cwd=ROOT,
+            env=os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"},  # for deterministic kernels
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return f"cut off after {seconds:.0f} s"
+    return f"exit status {status}" if status else "ok"
+
+
+def facts(device: str) -> str:
+    """The card and the versions."""
+    versions = []
+    for package in PACKAGES:
+        try:
+            versions.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            versions.append(f"no {package}")
+    card = f"{os.cpu_count()} CPU cores"
+    if device == "cuda":
+        found = torch.cuda.get_device_properties(0)
+        card = (
+            f"{found.name}, {found.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}, {card}"
+        )
+    return f"# {card}\n\nPython {platform.python_version()}, {', '.join(versions)}.\n"
+
+
+def run_tests(visit: Visit, seconds: float) -> None:
+    """The tests marked cuda."""
+    words = ["-m", "pytest", "tests/cuda", "--device", visit.device, "-rA", "--tb=short"]
+    if visit.device == "cuda":
+        words += ["-n", "4", "-p", "no:cacheprovider"]
+    else:  # which the suite has anyway; one of each kind, to see the script at work
+        words += ["-k", "(never_wait or attached) and (atss or rlo or fcos)"]
+    visit.run("tests", words, seconds, visit.out / "tests.txt")
+
+
+def run_speed(visit: Visit, seconds: float, work: Path) -> None:
+    """Each benchmark's table, one after the other in one file."""
+    common = ["--device", visit.device, "--out", str(work)]
+    if visit.device == "cuda":
+        wide = ["--width", "256", "--depth", "4", "--bf16"]
+        scripts = {
+            "balancer": ["balancer.py", "--rounds", "10"],
+            "detector_step 320": ["detector_step.py", "--size", "320", "--batch", "32", *wide],
+            "detector_step 640": ["detector_step.py", "--size", "640", "--batch", "16", *wide],
+            "overhead": [
+                "overhead.py",
+                "--size",
+                "640",
+                "--batch",
+                "8",
+                "--bf16",
+                "--seconds",
+                "6",
+            ],
+            "evaluation": ["evaluation.py", "--batch", "32", "--batches", "20", "--bf16"],
+        }
+    else:
+        tiny = ["--size", "64", "--batch", "2"]
+        scripts = {
+            "balancer": ["balancer.py", "--rounds", "2", "--steps", "100"],
+            "detector_step": ["detector_step.py", *tiny, "--width", "32", "--rounds", "2"],
+            "overhead": ["overhead.py", *tiny, "--seconds", "0.1", "--only", "scalewise ATSS"],
+            "evaluation": ["evaluation.py", *tiny, "--batches", "2"],
+        }
+    end = time.monotonic() + seconds
+    for name, (script, *words) in scripts.items():
+        log = work / f"{name}.log"
+        before = set(work.glob("*.md"))
+        for old in before:
+            old.unlink()
+        visit.run(name, [f"benchmarks/{script}", *words, *common], end - time.monotonic(), log)
+        made = sorted(work.glob("*.md"))
+        text = "\n".join(path.read_text() for path in made) or f"# {name}\n\n{tail(log)}\n"
+        with (visit.out / "speed.md").open("a") as file:
+            file.write(text.replace(f" --out {work}", "") + "\n")
+
+
+def tail(log: Path) -> str:
+    """The end of a log, as a code block of Markdown."""
+    lines = log.read_text("utf-8", "replace").splitlines() if log.is_file() else []
+    return "\n".join(["    " + line for line in lines[-15:]])
+
+
+def run_profile(visit: Visit, seconds: float) -> None:
+    """Kernels, launches, idle share and host waits of one step."""
+    words = ["--size", "320", "--batch", "32", "--width", "256", "--depth", "4", "--bf16"]
+    if visit.device == "cpu":
+        words = ["--size", "64", "--batch", "2", "--width", "16", "--steps", "2"]
+    script = ["benchmarks/profile_step.py", "--device", visit.device, *words]
+    visit.run("profile", script, seconds, visit.out / "profile.txt")
+
+
+def find_study(name: str) -> Path:
+    """The study's folder in `results/`.
+
+    Raises:
+        UserError: when there is none of that name, or several.
+    """
+    found = [plan.parent for plan in ROOT.glob(f"results/**/{name}/study.yaml")]
+    if len(found) != 1:
+        raise UserError(f"--study {name}: {len(found)} studies of that name in results/")
+    return found[0]
+
+
+def tiny_plan(plan: Plan) -> Plan:
+    """Two cells of the plan at a size that a CPU trains in seconds."""
+    options = dataclasses.replace(
+        plan.options,
+        data="demo:images=8,size=64",
+        size=64,
+        batch_size=4,
+        workers=0,
+        cache="none",
+        backbone="mobilenet_v3_small",
+        weights_backbone=None,
+        width=16,
+        depth=1,
+        epochs=1,
+        val_every=1,
+        warmup=1,
+        precision="32-true",
+        accelerator="cpu",
+    )
+    return Plan(plan.detectors[:1], plan.schemes[:2], (0,), plan.baseline, options)
+
+
+def run_study(visit: Visit, name: str, jobs: int, work: Path) -> None:
+    """The study's missing cells, several at once, until they are done or the time is up."""
+    kept = find_study(name)
+    plan = load_plan(kept)
+    done = set(table_rows(kept))
+    if visit.device == "cpu":
+        plan, done = tiny_plan(plan), set()
+        plan.options.data += f",folder={work / 'demo'}"
+    cells = [cell for cell in plan.cells if cell not in done]
+    study = work / name
+    save_plan(study, plan)
+    start = time.monotonic()
+    finished: list[Cell] = []
+    failed: list[str] = []
+
+    def report(cell: Cell, event: Record | str | None) -> None:
+        seconds = time.monotonic() - start
+        if isinstance(event, Record):
+            finished.append(cell)
+            print(f"  {cell}: AP {100 * event.metrics['AP']:.1f} at {seconds:.0f} s", flush=True)
+            pack(study, finished, visit.out / "study.tar.gz")
+        elif event is not None:
+            failed.append(f"{cell}: {event}")
+            print(f"  {cell}: {event}", flush=True)
+
+    def tick() -> None:
+        if visit.left < 0:
+            raise OutOfTime
+
+    outcome = "ok"
+    try:
+        run_local(study, plan, cells, jobs, report, tick)
+    except OutOfTime:
+        outcome = "time is up"
+    counts = f"{len(finished)} of {len(cells)} missing runs of {len(plan.cells)}, {jobs} at a time"
+    visit.note(
+        f"study {name}",
+        "; ".join([f"{outcome}: {counts}", *failed[:3]]),
+        time.monotonic() - start,
+    )
+
+
+def pack(study: Path, cells: Sequence[Cell], archive: Path) -> None:
+    """Write the records of finished runs, all or nothing."""
+    aside = archive.with_name(f".{archive.name}")
+    with tarfile.open(aside, "w:gz") as file:
+        for cell in cells:
+            for name in RECORD:
+                path = cell_folder(study, cell) / name
+                if path.is_file():
+                    file.add(path, path.relative_to(study.parent))
+    os.replace(aside, archive)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for what the visit brings")
+    parser.add_argument("--minutes", type=float, required=True, help="the whole visit's time")
+    parser.add_argument("--study", default=STUDY, help="a study of results/")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--jobs", type=int, help="runs of the study at a time")
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no CUDA device here; --device cpu rehearses the visit")
+    args.out.mkdir(parents=True, exist_ok=True)
+    args.out = args.out.resolve()
+    os.chdir(ROOT)  # the data's paths in a study are relative to it
+    total = 60 * args.minutes
+    visit = Visit(args.out, args.device, time.monotonic() + total)
+    visit.note("card", "ok", 0)
+    jobs = args.jobs or max(1, (os.cpu_count() or 1) // CORES_PER_RUN)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        run_tests(visit, TESTS * total)
+        (work / "speed").mkdir()
+        run_speed(visit, SPEED * total, work / "speed")
+        run_profile(visit, PROFILE * total)
+        run_study(visit, args.study, jobs, work)
+
+
+if __name__ == "__main__":
+    main()
