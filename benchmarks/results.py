@@ -24,7 +24,7 @@ from scalewise.study.comparisons import MetricTable, study_tables
 from scalewise.study.images import image_bootstrap
 from scalewise.study.records import Record, StudyRecords
 from scalewise.study.tables import markdown, runs_csv
-from scalewise.training.picture import level_color, level_losses
+from scalewise.training.picture import group_losses, level_color
 from scalewise.training.runs import write_text
 from scalewise.training.trace import read_trace
 
@@ -152,7 +152,7 @@ def level_shares(runs: list[Record]) -> dict[str, np.ndarray]:
     for folder in (run.folder for run in runs):
         trace = read_trace(folder / "trace.parquet")
         names = [n.removeprefix("weight/") for n in trace.column_names if n.startswith("weight/")]
-        losses.append([level_losses(trace, name).mean() for name in names])
+        losses.append([group_losses(trace, name).mean() for name in names])
         positives.append([trace[f"positives/{name}"].to_numpy().mean() for name in names])
         if (folder / "gradients.parquet").is_file():
             table = pq.read_table(folder / "gradients.parquet")

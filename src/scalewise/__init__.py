@@ -1,4 +1,4 @@
-"""Dynamic loss weights for the levels of multi-scale object detectors.
+"""Dynamic loss weights for object detectors: by the class, size or level of the objects.
 
 Attributes load on first use, so that importing the package (and `scalewise --help`) costs nothing.
 """
@@ -26,13 +26,25 @@ if TYPE_CHECKING:
         CoV as CoV,
     )
     from scalewise.weighting import (
+        EffectiveNumber as EffectiveNumber,
+    )
+    from scalewise.weighting import (
         Equal as Equal,
+    )
+    from scalewise.weighting import (
+        Given as Given,
+    )
+    from scalewise.weighting import (
+        Grouping as Grouping,
     )
     from scalewise.weighting import (
         InverseLoss as InverseLoss,
     )
     from scalewise.weighting import (
         LossBalancer as LossBalancer,
+    )
+    from scalewise.weighting import (
+        LossProportional as LossProportional,
     )
     from scalewise.weighting import (
         Moments as Moments,
@@ -47,10 +59,25 @@ if TYPE_CHECKING:
         Scheme as Scheme,
     )
     from scalewise.weighting import (
+        Share as Share,
+    )
+    from scalewise.weighting import (
         Static as Static,
     )
     from scalewise.weighting import (
         Uncertainty as Uncertainty,
+    )
+    from scalewise.weighting import (
+        by_class as by_class,
+    )
+    from scalewise.weighting import (
+        by_level as by_level,
+    )
+    from scalewise.weighting import (
+        by_size as by_size,
+    )
+    from scalewise.weighting import (
+        product as product,
     )
     from scalewise.weighting import (
         scale_gradients as scale_gradients,
@@ -58,19 +85,32 @@ if TYPE_CHECKING:
     from scalewise.weighting import (
         split_levels as split_levels,
     )
+    from scalewise.weighting import (
+        sum_groups as sum_groups,
+    )
+    from scalewise.weighting import (
+        weigh_positives as weigh_positives,
+    )
 
 __version__ = "0.1.0"
 
 _WEIGHTING = (
-    "AVW", "CoV", "DWA", "Equal", "InverseLoss", "LossBalancer", "Moments", "Permuted",
-    "RLO", "RandomWeights", "Scheme", "Static", "Uncertainty",
+    "AVW", "CoV", "DWA", "EffectiveNumber", "Equal", "Given", "Grouping", "InverseLoss",
+    "LossBalancer", "LossProportional", "Moments", "Permuted", "RLO", "RandomWeights", "Scheme",
+    "Share", "Static", "Uncertainty",
 )  # fmt: skip
 _FUNCTIONS = {
     "attach": "scalewise.integrations.torchvision",
     "detach": "scalewise.integrations.torchvision",
     "record": "scalewise.replay.record",
+    "by_class": "scalewise.weighting",
+    "by_level": "scalewise.weighting",
+    "by_size": "scalewise.weighting",
+    "product": "scalewise.weighting",
     "scale_gradients": "scalewise.weighting",
     "split_levels": "scalewise.weighting",
+    "sum_groups": "scalewise.weighting",
+    "weigh_positives": "scalewise.weighting",
 }
 _MODULES = ("detectors", "weighting")
 

@@ -108,7 +108,7 @@ def test_boxes_hug_what_is_painted(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("colour=3", "unknown option 'colour'; there are seed, skew, images, size, folder"),
+        ("colour=3", "unknown option 'colour'; there are seed, skew, rarer, images, size, folder"),
         ("images=many", "option images=many is no int"),
         ("images=4", "images >= 5"),
         ("size=10", "size >= 64"),

@@ -57,7 +57,7 @@ def same_weights(subject: Subject, levels: int) -> None:
         data = subject.batch(counts, 1)
         plain, weighted = subject.make(levels, 0), subject.make(levels, 0)
         balancers = subject.attach(weighted, "equal")
-        assert all(b.num_levels == levels for b in balancers.values())
+        assert all(b.num_groups == levels for b in balancers.values())
         found, expected = subject.step(weighted, data), subject.step(plain, data)
         close(found[0], expected[0], f"losses of {counts}")
         close(found[1], expected[1], f"gradients of {counts}")
@@ -81,7 +81,7 @@ def _under_random_weights(subject: Subject) -> tuple[Any, Any, dict[str, Tensor]
     balancers = subject.attach(weighted, "equal")
     draw = torch.Generator().manual_seed(3)
     for balancer in balancers.values():
-        balancer.weights.copy_(0.2 + 1.6 * torch.rand(balancer.num_levels, generator=draw))
+        balancer.weights.copy_(0.2 + 1.6 * torch.rand(balancer.num_groups, generator=draw))
     return plain, weighted, {name: b.weights.clone() for name, b in balancers.items()}
 
 

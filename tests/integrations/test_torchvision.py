@@ -99,8 +99,6 @@ def test_what_cannot_be_handled_is_refused_and_left_alone() -> None:
         assert vars(model) == before
     with pytest.raises(AttachError, match="trains weights by back-propagation"):
         attach(make("fcos"), "uncertainty")
-    with pytest.raises(AttachError, match="leave out per_positive"):
-        attach(make("fcos"), "rlo:actions=equal+cov(per_positive=true)")
 
 
 def test_without_torchvision_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

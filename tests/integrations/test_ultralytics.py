@@ -178,7 +178,7 @@ def test_resume_restores_the_weighting_state(train: Train, tiny: str, tmp_path: 
         train(tiny, {"on_train_epoch_start": stop}, trainer=own)
     last = tmp_path / "run" / "weights" / "last.pt"
     unfinished = shutil.copy(last, tmp_path / "unfinished.pt")
-    with pytest.raises(AttachError, match=r"last\.pt: the saved balancer has 3 levels and scheme"):
+    with pytest.raises(AttachError, match=r"last\.pt: the saved balancer has 3 groups and scheme"):
         YOLO(last).train(resume=True, trainer=balanced_trainer("avw", **options))
 
     def note(trainer: BalancedTrainer) -> None:

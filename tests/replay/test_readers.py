@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -33,7 +34,7 @@ def write_log(folder: Path, values: dict[str, dict[int, float]]) -> Path:
 def test_csv_of_levels(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv", "step,P3,P4", "0,1,0.5", "1,0.75,0.25", "2,0.5,0.125")
     losses = read_losses(path)
-    assert losses.levels == ("P3", "P4")
+    assert losses.groups == ("P3", "P4")
     assert losses.steps.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(losses.values.numpy(), VALUES)
     assert losses.notes == ()
@@ -47,7 +48,7 @@ def test_csv_without_steps(tmp_path: Path) -> None:
 def test_terms_are_added_up_and_other_columns_left_alone(tmp_path: Path) -> None:
     header = "lr,loss/box/P3,loss/box/P4,loss/cls/P3,loss/cls/P4,weight/P3"
     losses = read_losses(write_csv(tmp_path / "a.csv", header, "9,1,2,10,20,9"))
-    assert losses.levels == ("P3", "P4")
+    assert losses.groups == ("P3", "P4")
     assert losses.values.tolist() == [[11, 22]]
 
 
@@ -62,11 +63,11 @@ def test_log_of_lightning(tmp_path: Path) -> None:
         ",0.5,0.125,0.625,60,",
     )
     losses = read_losses(path)
-    assert losses.levels == ("P3", "P4")
+    assert losses.groups == ("P3", "P4")
     np.testing.assert_array_equal(losses.values.numpy(), VALUES)
     assert losses.steps.tolist() == [20, 40, 60]
     assert len(losses.notes) == 2
-    assert losses.notes[0].startswith("1 rows without any level loss")
+    assert losses.notes[0].startswith("1 rows without any group's loss")
     assert "20 steps apart" in losses.notes[1]
     assert "100 rows, 2000 steps" in losses.notes[1]
     assert "varies less" in losses.notes[1]
@@ -102,7 +103,7 @@ def test_tensorboard(tmp_path: Path) -> None:
     event_file = next(folder.iterdir())
     for path in (folder, tmp_path, event_file):
         losses = read_losses(path)
-        assert losses.levels == ("P9", "P10")
+        assert losses.groups == ("P9", "P10")
         assert losses.steps.tolist() == [1, 2, 3]
         np.testing.assert_array_equal(losses.values.numpy(), VALUES)
         assert losses.notes == ()
@@ -113,15 +114,15 @@ def test_tensorboard_aligns_and_counts(tmp_path: Path) -> None:
     losses = read_losses(tmp_path)
     assert losses.steps.tolist() == [2, 3]
     assert losses.values.tolist() == [[2, 5], [3, 6]]
-    assert losses.notes[0].startswith("2 of 4 steps lack the loss of some level")
+    assert losses.notes[0].startswith("2 of 4 steps lack the loss of some group")
 
 
 def test_tensorboard_names_of_another_kind(tmp_path: Path) -> None:
     write_log(tmp_path, {f"train/{n}_loss_{t}": {1: 1.5} for n in ("p3", "p4") for t in "ab"})
     with pytest.raises(LossesError, match=r"train/p3_loss_a.*--tags|--tags.*train/p3_loss_a"):
         read_losses(tmp_path)
-    losses = read_losses(tmp_path, "train/{level}_loss_{term}")
-    assert losses.levels == ("p3", "p4")
+    losses = read_losses(tmp_path, "train/{group}_loss_{term}")
+    assert losses.groups == ("p3", "p4")
     assert losses.values.tolist() == [[3, 3]]
 
 
@@ -141,7 +142,7 @@ def test_two_logs_are_not_mixed(tmp_path: Path) -> None:
         ("step,P3", "x,1", "'step' is no column of whole numbers"),
         ("loss/P3,loss/box/P3", "1,1", "the same loss twice"),
         ("loss/a/P3,loss/b/P3,loss/a/P4", "1,1,1", "there is no b of P4"),
-        ("step,loss/P3", "1,", "no row has a level loss"),
+        ("step,loss/P3", "1,", "no row has a loss of a group"),
     ],
 )
 def test_doubtful_tables_are_refused(tmp_path: Path, header: str, line: str, message: str) -> None:
@@ -170,11 +171,65 @@ def test_patterns() -> None:
     with pytest.raises(LossesError, match="must contain"):
         find_columns(["a"], "loss", "x")
     with pytest.raises(LossesError, match="placeholder twice"):
-        find_columns(["a"], "{level}{level}", "x")
+        find_columns(["a"], "{group}{group}", "x")
     with pytest.raises(LossesError, match="nothing is named like"):
-        find_columns(["a"], "b{level}", "x")
-    found = find_columns(["step", "l.P3", "l.P4", "l3"], "l.{level}", "x")
-    assert found.levels == ("P3", "P4")  # the dot is a dot
+        find_columns(["a"], "b{group}", "x")
+    found = find_columns(["step", "l.P3", "l.P4", "l3"], "l.{group}", "x")
+    assert found.groups == ("P3", "P4")  # the dot is a dot
+
+
+ODD = ("total", "sum", "a/b", "background", "box", "small cat", "b")
+
+
+def odd_table(terms: tuple[str, ...]) -> pa.Table:
+    """A trace of ours over groups of odd names, the loss of each term and group its own."""
+    columns: dict[str, object] = {"step": [0, 1], "interval": [0, 0]}
+    value = 1.0
+    for term in terms:
+        for group in ODD:
+            columns[f"loss/{term}/{group}" if term else f"loss/{group}"] = [value, value + 0.5]
+            value += 1
+    columns |= {f"background/{term}" if term else "background": [9.0, 9.0] for term in terms}
+    columns |= {f"positives/{group}": [1.0, float(i)] for i, group in enumerate(ODD)}
+    columns |= {f"weight/{group}": [1.0, 2.0] for group in ODD}
+    columns |= {"action": ["total", "sum"], "probability/total": [0.5, 0.5]}
+    return pa.table(columns)
+
+
+@pytest.mark.parametrize("terms", [("class", "box"), ("",)])
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_a_trace_of_ours_is_read_whatever_its_groups_are_called(
+    tmp_path: Path, terms: tuple[str, ...], ending: str
+) -> None:
+    table = odd_table(terms)
+    path = tmp_path / f"trace.{ending}"
+    pq.write_table(table, path) if ending == "parquet" else pacsv.write_csv(table, path)
+    losses = read_losses(path)
+    assert losses.groups == ODD
+    first = np.arange(1.0, 8.0) if terms == ("",) else 2 * np.arange(1.0, 8.0) + 7
+    np.testing.assert_array_equal(losses.values.numpy()[0], first.astype(np.float32))
+    assert losses.positives is not None
+    assert losses.positives[1].tolist() == list(range(7))
+
+
+def test_a_log_of_ours_is_read_whatever_its_groups_are_called(tmp_path: Path) -> None:
+    """As `train` writes it: losses summed over the terms, the whole loss beside them."""
+    tags = {f"loss/{name}": {5: float(i)} for i, name in enumerate(ODD)}
+    tags |= {f"weight/{name}": {5: 1.0} for name in ODD}
+    write_log(tmp_path, tags | {"loss": {5: 99.0}, "background": {5: 9.0}})
+    losses = read_losses(tmp_path)
+    assert dict(zip(losses.groups, losses.values[0].tolist(), strict=True)) == {
+        name: float(i) for i, name in enumerate(ODD)
+    }
+
+
+def test_weights_alone_do_not_make_a_trace_of_ours(tmp_path: Path) -> None:
+    losses = read_losses(
+        write_csv(tmp_path / "a.csv", "loss/P3,loss/total,weight/P3", "1,5,1", "2,5,1")
+    )
+    assert losses.groups == ("P3",)
+    with pytest.raises(LossesError, match="cannot be levels"):
+        read_losses(write_csv(tmp_path / "b.csv", "step,weight/P3", "1,1"))
 
 
 def test_steps_that_fall_are_said(tmp_path: Path) -> None:

@@ -39,23 +39,40 @@ def steps(count: int) -> Tensor:
     return torch.rand(count, 3, generator=torch.Generator().manual_seed(1)) + 0.1
 
 
-def test_positives_are_recorded_and_replayed(tmp_path: Path) -> None:
-    balancer = sw.LossBalancer(3, "cov:per_positive=true", interval=4, seed=7)
+@pytest.mark.parametrize("background", [False, True])
+def test_positives_are_recorded_and_replayed(tmp_path: Path, background: bool) -> None:
+    names = ["red cell", "platelet", "white cell"]
+    balancer = sw.LossBalancer(names, "share", seed=7, by="class")
     counts = torch.randint(0, 4, (22, 3), generator=torch.Generator().manual_seed(2))
-    in_force = []
+    in_force, intervals = [], []
     with sw.record(balancer, tmp_path / "trace.parquet") as recording:
         for losses, positives in zip(steps(22), counts, strict=True):
             in_force.append(balancer.weights.clone())
-            balancer(losses, positives)
+            intervals.append(balancer.intervals)
+            given = torch.cat((losses, torch.tensor([0.5]))) if background else losses
+            balancer(given, positives)
+    table = pq.read_table(recording.path)
+    assert ("background" in table.column_names) == background
+    if background:
+        assert table["background"].to_pylist() == [0.5] * 22
     found = read_losses(recording.path)
+    assert found.groups == tuple(names)
+    assert torch.equal(found.values, steps(22))
     assert found.positives is not None
     assert found.positives.tolist() == counts.tolist()
-    setting = Setting("cov:per_positive=true", 4, seed=7)
+    setting = Setting("share", seed=7, by="class")
     replayed = replay(found.values, setting, found.positives)
-    np.testing.assert_array_equal(replayed.weights[np.arange(22) // 4], torch.stack(in_force))
+    assert replayed.starts.tolist() == [0, 5, 10, 15, 20]
+    np.testing.assert_array_equal(replayed.weights[intervals], torch.stack(in_force))
     assert len(np.unique(replayed.weights, axis=0)) > 2
-    with pytest.raises(UsageError, match="no columns positives/<level>"):
+    with pytest.raises(UsageError, match="no columns positives/<group>"):
         replay(found.values, setting)
+
+
+def test_weights_given_by_name_are_replayed() -> None:
+    setting = Setting("class:b=3", 5, by="class")
+    replayed = replay(torch.ones(10, 2), setting, torch.ones(10, 2), ["a", "b"])
+    assert replayed.weights.tolist() == [[1.0, 3.0]] * 3
 
 
 def test_a_record_replays_to_its_own_weights_and_actions(tmp_path: Path) -> None:
@@ -77,9 +94,9 @@ def test_a_record_replays_to_its_own_weights_and_actions(tmp_path: Path) -> None
     table = pq.read_table(recording.path)
     assert table.column_names[:4] == ["step", "interval", "loss/level0", "loss/level1"]
     found = read_losses(recording.path)
-    assert found.levels == ("level0", "level1", "level2")
+    assert found.groups == ("level0", "level1", "level2")
     assert torch.equal(found.values, torch.stack(seen))
-    weights = np.stack([table[f"weight/{level}"].to_numpy() for level in found.levels], 1)
+    weights = np.stack([table[f"weight/{level}"].to_numpy() for level in found.groups], 1)
     np.testing.assert_array_equal(weights, torch.stack(in_force).numpy())
     replayed = replay(found.values, Setting("rlo:explore=0.5", 4, seed=7))
     at = table["interval"].to_numpy()
@@ -114,13 +131,13 @@ def test_lists_keywords_half_precision_and_level_names(tmp_path: Path) -> None:
     balancer = sw.LossBalancer(3)
     recording = record(balancer, tmp_path / "t.parquet", levels=("P3", "P4", "P5"))
     balancer([torch.tensor(float(n)) for n in range(3)])
-    balancer(level_losses=torch.ones(3))
+    balancer(losses=torch.ones(3))
     balancer(torch.full((3,), 2.5, dtype=torch.bfloat16))
     balancer.forward(torch.ones(3))  # past the hooks
     with pytest.warns(UserWarning, match="1 calls of the balancer are not in"):
         recording.close()
     found = read_losses(recording.path)
-    assert found.levels == ("P3", "P4", "P5")
+    assert found.groups == ("P3", "P4", "P5")
     assert found.values.tolist() == [[0, 1, 2], [1] * 3, [2.5] * 3]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from scalewise.errors import UsageError
 from scalewise.replay.readers import read_losses
-from scalewise.replay.replay import Setting, grid, replay, replay_shuffled
+from scalewise.replay.replay import Setting, grid, replay, replay_shuffled, run_setting
 from scalewise.training.config import TrainConfig
 from scalewise.training.fit import train
 from scalewise.training.runs import load_config
@@ -27,13 +29,10 @@ def check_against_recorded(run: Path) -> None:
     config = load_config(run)
     losses = read_losses(run)
     table = pq.read_table(run / "trace.parquet")
-    replayed = replay(
-        losses.values,
-        Setting(config.scheme, config.interval, config.normalize, config.accumulate, config.seed),
-        losses.positives,
-    )
+    setting = replace(run_setting(run), scheme=config.scheme)
+    replayed = replay(losses.values, setting, losses.positives, losses.groups)
     at = table["interval"].to_numpy()
-    recorded = np.stack([table[f"weight/{level}"].to_numpy() for level in losses.levels], 1)
+    recorded = np.stack([table[f"weight/{level}"].to_numpy() for level in losses.groups], 1)
     np.testing.assert_array_equal(replayed.weights[at], recorded)
     if replayed.action_names:
         assert [replayed.actions[i] for i in at] == table["action"].to_pylist()
@@ -55,11 +54,15 @@ def test_a_fresh_run_with_accumulation_is_reproduced(
     check_against_recorded(run)
 
 
-def test_a_fresh_run_per_positive_is_reproduced(
-    tiny: Callable[..., TrainConfig], tmp_path: Path
+@pytest.mark.parametrize("by", ["class", "size", "size*class", "level-positives"])
+def test_a_fresh_run_of_groups_of_positives_is_reproduced(
+    tiny: Callable[..., TrainConfig], tmp_path: Path, by: Any
 ) -> None:
-    run = train(tiny(tmp_path, scheme="cov:per_positive=true", interval=2))
+    run = train(tiny(tmp_path, scheme="share:power=1", by=by, interval=2, anchor_scale=0.3))
     assert read_losses(run).positives is not None
+    table = pq.read_table(run / "trace.parquet")
+    weights = [table[name].to_numpy() for name in table.column_names if "weight/" in name]
+    assert not np.allclose(weights, 1)
     check_against_recorded(run)
 
 
@@ -87,7 +90,7 @@ def test_number_of_intervals(interval: int, accumulate: int, rows: int) -> None:
     setting = Setting("avw", interval, accumulate=accumulate)
     losses = torch.rand(rows, 2)
     if interval * accumulate > rows:
-        with pytest.raises(UsageError, match="does not end within"):
+        with pytest.raises(UsageError, match=r"no interval of .* ends within"):
             replay(losses, setting)
         return
     replayed = replay(losses, setting)
@@ -117,6 +120,19 @@ def test_values_that_are_not_finite_are_counted() -> None:
     assert np.isfinite(replayed.weights).all()
 
 
+def test_an_interval_that_grows_is_replayed_as_the_balancer_counts_it() -> None:
+    setting = Setting("share", by="class")
+    replayed = replay(torch.ones(200, 2), setting, torch.tensor([[3, 1]] * 200))
+    lengths = np.diff(replayed.starts)
+    assert lengths[0] == 5
+    assert (np.diff(lengths) >= 0).all()
+    assert lengths[-1] > 10
+
+
+def test_grid_takes_an_interval_that_grows() -> None:
+    assert [s.interval for s in grid("avw", "auto,5", Setting(""))] == ["auto", 5]
+
+
 def test_grid_is_every_scheme_with_every_interval() -> None:
     settings = grid("avw:temperature=2, rlo:actions=equal+avw", "5,10", Setting("", seed=4))
     assert [(s.scheme, s.interval, s.seed) for s in settings] == [
@@ -133,7 +149,7 @@ def test_grid_is_every_scheme_with_every_interval() -> None:
         ("uncertainty", "10", "trained by back-propagation"),
         ("avw,,rlo", "10", "empty entry"),
         ("avv", "10", "did you mean 'avw'"),
-        ("avw", "ten", "'ten' is no whole number"),
+        ("avw", "ten", "'ten' is no whole number above 0, nor auto"),
         ("avw", "0", "above 0"),
     ],
 )
@@ -143,5 +159,5 @@ def test_what_cannot_be_replayed_is_refused(schemes: str, intervals: str, messag
 
 
 def test_a_scheme_that_does_not_fit_the_levels_is_refused() -> None:
-    with pytest.raises(UsageError, match="3 static weights for 2 levels"):
+    with pytest.raises(UsageError, match="3 static weights for 2 groups"):
         replay(torch.ones(10, 2), Setting("static:weights=1+1+1", interval=2))

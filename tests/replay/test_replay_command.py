@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from scalewise.cli.replay import LIMITS, main
 from scalewise.errors import UserError
+from scalewise.training.config import TrainConfig
+from scalewise.training.fit import train
+from scalewise.training.runs import save_config
+from scalewise.training.trace import Interval, Trace
 
 RECORDED = Path(__file__).parent / "recorded"
 
@@ -80,7 +89,7 @@ def test_several_traces_without_comparison(
         (["--interval", "1000"], "choose a shorter --interval"),
         (["--shuffles", "-1"], "must not be negative"),
         (["--schmes", "avw"], "did you mean 'schemes'"),
-        (["--tags", "x/{level}"], "nothing is named like"),
+        (["--tags", "x/{group}"], "nothing is named like"),
     ],
 )
 def test_wrong_words_leave_nothing(
@@ -89,3 +98,102 @@ def test_wrong_words_leave_nothing(
     with pytest.raises(UserError, match=message):
         main([str(short), "--out", str(tmp_path / "out"), *words])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_by_class_under_every_kind_of_scheme(
+    tiny: Callable[..., TrainConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run's own scheme gives the recorded weights; others what they must be."""
+    run = train(tiny(tmp_path, scheme="rlo", by="class", interval="auto", epochs=4))
+    table = pq.read_table(run / "trace.parquet").to_pydict()
+    classes = [name.removeprefix("weight/") for name in table if name.startswith("weight/")]
+    scheme = f"class:{classes[0]}=2"
+    out = tmp_path / "out"
+    words = ["--schemes", f"avw,share,rlo,{scheme},dwa", "--shuffles=1", "--out", str(out)]
+    capsys.readouterr()
+    assert main([str(run), *words]) == 0
+    printed = capsys.readouterr().out
+    assert "mean weight of each class" in printed
+    assert "chosen weights of all classes" in printed
+    assert "level" not in printed
+    (folder,) = out.iterdir()
+    lines = list(csv.DictReader((folder / "weights.csv").open()))
+    begins = [table["interval"].index(i) for i in range(table["interval"][-1] + 1)]
+    own = [line for line in lines if line["scheme"] == "rlo"]
+    assert [int(line["step"]) for line in own if line["step"]] == begins
+    for line, row in zip(own, begins, strict=False):
+        for name in classes:
+            recorded = table[f"weight/{name}"][row]
+            assert float(line[f"weight/{name}"]) == pytest.approx(recorded, rel=1e-5)
+    given = [line for line in lines if line["scheme"] == scheme]
+    assert {line[f"weight/{classes[0]}"] for line in given} == {"2"}
+    assert {line[f"weight/{classes[1]}"] for line in given} == {"1"}
+    # the moments of the first interval, per positive, by hand
+    name = classes[0]
+    counts = np.array([table[f"positives/{n}"][: begins[1]] for n in classes])
+    terms = {column.split("/")[1] for column in table if column.startswith("loss/")}
+    losses = np.sum([table[f"loss/{term}/{name}"][: begins[1]] for term in terms], axis=0)
+    seen = counts[0] > 0
+    mean = (losses[seen] * counts.sum(0)[seen] / counts[0, seen]).mean() if seen.any() else 0.0
+    assert float(own[0][f"mean/{name}"]) == pytest.approx(mean, rel=1e-4)
+    with pytest.raises(UserError, match="how many objects each group has") as refused:
+        main([str(run), "--schemes", "effective", "--out", str(tmp_path / "none")])
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "none").exists()
+
+
+def test_eighty_classes_stand_below_each_other_and_ten_are_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    save_config(run, TrainConfig(data="x", by="class", interval=10))
+    names = ["total", "a/b", "[red]", "$", *(f"class {i}" for i in range(4, 80))]
+    trace = Trace(run / "trace.parquet", ["class"], names)
+    draw = torch.Generator().manual_seed(0)
+    counts = torch.logspace(2, 0, 80)
+    for step in range(60):
+        losses = counts[None] * torch.rand(1, 80, generator=draw)
+        trace.add(step, 0, 0.1, losses, counts, Interval(step // 10, torch.ones(80)))
+    trace.save()
+    drawn: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(figure: Figure, path: Path) -> None:
+        drawn.append(figure)
+        save(figure, path)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    words = ["--schemes", "class:a/b=4,equal", "--shuffles=0", "--out", str(tmp_path / "out")]
+    assert main([str(run), *words]) == 0
+    printed = capsys.readouterr().out
+    assert "10 of 80 classes: those whose weights went furthest from 1" in " ".join(printed.split())
+    # the one that was weighed, then by their share of the positives
+    shown = ["total", "a/b", "[red]", "$", *(f"class {i}" for i in range(4, 10))]
+    rows = printed[printed.index("mean weight") : printed.index("signal or chance")].splitlines()
+    listed = [re.split(r"\s{2,}", line.strip()) for line in rows]
+    found = [cells for cells in listed if cells[0] in names]
+    assert [cells[0] for cells in found] == shown
+    whole = np.stack(
+        [np.array(pq.read_table(run / "trace.parquet")[f"loss/class/{n}"]) for n in names]
+    )
+    share = whole.sum(1) / whole.sum()
+    assert found[1][1] == f"{share[1]:.1%}"
+    assert found[1][2] == f"4.00 {4 * share[1] / (1 + 3 * share[1]):.1%}"
+    upper, lower = drawn[0].axes
+    assert len(upper.lines) == len(lower.lines) == 10 + 1
+    assert set(np.asarray(upper.lines[1].get_ydata(), float)) == {4.0}
+    (legend,) = drawn[0].legends
+    assert legend.get_title().get_text().startswith("10 of 80 classes")
+
+
+def test_what_a_table_is_of_is_called_a_group(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "mine.csv"
+    table.write_text("P3,P4\n" + "".join(f"{1 + n % 3},{2 + n % 5}\n" for n in range(40)))
+    words = ["--schemes=dwa", "--interval=10", "--shuffles=0", "--out", str(tmp_path / "out")]
+    assert main([str(table), *words]) == 0
+    assert "mean weight of each group" in capsys.readouterr().out
+    assert main([str(table), *words, "--by", "level"]) == 0
+    assert "mean weight of each level" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,6 +80,45 @@ def _write_trace(folder: Path, policy: bool, seed: int) -> None:
         positives = torch.tensor([30.0, 10.0, 2.0, 1.0, 0.0])
         trace.add(step, step // 30, 1e-3, losses, positives, interval)
     trace.save()
+
+
+CLASSES = (
+    "total", "sum", "background", "a/b", "box", "1", "<b>bold</b>", "_under $score",
+    *(f"class {i}" for i in range(8, 80)),
+)  # fmt: skip
+SIX = ("equal", "share-0.25", "share", "share-1", "avw-lag", "loss")
+
+
+def write_class_run(folder: Path, config: TrainConfig) -> None:
+    """A finished run by class, of 80 classes with names that could mislead, under six actions.
+
+    Its intervals grow from 5 to 20 steps, and a rare class has positives at a few steps only.
+    """
+    write_run(folder, config, [0.1, 0.2], extras=False)
+    (folder / "trace.parquet").unlink()
+    draw = torch.Generator().manual_seed(1)
+    trace = Trace(folder / "trace.parquet", ("class", "box"), CLASSES, SIX)
+    rates = torch.logspace(1, -1.5, len(CLASSES))
+    lengths = [5, 5, 5, 8, 12, 15, 20]
+    for number in range(len(lengths)):
+        weights = torch.exp(0.3 * torch.randn(len(CLASSES), generator=draw)) if number else None
+        interval = Interval(
+            number,
+            torch.ones(len(CLASSES)) if weights is None else weights,
+            torch.tensor(number % 6 if number else -1),
+            torch.softmax(torch.randn(6, generator=draw), 0),
+        )
+        for step in range(sum(lengths[:number]), sum(lengths[: number + 1])):
+            positives = torch.poisson(rates, generator=draw)
+            share = positives / positives.sum().clamp(min=1)
+            groups = share * (1 + torch.rand(2, len(CLASSES), generator=draw))
+            losses = torch.cat((groups, torch.rand(2, 1, generator=draw)), 1)
+            trace.add(step, 0, 1e-3, losses, positives, interval)
+    trace.save()
+    path = folder / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["last"] |= {f"AP/{name}": i / 100 for i, name in enumerate(CLASSES)}
+    path.write_text(json.dumps(metrics))
 
 
 def write_found(folder: Path, config: TrainConfig) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from report_records import write_study
+from report_records import write_class_run, write_study
 
 from scalewise.report.build import write_report
 from scalewise.training.config import TrainConfig
@@ -26,8 +26,15 @@ VISIBLE = "[...document.querySelectorAll('.chart')].filter((c) => c.offsetParent
 @pytest.fixture(scope="module")
 def address(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("browser")
-    write_study(folder / "trial", tiny(folder), seeds=3)
+    write_study(folder / "trial", tiny(folder, by="level"), seeds=3)
     return write_report([folder / "trial"], folder / "report.html")[0].as_uri()
+
+
+@pytest.fixture(scope="module")
+def of_classes(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("classes")
+    write_class_run(folder / "run", tiny(folder, scheme="rlo", by="class"))
+    return write_report([folder / "run"], folder / "report.html")[0].as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +148,34 @@ def test_a_keyboard_reaches_tables_and_lists(browser: Browser, address: Path) ->
     page, _, _ = visit(browser, str(address))
     assert page.locator(".scroll").evaluate_all("(all) => all.every((e) => e.tabIndex === 0)")
     assert page.locator("label > select").count() == page.locator("select").count()
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_eighty_classes_do_not_widen_the_page(
+    browser: Browser, of_classes: str, width: int
+) -> None:
+    page, wrong, _ = visit(browser, of_classes, viewport={"width": width, "height": 844})
+    for details in page.locator("details").all():
+        details.evaluate("(d) => (d.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert undrawn(page) == []
+    assert wrong == []
+
+
+def test_the_search_box_leaves_the_rows_that_hold_what_is_typed(
+    browser: Browser, of_classes: str
+) -> None:
+    page, wrong, _ = visit(browser, of_classes)
+    rows = page.locator(".find tbody tr")
+    assert rows.count() == 80
+    box = page.get_by_label("Find a class:")
+    box.fill("CLASS 7")
+    shown = page.locator(".find tbody tr:visible th").all_text_contents()
+    assert sorted(shown) == sorted(f"class {i}" for i in range(70, 80))
+    assert page.locator(".find [role=status]").text_content() == "10 of 80"
+    box.fill("a/b")
+    assert page.locator(".find tbody tr:visible th").all_text_contents() == ["a/b"]
+    box.fill("")
+    assert page.locator(".find tbody tr:visible").count() == 80
+    assert page.locator(".find [role=status]").text_content() == ""
+    assert wrong == []

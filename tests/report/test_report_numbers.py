@@ -6,32 +6,44 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_records import INTERVAL, STEPS, write_run
+from report_records import CLASSES, INTERVAL, SIX, STEPS, write_class_run, write_run
 
 from scalewise.data.split import ImageRecord, Objects, Split
-from scalewise.report.dependence import correlation, detrended, level_shares, mean_cosine
+from scalewise.report.dependence import (
+    correlation,
+    detrended,
+    group_shares,
+    mean_cosine,
+    pairwise_correlation,
+)
 from scalewise.report.drawings import chosen
 from scalewise.report.figure import compact, name_lines
+from scalewise.report.groups import all_groups_table
+from scalewise.report.policy import policy_figure
+from scalewise.report.subjects import load_subjects
 from scalewise.report.trace import (
-    LevelTrace,
+    GroupTrace,
+    block_losses,
     block_means,
     blocks,
     interval_variance,
     read_gradients,
-    read_levels,
+    read_groups,
     smoothed,
+    smoothed_loss,
 )
 from scalewise.training.config import TrainConfig
 
 
-def some_trace(losses: np.ndarray, intervals: np.ndarray) -> LevelTrace:
+def some_trace(losses: np.ndarray, intervals: np.ndarray) -> GroupTrace:
     steps, levels = losses.shape
     names = [f"P{3 + i}" for i in range(levels)]
     ones = np.ones_like(losses)
-    return LevelTrace(names, np.arange(steps), intervals, losses, 2 * ones, ones, None, {})
+    return GroupTrace(names, np.arange(steps), intervals, losses, 2 * ones, ones, None, {})
 
 
 @given(st.integers(1, 2000), st.integers(1, 400))
@@ -91,12 +103,12 @@ def test_shares_by_hand() -> None:
     trace = some_trace(losses, np.zeros(2, np.int64))
     trace.weights[:] = [1.0, 3.0]
     grams = np.array([[[9.0, 0.0], [0.0, 1.0]]])
-    shares = level_shares(trace, grams)
+    shares = group_shares(trace, grams)
     np.testing.assert_allclose(shares["loss"], [0.6, 0.4])
     np.testing.assert_allclose(shares["loss × weight"], [1 / 3, 2 / 3])
     np.testing.assert_allclose(shares["positives"], [0.5, 0.5])
     np.testing.assert_allclose(shares["gradient norm"], [0.75, 0.25])
-    assert "gradient norm" not in level_shares(trace, None)
+    assert "gradient norm" not in group_shares(trace, None)
 
 
 def test_cosines_by_hand_without_a_gradient_undefined() -> None:
@@ -108,16 +120,151 @@ def test_cosines_by_hand_without_a_gradient_undefined() -> None:
 
 def test_records_are_read_as_written(tmp_path: Path, tiny: Callable[..., TrainConfig]) -> None:
     write_run(tmp_path / "run", tiny(tmp_path, scheme="rlo"), [0.1, 0.2])
-    trace = read_levels(tmp_path / "run")
+    trace = read_groups(tmp_path / "run")
     assert trace is not None
     assert trace.losses.shape == (STEPS, 5)
     assert trace.starts.tolist() == list(range(0, STEPS, INTERVAL))
     assert trace.drawn is not None
     assert trace.drawn[::INTERVAL][:3] == [None, "avw-decline", "equal"]
     assert list(trace.probabilities) == ["equal", "avw-decline"]
-    gradients = read_gradients(tmp_path / "run", trace.levels)
+    gradients = read_gradients(tmp_path / "run", trace.groups)
     assert gradients is not None
     np.testing.assert_allclose(gradients[1], gradients[1].transpose(0, 2, 1))
+
+
+@pytest.fixture
+def of_classes(tmp_path: Path, tiny: Callable[..., TrainConfig]) -> Path:
+    config = tiny(tmp_path, scheme="rlo", by="class", name="classes")
+    write_class_run(tmp_path / "classes", config)
+    return tmp_path / "classes"
+
+
+def recorded(run: Path) -> dict[str, np.ndarray]:
+    """The columns of a run's trace by name."""
+    table = pq.read_table(run / "trace.parquet").to_pydict()
+    return {name: np.array(values) for name, values in table.items()}
+
+
+def test_classes_of_any_name_are_read_by_hand(of_classes: Path) -> None:
+    """Against the columns of the file, named one by one."""
+    trace = read_groups(of_classes)
+    assert trace is not None
+    assert trace.groups == list(CLASSES)
+    table = recorded(of_classes)
+    for name in ("total", "sum", "background", "a/b", "box", "class 79"):
+        i = CLASSES.index(name)
+        by_hand = table[f"loss/class/{name}"] + table[f"loss/box/{name}"]
+        np.testing.assert_allclose(trace.losses[:, i], by_hand)
+        assert trace.weights[:, i].tolist() == table[f"weight/{name}"].tolist()
+    assert trace.background is not None
+    rest = table["background/class"] + table["background/box"]
+    np.testing.assert_allclose(trace.background, rest)
+
+
+def test_loss_per_positive_is_the_loss_over_the_share(of_classes: Path) -> None:
+    trace = read_groups(of_classes)
+    assert trace is not None
+    table = recorded(of_classes)
+    counts = np.stack([table[f"positives/{name}"] for name in CLASSES], axis=1)
+    for name in ("total", "class 79"):
+        i = CLASSES.index(name)
+        loss = table[f"loss/class/{name}"] + table[f"loss/box/{name}"]
+        seen = counts[:, i] > 0
+        expected = loss[seen] / (counts[seen, i] / counts[seen].sum(1))
+        np.testing.assert_allclose(trace.compared[seen, i], expected, rtol=1e-6)
+        assert np.isnan(trace.compared[~seen, i]).all()
+        mean = np.average(expected, weights=counts[seen, i])
+        np.testing.assert_allclose(block_losses(trace, np.array([0]))[0, i], mean, rtol=1e-6)
+        around = slice(28, 33)
+        np.testing.assert_allclose(
+            smoothed_loss(trace, 5)[30, i],
+            (loss * counts.sum(1))[around].sum() / counts[around, i].sum()
+            if counts[around, i].sum()
+            else np.nan,
+            rtol=1e-6,
+        )
+    assert (counts[:, CLASSES.index("class 79")] == 0).any()
+    np.testing.assert_allclose(
+        interval_variance(trace)[0, 0], trace.compared[:5, 0].var(ddof=1), rtol=1e-6
+    )
+
+
+def test_ten_classes_are_shown_those_that_were_weighed_most(of_classes: Path) -> None:
+    trace = read_groups(of_classes)
+    assert trace is not None
+    table = recorded(of_classes)
+    far = {name: np.abs(np.log(table[f"weight/{name}"])).max() for name in CLASSES}
+    most = sorted(far, key=far.__getitem__)[-10:]
+    assert {CLASSES[i] for i in trace.shown} == set(most)
+    assert trace.shown == sorted(trace.shown)
+
+
+def test_the_table_of_all_classes_by_hand(of_classes: Path) -> None:
+    (comparison,) = load_subjects([of_classes], None)
+    trace = read_groups(of_classes)
+    assert trace is not None
+    found = all_groups_table(comparison.runs[0], trace)
+    assert found.header == [
+        "class",
+        "share of the positives",
+        "mean loss per positive",
+        "mean weight",
+        "final weight",
+        "AP at the end",
+    ]
+    table = recorded(of_classes)
+    counts = {name: table[f"positives/{name}"].sum() for name in CLASSES}
+    assert [row[0] for row in found.rows] == sorted(CLASSES, key=lambda name: -counts[name])
+    rows = {row[0]: row for row in found.rows}
+    for name in ("total", "a/b", "class 30"):
+        share = 100 * counts[name] / sum(counts.values())
+        weight = table[f"weight/{name}"]
+        assert rows[name][1] == f"{share:.2f} %"
+        assert float(rows[name][3]) == pytest.approx(weight.mean(), rel=5e-3)
+        assert float(rows[name][4]) == pytest.approx(weight[-1], rel=5e-3)
+        assert float(rows[name][5]) == CLASSES.index(name)
+
+
+def test_the_policy_of_six_actions_over_growing_intervals(of_classes: Path) -> None:
+    (comparison,) = load_subjects([of_classes], None)
+    trace = read_groups(of_classes)
+    assert trace is not None
+    table = recorded(of_classes)
+    begins = [int(np.argmax(table["interval"] == number)) for number in range(7)]
+    assert np.diff(begins).tolist() == [5, 5, 5, 8, 12, 15]
+    steps = len(table["step"])
+    figure = policy_figure(comparison.runs[0], trace, "x", 400)
+    *lines, band = figure.traces
+    assert [line["name"] for line in lines] == list(SIX)
+    assert band["x"] == [*begins, steps]
+    drawn = table["action"][begins].tolist()
+    assert drawn[:3] == [None, "share-0.25", "share"]
+    assert band["z"] == [[None if name is None else SIX.index(name) for name in drawn]]
+    for line in lines:
+        assert line["x"] == [*begins, steps]
+        chances = table[f"probability/{line['name']}"]
+        np.testing.assert_allclose(line["y"], chances[[*begins, -1]], rtol=1e-6)
+    for row in figure.values.rows:
+        assert int(row[3]) == drawn.count(row[0])
+        assert int(row[4]) == (table["action"] == row[0]).sum()
+    # several intervals to a point: a mean over their steps, however long each is
+    few = policy_figure(comparison.runs[0], trace, "x", 3).traces[0]
+    assert few["x"] == [begins[0], begins[2], begins[4], steps]
+    means = [
+        table["probability/equal"][a:b].mean()
+        for a, b in zip(few["x"][:-1], few["x"][1:], strict=True)
+    ]
+    np.testing.assert_allclose(few["y"][:-1], means, rtol=1e-6)
+
+
+def test_correlation_of_two_is_over_the_rows_that_both_have() -> None:
+    values = np.random.default_rng(5).random((40, 3))
+    values[:12, 0] = np.nan
+    values[:31, 2] = np.nan
+    found = pairwise_correlation(values)
+    np.testing.assert_allclose(found[0, 1], np.corrcoef(values[12:, 0], values[12:, 1])[0, 1])
+    assert np.isnan(found[0, 2]), "nine rows are too few"
+    np.testing.assert_allclose(found, found.T)
 
 
 def test_pictures_are_picked_by_object_size_alone() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_records import NASTY, write_run, write_study
+from report_records import CLASSES, NASTY, write_class_run, write_run, write_study
 from scipy import stats
 
 from scalewise.cli.report import main
@@ -23,7 +23,7 @@ from scalewise.training.config import TrainConfig
 from scalewise.training.runs import RunError
 
 Tiny = Callable[..., TrainConfig]
-SECTIONS = ["summary", "differences", "images", "sizes", "learning", "levels", "dependence", "cost",
+SECTIONS = ["summary", "differences", "images", "sizes", "learning", "groups", "dependence", "cost",
             "pictures", "origin"]  # fmt: skip
 SCRIPT = re.compile(r"<script>.*?</script>", re.DOTALL)
 
@@ -56,7 +56,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def study(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report") / "trial"
-    write_study(folder, tiny(folder))
+    write_study(folder, tiny(folder, by="level"))
     return folder
 
 
@@ -149,6 +149,54 @@ def test_levels_come_with_actions_and_gradients(page: Page) -> None:
     assert "drawn for the interval" in words
     assert "cosine between the levels' gradients" in words
     assert "No object was assigned to P7" in words
+
+
+def test_levels_are_called_levels(page: Page) -> None:
+    words = said(page)
+    assert "What happened to each level" in words
+    assert "Are the levels equally important, and independent?" in words
+    assert "loss, variance and weight of each level" in words
+    assert "class's" not in words
+
+
+def test_eighty_classes_ten_drawn_all_in_a_table(tmp_path: Path, tiny: Tiny) -> None:
+    write_class_run(tmp_path / "run", tiny(tmp_path, scheme="rlo", by="class"))
+    source = _html([tmp_path / "run"], "x")
+    page = Page(source)
+    words = said(page)
+    for part in (
+        "What happened to each class",
+        "loss per positive of each class",
+        "Shown are 10 of 80 classes: those whose weights went furthest from 1.",
+        "Grey: the loss of the background, which no weight touches.",
+        "all 80 classes, over the whole run",
+        "Find a class:",
+    ):
+        assert part in words, part
+    assert "each level" not in words
+    assert "<b>bold</b>" not in source
+    assert len([a for a in page.all("input") if a.get("type") == "search"]) == 1
+    figures = dict(
+        re.findall(r'<script type="application/json" id="([^"]+)-data">(.*?)</script>', source)
+    )
+    lines = json.loads(figures["c0-groups-0"])["data"]
+    upper = [line for line in lines if line.get("showlegend", True) and "legend" not in line]
+    curves = [line for line in upper if line["type"] == "scatter"]
+    assert curves[0]["name"] == "(background)"
+    assert len(curves) == 1 + 10
+    body = source[source.index("all 80 classes") :]
+    rows = re.findall(r'<th scope="row">(.*?)</th>', body[: body.index("</table>")])
+    assert len(rows) == len(CLASSES)
+    assert len({row.replace("<wbr>", "") for row in rows}) == 80
+
+
+def test_runs_by_other_groups_are_called_groups(tmp_path: Path, tiny: Tiny) -> None:
+    write_class_run(tmp_path / "class", tiny(tmp_path, by="class"))
+    write_run(tmp_path / "level", tiny(tmp_path, by="level"), [0.1], extras=False)
+    words = said(Page(_html([tmp_path / "class", tmp_path / "level"], "x")))
+    assert "What happened to each group" in words
+    assert "class: loss, variance and weight of each class" in words
+    assert "level: loss, variance and weight of each level" in words
 
 
 def test_what_is_missing_is_said(page: Page) -> None:

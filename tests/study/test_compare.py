@@ -22,7 +22,7 @@ from scalewise.training.config import TrainConfig
 from scalewise.training.fit import train
 from scalewise.training.trace import read_trace
 
-TWO = "static:weights=1+2"  # of five levels
+TWO = "static:weights=1+2"  # of five classes
 EQUAL, RLO, BAD = (Cell("atss", scheme, 0) for scheme in ("equal", "rlo", TWO))
 pytestmark = pytest.mark.xdist_group("compare")  # one worker makes its studies, once
 COMMAND = [sys.executable, "-c", "import sys; from scalewise.cli import main; sys.exit(main())"]
@@ -171,7 +171,7 @@ def test_a_failing_run_is_reported_with_its_reason_and_stops_nothing(
     study, printed, status, _stamp = resumed
     assert status == 1
     assert "failed: atss static:weights=1+2 seed 0: " in printed
-    assert "2 static weights for 5 levels" in printed
+    assert "2 static weights for 5 groups" in printed
     assert load_study(study).missing == [f"{BAD}: not finished"]
 
 

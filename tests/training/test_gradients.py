@@ -10,7 +10,7 @@ import torch
 from scalewise.errors import UsageError
 from scalewise.training.config import TrainConfig, check
 from scalewise.training.fit import train
-from scalewise.training.gradients import GradientLog, level_gram
+from scalewise.training.gradients import GradientLog, group_gram
 from scalewise.training.trace import read_trace
 
 
@@ -18,7 +18,7 @@ def test_gram_of_linear_losses_is_that_of_their_coefficients() -> None:
     p, q = torch.zeros(3, requires_grad=True), torch.zeros(2, requires_grad=True)
     a, b, c = torch.tensor([1.0, 2, 3]), torch.tensor([4.0, 0, -1]), torch.tensor([5.0, 7])
     losses = torch.stack([a @ p, b @ p + c @ q, torch.zeros((), requires_grad=True)])
-    gram = level_gram(losses, [p, q])
+    gram = group_gram(losses, [p, q])
     assert gram.tolist() == [[14, 1, 0], [1, 17 + 74, 0], [0, 0, 0]]
     torch.autograd.backward(losses.sum())  # the graph is still there
     assert p.grad is not None
@@ -46,18 +46,19 @@ def test_nothing_is_written_without_a_measurement(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("by", "column"), [("level", "gram/P3/P3"), ("size", "gram/small/small")])
 def test_measuring_does_not_change_the_run(
-    tmp_path: Path, tiny: Callable[..., TrainConfig]
+    tmp_path: Path, tiny: Callable[..., TrainConfig], by: str, column: str
 ) -> None:
     plain, measured = (
-        train(tiny(tmp_path, name=f"every-{every}", epochs=1, gradient_every=every))
+        train(tiny(tmp_path, name=f"every-{every}", epochs=1, gradient_every=every, by=by))
         for every in (0, 2)
     )
     assert read_trace(plain / "trace.parquet").equals(read_trace(measured / "trace.parquet"))
     assert not (plain / "gradients.parquet").exists()
     gradients = pq.read_table(measured / "gradients.parquet")
     assert gradients["step"].to_pylist() == [0, 2, 4]
-    assert gradients["gram/P3/P3"][0].as_py() > 0
+    assert gradients[column][0].as_py() > 0
 
 
 def test_a_compiled_detector_cannot_measure() -> None:

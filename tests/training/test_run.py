@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from scalewise.cli import main
+from scalewise.cli.display import show_run
 from scalewise.data import open_split
 from scalewise.errors import UserError
 from scalewise.training import runs
@@ -29,7 +30,13 @@ LEVELS = ["P3", "P4", "P5", "P6", "P7"]
 
 @pytest.fixture(scope="module")
 def trained(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tiny(tmp_path_factory.mktemp("runs"), scheme="rlo:learning_rate=0.5", ema=0.9))
+    changes = {"scheme": "rlo:learning_rate=0.5", "by": "level", "ema": 0.9}
+    return train(tiny(tmp_path_factory.mktemp("runs"), **changes))
+
+
+@pytest.fixture(scope="module")
+def by_class(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tiny(tmp_path_factory.mktemp("classes"), scheme="rlo", by="class"))
 
 
 def test_run_folder_is_complete(trained: Path) -> None:
@@ -39,7 +46,7 @@ def test_run_folder_is_complete(trained: Path) -> None:
         "environment.json",
         "metrics.json",
         "trace.parquet",
-        "levels.png",
+        "groups.png",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         "logs/attempt-1/metrics.csv",
@@ -91,6 +98,43 @@ def test_logs_hold_levels_policy_and_ap(trained: Path) -> None:
     classes = json.loads((trained / "environment.json").read_text())["classes"]
     assert {f"val/AP/{name}" for name in classes} <= set(header)
     assert pc.read_csv(trained / "logs/attempt-1/metrics.csv").num_rows > 0
+
+
+def test_logs_of_classes_hold_the_means_of_the_trace(by_class: Path) -> None:
+    """Against the trace, column by column: groups, background and the whole loss."""
+    classes = json.loads((by_class / "environment.json").read_text())["classes"]
+    trace = {
+        n: np.array(v) for n, v in pq.read_table(by_class / "trace.parquet").to_pydict().items()
+    }
+    terms = {n.split("/")[1] for n in trace if n.startswith("loss/")}
+    assert len(terms) > 1
+    groups = {n: np.sum([trace[f"loss/{t}/{n}"] for t in terms], axis=0) for n in classes}
+    background = np.sum([trace[f"background/{t}"] for t in terms], axis=0)
+    logged = pc.read_csv(by_class / "logs/attempt-1/metrics.csv").to_pylist()
+    rows = [row for row in logged if row["loss"] is not None]
+    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10]
+    since = [0, 2, 5, 6, 8]  # the checkpoint after the fifth step has written what was before it
+    for first, row in zip(since, rows, strict=True):
+        steps = slice(first, row["step"])
+        whole = np.sum(list(groups.values()), axis=0) + background
+        assert row["loss"] == pytest.approx(whole[steps].mean(), rel=1e-5)
+        assert row["background"] == pytest.approx(background[steps].mean(), rel=1e-5)
+        for name in classes:
+            assert row[f"loss/{name}"] == pytest.approx(groups[name][steps].mean(), rel=1e-5)
+            assert row[f"weight/{name}"] == pytest.approx(trace[f"weight/{name}"][row["step"] - 1])
+    assert f"variance/{classes[0]}" in logged[0]
+    assert "loss/total" not in logged[0]
+
+
+def test_a_run_by_class_says_so(by_class: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (by_class / "groups.png").stat().st_size > 10_000
+    show_run(by_class)
+    printed = capsys.readouterr().out
+    assert "weight of each class at the end" in printed
+    assert "level" not in printed
+    for name, weight in json.loads((by_class / "metrics.json").read_text())["weights"].items():
+        assert name in printed
+        assert f"{weight:.3f}" in printed
 
 
 def test_second_run_of_a_name_gets_a_suffix(tmp_path: Path) -> None:

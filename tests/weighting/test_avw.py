@@ -164,7 +164,10 @@ def test_a_function_as_signal() -> None:
         ({"strength": 1.5}, r"0\.\.1, got 1\.5"),
         ({"strength": -0.1}, r"0\.\.1"),
         ({"momentum": 1.0}, "without 1, got 1"),
-        ({"signal": "variance"}, "unknown signal 'variance'; known are decline"),
+        (
+            {"signal": "variance"},
+            "unknown signal 'variance'; known are decline, dispersion, magnitude",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(arguments: dict[str, Any], match: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from scheme_lists import OF_LEVELS
 from torch import Tensor, nn
 
 from scalewise.weighting import (
@@ -15,20 +16,17 @@ from scalewise.weighting import (
     Scheme,
     Static,
     Uncertainty,
-    scheme_names,
 )
-
-NAMES = [name for name in scheme_names() if name != "static"]
 
 
 def feed(balancer: LossBalancer, steps: int, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
-        balancer(torch.rand(balancer.num_levels, generator=generator) + 0.1)
+        balancer(torch.rand(balancer.num_groups, generator=generator) + 0.1)
 
 
 @pytest.mark.parametrize("n", [1, 2, 50])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_LEVELS)
 def test_starts_as_the_plain_sum_in_value_and_gradient(name: str, n: int) -> None:
     losses = torch.rand(n, requires_grad=True)
     total = LossBalancer(n, name)(losses)
@@ -40,7 +38,7 @@ def test_starts_as_the_plain_sum_in_value_and_gradient(name: str, n: int) -> Non
 
 @pytest.mark.parametrize("n", [1, 2, 50])
 @pytest.mark.parametrize("normalize", ["mean", "loss"])
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "uncertainty"])
+@pytest.mark.parametrize("name", [name for name in OF_LEVELS if name != "uncertainty"])
 def test_size_of_the_total_is_kept(name: str, normalize: Any, n: int) -> None:
     balancer = LossBalancer(n, name, interval=5, normalize=normalize)
     feed(balancer, 40)
@@ -107,7 +105,7 @@ def test_casting_the_model_leaves_the_balancer_exact(cast: Callable[[nn.Module],
     feed(balancer, 10)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_LEVELS)
 @pytest.mark.parametrize("mode", ["eval", "no_grad", "inference"])
 def test_evaluation_weighs_and_changes_nothing(name: str, mode: str) -> None:
     balancer = LossBalancer(3, name, interval=4)
@@ -236,12 +234,12 @@ def test_uncertainty_follows_its_formula_and_learns() -> None:
 @pytest.mark.parametrize(
     ("losses", "match"),
     [
-        (torch.rand(3), r"num_levels=5 .*shape \(3,\)"),
-        (torch.rand(1, 5), r"num_levels=5 .*shape \(1, 5\)"),
-        (torch.tensor(1.0), r"num_levels=5 .*shape \(\)"),
-        ([torch.tensor(1.0)] * 4, "num_levels=5 .*4 losses"),
-        ([torch.tensor([1.0])] * 5, r"level 0 is a tensor of shape \(1,\)"),
-        ([torch.tensor(1.0)] * 4 + [1.0], "level 4 is a float"),
+        (torch.rand(3), r"5 groups .*shape \(3,\)"),
+        (torch.rand(1, 5), r"5 groups .*shape \(1, 5\)"),
+        (torch.tensor(1.0), r"5 groups .*shape \(\)"),
+        ([torch.tensor(1.0)] * 4, "5 groups .*4 losses"),
+        ([torch.tensor([1.0])] * 5, r"group 0 is a tensor of shape \(1,\)"),
+        ([torch.tensor(1.0)] * 4 + [1.0], "group 4 is a float"),
         (torch.rand(5, device="meta"), "the losses are on meta, the balancer on cpu"),
     ],
 )
@@ -253,19 +251,19 @@ def test_wrong_losses_are_refused(losses: Any, match: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"num_levels": 0}, "num_levels must be at least 1, got 0"),
+        ({"groups": 0}, "groups must be at least 1, got 0"),
         ({"interval": 0}, "interval must be at least 1"),
         ({"accumulate": 0}, "accumulate must be at least 1"),
-        ({"normalize": "sum"}, "'mean' or 'loss', got 'sum'"),
+        ({"normalize": "sum"}, "one of 'auto', 'mean', 'loss' by level, got 'sum'"),
         ({"guard": 1.0}, "above 1, or None"),
         ({"scheme": "awv"}, "unknown scheme 'awv'; did you mean 'avw'"),
         ({"scheme": "static"}, r"pass Static\(\.\.\.\)"),
-        ({"scheme": Static([1, 2])}, "2 static weights for 3 levels"),
+        ({"scheme": Static([1, 2])}, "2 static weights for 3 groups"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        LossBalancer(**{"num_levels": 3, **arguments})
+        LossBalancer(**{"groups": 3, **arguments})
 
 
 @pytest.mark.parametrize("spec", [AVW, 3, nn.Linear(1, 1)])
@@ -289,7 +287,7 @@ def test_a_scheme_serves_one_balancer() -> None:
 
 def test_a_proposal_of_the_wrong_shape_is_refused() -> None:
     balancer = LossBalancer(3, lambda current, previous: torch.ones(2), interval=1)
-    with pytest.raises(ValueError, match=r"shape \(2,\) for 3 levels"):
+    with pytest.raises(ValueError, match=r"shape \(2,\) for 3 groups"):
         feed(balancer, 1)
 
 
@@ -297,7 +295,7 @@ def test_a_scheme_of_ones_own_can_keep_state() -> None:
     class Rising(Scheme):
         calls: Tensor
 
-        def build(self, num_levels: int, seed: int) -> None:
+        def build(self, num_groups: int, seed: int) -> None:
             self.register_buffer("calls", torch.zeros(()))
 
         def propose(self, current: Moments, previous: Moments) -> Tensor:

@@ -10,10 +10,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from scalewise.weighting import LossBalancer
 
-NAMES = ("avw", "rlo", "random", "avw:per_positive=true")
+OF_LEVELS = ("avw", "rlo", "random")
+OF_POSITIVES = ("share by class", "avw by class", "loss by class", "rlo by class")
+NAMES = (*OF_LEVELS, *OF_POSITIVES)
 ROWS = torch.rand(48, WORLD, 3, generator=torch.Generator().manual_seed(4)) + 0.05
 ROWS[5, 1, 2] = torch.nan
 POSITIVES = torch.randint(0, 4, ROWS.shape, generator=torch.Generator().manual_seed(5))
+POSITIVES[:, 0, 0] = 0  # a class of which only the second rank has any
 
 
 pytestmark = pytest.mark.xdist_group("ranks")
@@ -35,7 +38,8 @@ def merged(rank: int) -> dict[str, Any]:
     """Balancers outside of any wrapper: exact statistics of all ranks."""
     trace: dict[str, Any] = {}
     for name in NAMES:
-        balancer = LossBalancer(3, name, 4, accumulate=2, seed=1)
+        scheme, _, by = name.partition(" by ")
+        balancer = LossBalancer(3, scheme, 4, accumulate=2, seed=1, by=by or "level")
         weights = []
         for rows, positives in zip(ROWS, POSITIVES, strict=True):
             balancer(rows[rank], positives[rank])
@@ -44,9 +48,8 @@ def merged(rank: int) -> dict[str, Any]:
         trace[f"{name} mean"] = balancer.statistics.mean
         trace[f"{name} variance"] = balancer.statistics.variance
         trace[f"{name} skipped"] = balancer.skipped
-        shared = balancer.statistics.per_positive
-        if shared is not None:
-            trace[f"{name} shared"] = torch.stack((shared.count, shared.mean, shared.variance))
+        trace[f"{name} count"] = balancer.statistics.count
+        trace[f"{name} positives"] = balancer.statistics.positives
     return trace
 
 
@@ -99,17 +102,34 @@ def test_statistics_are_those_of_all_ranks_together(ranks: list[dict[str, Any]])
         assert rank["avw skipped"].tolist() == [0, 0, 1]
 
 
-def test_statistics_per_positive_are_those_of_all_ranks_together(
+def per_positive(rows: Tensor, positives: Tensor, group: int) -> Tensor:
+    """The losses per positive of a group, of steps in which it has any and its loss is finite."""
+    scaled = rows[:, group] * positives.sum(1) / positives[:, group]
+    return scaled[(positives[:, group] > 0) & rows[:, group].isfinite()]
+
+
+def test_statistics_of_positives_are_those_of_all_ranks_together(
     ranks: list[dict[str, Any]],
 ) -> None:
-    losses, positives = ROWS[-8:].reshape(-1, 3), POSITIVES[-8:].reshape(-1, 3)
-    shared = losses * positives.sum(1, keepdim=True) / positives
+    rows, positives = ROWS[-8:].reshape(-1, 3), POSITIVES[-8:].reshape(-1, 3)
+    for name in OF_POSITIVES:
+        for rank in ranks:
+            assert rank[f"{name} positives"].tolist() == positives.sum(0).tolist()
+            for group in range(3):
+                values = per_positive(rows, positives, group)
+                assert float(rank[f"{name} count"][group]) == len(values)
+                torch.testing.assert_close(rank[f"{name} mean"][group], values.mean())
+                torch.testing.assert_close(rank[f"{name} variance"][group], values.var())
+            assert rank[f"{name} skipped"].tolist() == [0, 0, 1]
+
+
+def test_shares_are_pooled_over_ranks_and_intervals(ranks: list[dict[str, Any]]) -> None:
+    counted = torch.where(ROWS.isfinite(), POSITIVES, 0).view(6, -1, 3).sum(1).float()
+    pooled = (counted * 0.9 ** torch.arange(5.0, -1, -1)[:, None]).sum(0)
+    rare = pooled**-0.5
+    expected = rare * pooled.sum() / (rare * pooled).sum()
     for rank in ranks:
-        for level, (count, mean, variance) in enumerate(rank["avw:per_positive=true shared"].T):
-            values = shared[positives[:, level] > 0, level]
-            assert float(count) == len(values)
-            torch.testing.assert_close(mean, values.mean())
-            torch.testing.assert_close(variance, values.var())
+        torch.testing.assert_close(rank["share by class"][-1], expected)
 
 
 def test_one_reduction_per_interval(ranks: list[dict[str, Any]]) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from scheme_lists import OF_LEVELS
 from torch import Tensor
 
-from scalewise.weighting import AVW, RLO, LossBalancer, scheme_names
-
-NAMES = [name for name in scheme_names() if name != "static"]
+from scalewise.weighting import AVW, RLO, LossBalancer
 
 STEPS = torch.rand(600, 3, generator=torch.Generator().manual_seed(5)) + 0.05
 STEPS[17, 1] = torch.nan
@@ -45,7 +44,7 @@ def reload(balancer: LossBalancer, into: LossBalancer) -> LossBalancer:
 
 
 @pytest.mark.parametrize("interval", [2, 50, 150])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_LEVELS)
 def test_resuming_repeats_the_uninterrupted_run(name: str, interval: int) -> None:
     whole = LossBalancer(3, name, interval, seed=9)
     run(whole, 0, 155)
@@ -131,9 +130,9 @@ def test_state_holds_tensors_only() -> None:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (LossBalancer(4, "avw"), "saved balancer has 3 levels .* this one 4 levels"),
-        (LossBalancer(3, "rlo"), "scheme 'avw-decline', this one 3 levels and scheme 'rlo"),
-        (LossBalancer(3, AVW("magnitude")), "this one 3 levels and scheme 'avw-magnitude'"),
+        (LossBalancer(4, "avw"), "saved balancer has 3 groups .* this one 4 groups"),
+        (LossBalancer(3, "rlo"), "scheme 'avw-decline', this one 3 groups and scheme 'rlo"),
+        (LossBalancer(3, AVW("magnitude")), "this one 3 groups and scheme 'avw-magnitude'"),
         (LossBalancer(3, RLO(["equal", "avw"])), r"scheme 'rlo\(equal, avw-decline\)'"),
     ],
 )

@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-PAGE = Path(__file__).parents[2] / "docs" / "method.md"
-EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+DOCS = Path(__file__).parents[2] / "docs"
+EXAMPLES = [
+    code
+    for page in ("method.md", "details.md")
+    for code in re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+]
 
 
 # What each prints at the end; the last one asserts instead.
-ENDS = ["2", "])", "2", ""]
+ENDS = ["[0.76, 2.41, 4.83]", "2", "2", ""]
 
 
 @pytest.mark.parametrize(("number", "end"), list(enumerate(ENDS)))

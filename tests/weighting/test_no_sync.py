@@ -8,13 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from scheme_lists import OF_LEVELS, OF_POSITIVES
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scalewise.weighting import AVW, LossBalancer, Static, scheme_names
-
-NAMES = [name for name in scheme_names() if name != "static"]
+from scalewise.weighting import (
+    AVW,
+    LossBalancer,
+    Static,
+    by_class,
+    by_size,
+    product,
+    weigh_positives,
+)
 
 aten = torch.ops.aten
 # Each of these waits for the device: its result, or the shape of it, is needed on the host.
@@ -93,15 +100,15 @@ def test_the_watch_itself_fires(read: Any) -> None:
 
 @pytest.mark.parametrize("normalize", ["mean", "loss"])
 @pytest.mark.parametrize("interval", [1, 6])
-@pytest.mark.parametrize("name", [*NAMES, "avw-magnitude", "static", "cov:per_positive=true"])
+@pytest.mark.parametrize("name", [*OF_LEVELS, "avw-magnitude", "static"])
 def test_steps_and_interval_ends_read_nothing(name: str, interval: int, normalize: Any) -> None:
     scheme: Any = {"avw-magnitude": AVW("magnitude"), "static": Static([1, 2, 3])}.get(name, name)
     balancer = LossBalancer(3, scheme, interval, normalize=normalize)
-    rows, positives = torch.rand(4 * interval, 3), torch.tensor([3, 1, 0])
+    rows = torch.rand(4 * interval, 3)
     with no_host_reads():
         for row in rows.unbind(0):
             losses = row.requires_grad_()
-            torch.autograd.backward(balancer(losses, positives))
+            torch.autograd.backward(balancer(losses))
             balancer.advance()
         _ = (balancer.statistics, balancer.skipped, balancer.outliers, balancer.weights)
     assert balancer.intervals == 4
@@ -112,4 +119,44 @@ def test_blocks_within_an_interval_read_nothing() -> None:
     with no_host_reads():
         for row in torch.rand(280, 3).unbind(0):
             balancer(row)
+    assert balancer.intervals == 2
+
+
+@pytest.mark.parametrize("groups", [3, 240])
+@pytest.mark.parametrize("name", [*OF_POSITIVES, "static", "class:group1=2"])
+def test_groups_of_positives_read_nothing_either(name: str, groups: int) -> None:
+    scheme: Any = Static([1, 2, 3] * (groups // 3)) if name == "static" else name
+    balancer = LossBalancer(groups, scheme, 6, by="class", objects=[9.0] * groups)
+    rows = torch.rand(24, groups + 1)
+    positives = torch.randint(0, 3, (24, groups))
+    with no_host_reads():
+        for row, count in zip(rows.unbind(0), positives.unbind(0), strict=True):
+            torch.autograd.backward(balancer(row.requires_grad_(), count))
+            balancer.advance()
+        _ = (balancer.statistics, balancer.skipped, balancer.outliers, balancer.weights)
+    assert balancer.intervals == 4
+
+
+def test_growing_intervals_and_blocks_of_positives_read_nothing() -> None:
+    grown, long = (LossBalancer(3, "share", by="class", interval=i) for i in ("auto", 140))
+    with no_host_reads():
+        for row in torch.rand(280, 3).unbind(0):
+            grown(row, row)
+            long(row, row)
+    assert long.intervals == 2
+    assert grown.intervals > 10
+
+
+def test_grouping_and_weighing_positives_read_nothing() -> None:
+    grouping = product(by_size([20, 60]), by_class(["a", "b"]))
+    assert grouping.group_of is not None
+    balancer = LossBalancer(grouping.names, "share", 2, by=grouping.by)
+    boxes, labels = torch.rand(2, 50, 4) * 100, torch.randint(0, 2, (2, 50))
+    loss = torch.rand(2, 50, requires_grad=True)
+    with no_host_reads():
+        for _ in range(4):
+            ids = grouping.group_of(boxes, labels)
+            torch.autograd.backward(
+                weigh_positives(loss, torch.where(labels > 0, ids, -1), balancer)
+            )
     assert balancer.intervals == 2

@@ -21,13 +21,6 @@ class Stats:
     count: Vector
     mean: Vector
     variance: Vector
-    per_positive: Stats | None = None
-
-    def view(self, per_positive: bool) -> Stats:
-        if not per_positive:
-            return self
-        assert self.per_positive is not None
-        return self.per_positive
 
 
 def stats_of(rows: Sequence[Sequence[float]], n: int) -> Stats:
@@ -87,7 +80,6 @@ class RefAVW:
     momentum: float = 0.9
     invert: bool = False
     min_share: float = 0.0
-    per_positive: bool = False
     z: dict[int, float] = field(default_factory=dict)
 
     def score(self, i: int, current: Stats, previous: Stats) -> float:
@@ -105,7 +97,6 @@ class RefAVW:
 
     def propose(self, current: Stats, previous: Stats) -> Vector:
         total, loss = sum(current.mean), current.mean
-        current, previous = current.view(self.per_positive), previous.view(self.per_positive)
         n = len(current.mean)
         for i in range(n):
             s = self.score(i, current, previous)
@@ -152,12 +143,10 @@ class RefInverse:
 class RefCoV:
     """Keeps every interval's (count, mean) and every ratio."""
 
-    per_positive: bool = False
     history: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
     ratios: dict[int, list[float]] = field(default_factory=dict)
 
     def propose(self, current: Stats, previous: Stats) -> Vector:
-        current = current.view(self.per_positive)
         n = len(current.mean)
         scores, live = [0.0] * n, [False] * n
         for i in range(n):
@@ -287,16 +276,14 @@ class RefBalancer:
         self.weights = [1.0] * n
         self.skipped, self.outliers = [0] * n, [0] * n
         nothing = [0.0] * n
-        self.previous = Stats(nothing, nothing, nothing, Stats(nothing, nothing, nothing))
+        self.previous = Stats(nothing, nothing, nothing)
         self.seen: list[list[float]] = []  # every call's losses
         self.open: list[list[float]] = []  # this interval's
-        self.positives: list[Sequence[float]] = []  # of the same calls
 
-    def call(self, losses: Sequence[float], positives: Sequence[float] | None = None) -> float:
+    def call(self, losses: Sequence[float]) -> float:
         total = sum(w * x for w, x in zip(self.weights, losses, strict=True))
         self.seen.append(list(losses))
         self.open.append(list(losses))
-        self.positives.append([1.0] * self.n if positives is None else positives)
         if len(self.open) % 128 == 0 or len(self.open) == self.period:
             self.judge()
         if len(self.open) == self.period:
@@ -319,15 +306,10 @@ class RefBalancer:
 
     def end(self) -> None:
         current = stats_of(self.open, self.n)
-        shared = [
-            [x * sum(p) / q if q > 0 else NAN for x, q in zip(row, p, strict=True)]
-            for row, p in zip(self.open, self.positives, strict=True)
-        ]
-        current.per_positive = stats_of(shared, self.n)
         weights = self.propose(current, self.previous)
         if self.normalize == "loss":
             before = sum(current.mean)
             after = sum(w * m for w, m in zip(weights, current.mean, strict=True))
             factor = before / after if after > 0 and before > 0 else 1.0
             weights = [w * factor for w in weights]
-        self.weights, self.previous, self.open, self.positives = weights, current, [], []
+        self.weights, self.previous, self.open = weights, current, []

@@ -12,12 +12,13 @@ COMMANDS = {
     "replay": "the weights that other schemes would have chosen from a recorded run",
     "evaluate": "average precision of a run on any split",
     "predict": "draw a run's detections on images",
-    "demo": "train, evaluate and predict on a data set made on the spot",
+    "demo": "train with equal and with balanced weights on a data set made on the spot",
 }
 
 HELP = (
     "usage: scalewise COMMAND [options]\n\n"
-    "Trains multi-scale object detectors with dynamic loss weights for their levels.\n\ncommands:\n"
+    "Trains object detectors with dynamic loss weights, by class or size of the objects.\n\n"
+    "commands:\n"
     + "".join(f"  {name:<10}{summary}\n" for name, summary in COMMANDS.items())
     + "\n`scalewise COMMAND --help` lists a command's options; `scalewise --version` the version.\n"
 )

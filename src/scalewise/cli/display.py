@@ -7,8 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from scalewise.training.runs import load_json
+from scalewise.training.kinds import Kind, kind_of
+from scalewise.training.runs import load_config, load_json
+
+MOST_COLUMNS, MOST_ROWS = 8, 20  # of a table of weights
 
 FIGURES = (
     "AP",
@@ -46,24 +50,41 @@ def show_metrics(metrics: dict[str, float], title: str) -> None:
     classes.add_column("AP", justify="right")
     for name, value in metrics.items():
         if name.startswith("AP/"):
-            classes.add_row(name[3:], percent(value))
+            classes.add_row(Text(name[3:]), percent(value))
     console.print(classes)
 
 
 def show_run(run: Path) -> None:
-    """Print a finished run: AP of its best epoch beside the weights of its levels."""
+    """Print a finished run: AP of its best epoch beside the weights of its groups."""
     metrics = load_json(run / "metrics.json")
+    kind = kind_of(load_config(run).by)
     console = Console()
     best = metrics["best"]
     if best is not None:
         title = f"{run.name}: best epoch {best['epoch']}, on {metrics['split']}"
         console.print(_figures(best, title))
-    weights = Table(title="weight of each level at the end")
-    for level in metrics["weights"]:
-        weights.add_column(level, justify="right")
-    weights.add_row(*(f"{weight:.3f}" for weight in metrics["weights"].values()))
-    console.print(weights)
-    for kind, what in (("skipped_not_finite", "not finite"), ("skipped_outliers", "outliers")):
-        if any(metrics[kind].values()):
-            print(f"level losses left out of the statistics, {what}: {metrics[kind]}")
-    print(f"run folder: {run}\npicture:    {run / 'levels.png'}")
+    for line in _weights(metrics["weights"], kind):
+        console.print(line)
+    for name, what in (("skipped_not_finite", "not finite"), ("skipped_outliers", "outliers")):
+        if left_out := ", ".join(f"{g} {count}" for g, count in metrics[name].items() if count):
+            print(f"losses left out of the statistics of a {kind.one}, {what}: {left_out}")
+    print(f"run folder: {run}\npicture:    {run / 'groups.png'}")
+
+
+def _weights(weights: Mapping[str, float], kind: Kind) -> list[Table | str]:
+    """A row with all weights; or, of many groups, a column with the largest and the least."""
+    table = Table(title=f"weight of each {kind.one} at the end")
+    if len(weights) <= MOST_COLUMNS:
+        for name in weights:
+            table.add_column(Text(name), justify="right")
+        table.add_row(*(f"{weight:.3f}" for weight in weights.values()))
+        return [table]
+    table.add_column(kind.one)
+    table.add_column("weight", justify="right")
+    ordered = sorted(weights, key=weights.__getitem__, reverse=True)
+    hidden = len(ordered) - MOST_ROWS
+    for place, name in enumerate(ordered):
+        if hidden <= 0 or place < MOST_ROWS // 2 or place >= MOST_ROWS // 2 + hidden:
+            cut = hidden > 0 and place == MOST_ROWS // 2 - 1
+            table.add_row(Text(name), f"{weights[name]:.3f}", end_section=cut)
+    return [table, f"{hidden} {kind.many} between them are not shown"] if hidden > 0 else [table]

@@ -25,19 +25,22 @@ class ReplayOptions:
         schemes: Schemes as after train's --scheme, separated by commas:
             "avw:temperature=0.5,avw:temperature=2,rlo".
         interval: Optimizer steps between two updates of the weights, several separated by commas.
-            Default: the run's own, else 100.
-        normalize: What the weights keep, their mean or the loss. Default: the run's own, else mean.
+            Default: the run's own, else auto.
+        normalize: What the weights keep, as train's --normalize. Default: the run's own, else auto.
+        by: What the record's losses are of: whole levels ("level"), or positives by "class",
+            "size", or a word of your own. Default: the run's own, else level.
         accumulate: Rows an optimizer step. Default: the run's own, else 1.
         seed: Seed of the schemes' random numbers. Default: the run's own, else 0.
-        tags: Name of the columns or tags that hold a level's loss: "train/{level}_loss". Default:
-            "loss/{term}/{level}" or "loss/{level}".
+        tags: Name of the columns or tags that hold a group's loss: "train/{group}_loss". Default:
+            those of our own traces, else "loss/{term}/{group}" or "loss/{group}".
         shuffles: Random orders of the losses to compare with; 0 leaves the comparison out.
         out: Folder in which a folder is made for each trace.
     """
 
     schemes: str = "avw,rlo"
     interval: str | None = None
-    normalize: Literal["mean", "loss"] | None = None
+    normalize: Literal["auto", "mean", "loss", "positives", "lift"] | None = None
+    by: str | None = None
     accumulate: int | None = None
     seed: int | None = None
     tags: str | None = None
@@ -49,7 +52,7 @@ def main(words: list[str]) -> int:
     """Run the command."""
     parser = ArgumentParser(
         prog="scalewise replay",
-        description="Feed recorded level losses through schemes, without training.",
+        description="Feed recorded losses through schemes, without training.",
         epilog=LIMITS,
         exit_on_error=False,
     )
@@ -66,30 +69,42 @@ def main(words: list[str]) -> int:
     from scalewise.replay.readers import read_losses
     from scalewise.replay.replay import grid, replay, replay_shuffled, run_setting
     from scalewise.replay.summary import summarise
+    from scalewise.training.kinds import kind_of
     from scalewise.training.runs import new_run_folder
 
     for trace in map(Path, values.traces):
         losses = read_losses(trace, options.tags)
+        by = options.by or _own_by(trace)
         summaries = []
         own = run_setting(trace)
         base = replace(
             own,
             normalize=options.normalize or own.normalize,
+            by=by or "level",
             accumulate=own.accumulate if options.accumulate is None else options.accumulate,
             seed=own.seed if options.seed is None else options.seed,
         )
         for setting in grid(options.schemes, options.interval or str(own.interval), base):
-            replayed = replay(losses.values, setting, losses.positives)
-            shuffled = replay_shuffled(losses.values, setting, options.shuffles, losses.positives)
+            given = (losses.positives, losses.groups)
+            replayed = replay(losses.values, setting, *given)
+            shuffled = replay_shuffled(losses.values, setting, options.shuffles, *given)
             summaries.append(summarise(losses.values.numpy(), replayed, shuffled))
-        show(losses, summaries)
+        show(losses, summaries, kind_of(by))
         folder = new_run_folder(Path(options.out), _label(losses.source))
         replays = [summary.replayed for summary in summaries]
         write_weights(folder / "weights.csv", losses, replays)
-        draw_weights(folder / "weights.png", losses, replays)
+        draw_weights(folder / "weights.png", losses, replays, kind_of(by))
         print(f"written: {folder / 'weights.csv'}\n         {folder / 'weights.png'}\n")
     print(LIMITS)
     return 0
+
+
+def _own_by(trace: Path) -> str | None:
+    """What a run of ours weighs; None for other records."""
+    from scalewise.training.runs import load_config
+
+    folder = trace.parent if trace.name == "trace.parquet" else trace
+    return load_config(folder).by if (folder / "config.yaml").is_file() else None
 
 
 def _label(source: Path) -> str:

@@ -30,6 +30,8 @@ class DemoOptions:
         seed: pictures are a function of it.
         skew: each doubling of the object size is `2 ** skew` times rarer; 0 makes all pyramid
             levels alike, the default starves the coarse ones.
+        rarer: each class is `2 ** rarer` times rarer than the one before it; 0 makes all classes
+            equally frequent.
         images: number of training images; val and test get a fifth of it each.
         size: side of the square images in pixels.
         folder: where to write; the parameters' digest is appended, so that data sets with other
@@ -38,6 +40,7 @@ class DemoOptions:
 
     seed: int = 0
     skew: float = 0.5
+    rarer: float = 0.0
     images: int = 400
     size: int = 192
     folder: str = "data/demo"
@@ -48,6 +51,8 @@ class DemoOptions:
                 "demo: needs images >= 5, size >= 64, seed >= 0 and -8 <= skew <= 8, "
                 f"got {asdict(self)}"
             )
+        if not 0 <= self.rarer <= 4:
+            raise BadData(f"demo: rarer must lie in 0..4, got {self.rarer}")
 
 
 def parse_demo_options(text: str) -> DemoOptions:
@@ -123,7 +128,7 @@ def _write(folder: Path, options: DemoOptions) -> None:
         (folder / name).mkdir()
         for index in range(count):
             rng = np.random.default_rng([options.seed, part, index])
-            pixels, objects = draw_image(rng, options.size, options.skew)
+            pixels, objects = draw_image(rng, options.size, options.skew, options.rarer)
             file_name = f"{index:06d}.jpg"
             Image.fromarray(pixels).save(folder / name / file_name, quality=92)
             images.append(

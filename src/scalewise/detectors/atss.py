@@ -16,9 +16,9 @@ from scalewise.detectors.losses import (
     average_over_ranks,
     focal_loss,
     gather_targets,
-    sum_per_level,
 )
-from scalewise.detectors.method import LevelLosses, Method, Predictions
+from scalewise.detectors.method import AnchorLosses, Method, Predictions
+from scalewise.weighting.groups import Grouping
 
 ANCHOR_SIZE = 8  # side of the one square anchor per location, in strides
 CANDIDATES = 9  # nearest locations per level that compete for an object
@@ -71,11 +71,11 @@ def decode(deltas: Tensor, grid: Grid) -> Tensor:
     return geometry.decode(scaled, anchors(grid))
 
 
-def losses(predictions: Predictions, grid: Grid, batch: Batch) -> LevelLosses:
-    """Focal loss, GIoU weighted by centerness, and centerness, summed per level.
+def losses(predictions: Predictions, grid: Grid, batch: Batch) -> AnchorLosses:
+    """Focal loss, GIoU weighted by centerness, and centerness, per anchor.
 
-    Classification and centerness are divided by the number of positives, boxes by the summed
-    centerness of the positives, both averaged over ranks and at least 1.
+    The normalisers are the number of positives and their summed centerness, both averaged over
+    ranks and at least 1.
     """
     assert predictions.centerness is not None
     owner = assign(grid, batch.boxes, batch.valid)
@@ -88,20 +88,23 @@ def losses(predictions: Predictions, grid: Grid, batch: Batch) -> LevelLosses:
     off_centre = F.binary_cross_entropy_with_logits(
         predictions.centerness, centerness, reduction="none"
     )
-    positives = sum_per_level(targets.positive.float(), grid.counts)
-    normalisers = average_over_ranks(torch.stack((positives.sum(), centerness.sum())))
-    count, weight = normalisers.clamp(min=1)
+    sums = torch.stack((targets.positive.sum().float(), centerness.sum()))
+    normalisers = average_over_ranks(sums).clamp(min=1)
     terms = {
         "classification": focal_loss(predictions.logits, targets.labels),
         "box": giou * centerness,
         "centerness": torch.where(targets.positive, off_centre, 0.0),
     }
-    scale = {"classification": 1 / count, "box": BOX_WEIGHT / weight, "centerness": 1 / count}
-    levels = {name: sum_per_level(term, grid.counts) * scale[name] for name, term in terms.items()}
-    return LevelLosses(levels, positives)
+    return AnchorLosses(terms, tuple(normalisers), owner, targets.positive)
 
 
-METHOD = Method("ATSS", 1, ("classification", "box", "centerness"), 0.6, losses, decode)
+def normalise(term: str, sums: Tensor, normalisers: tuple[Tensor, ...]) -> Tensor:
+    """Divide boxes by the summed centerness, the other terms by the number of positives."""
+    count, weight = normalisers
+    return sums * (BOX_WEIGHT / weight if term == "box" else 1 / count)
+
+
+METHOD = Method("ATSS", 1, ("classification", "box", "centerness"), 0.6, losses, normalise, decode)
 
 
 def atss(
@@ -113,6 +116,8 @@ def atss(
     freeze_bn: bool | None = None,
     freeze_stem: bool | None = None,
     anchor_scale: float = 1.0,
+    grouping: Grouping | None = None,
+    object_power: float = 0.0,
 ) -> DenseDetector:
     """An ATSS detector; the arguments are those of `DenseDetector`."""
     return DenseDetector(
@@ -125,4 +130,6 @@ def atss(
         freeze_bn,
         freeze_stem,
         anchor_scale,
+        grouping,
+        object_power,
     )

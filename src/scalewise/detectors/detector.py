@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scalewise.detectors.backbone import make_backbone
@@ -12,8 +13,10 @@ from scalewise.detectors.batch import Batch, Detections
 from scalewise.detectors.grid import Grid, make_grid
 from scalewise.detectors.head import Head
 from scalewise.detectors.inference import select
-from scalewise.detectors.method import Method, Predictions
-from scalewise.detectors.pyramid import STRIDES, Pyramid
+from scalewise.detectors.losses import object_factor, sum_per_level
+from scalewise.detectors.method import AnchorLosses, Method, Predictions
+from scalewise.detectors.pyramid import STRIDES, Pyramid, level_names
+from scalewise.weighting.groups import Grouping, sum_groups
 
 # Mean and standard deviation of ImageNet's RGB values in 0..1, which all its backbones expect.
 MEAN = (0.485, 0.456, 0.406)
@@ -21,7 +24,7 @@ STD = (0.229, 0.224, 0.225)
 
 
 class DenseDetector(nn.Module):
-    """Backbone, pyramid P3 to P7 and a shared head; in training, losses per level.
+    """Backbone, pyramid P3 to P7 and a shared head; in training, losses per group or level.
 
     The memory layout suits CPUs; for a GPU add `.to(memory_format=torch.channels_last)`.
 
@@ -40,13 +43,18 @@ class DenseDetector(nn.Module):
         anchor_scale: factor on the object sizes that the method's levels are meant for, above 0:
             its anchors, or the ranges of FCOS. For images smaller than those the method was made
             for, in proportion to them, so that the objects spread over the levels as they do there.
+        grouping: what positives are grouped by, so that their losses come by group, and the
+            background's apart. None leaves the losses by level, background included.
+        object_power: 0 to 1; each positive weighs `k^-object_power`, k the number of positives of
+            its object, mean 1. With 1 every object counts alike.
 
     Attributes:
         strides: of the levels, in pixels.
         num_levels: how many there are.
         terms: names of the loss terms.
         loaded: what weights the backbone started from.
-        positives: float32 [num_levels], positive anchors per level in the last training batch.
+        group_names: of the groups: classes, sizes, or P3, P4, ... for levels.
+        positives: float32 [groups], positive anchors of each group in the last training batch.
         score_threshold: detections below it are dropped. Scores of methods with centerness are the
             geometric mean of class probability and centerness.
         candidates: most detections per level that enter non-maximum suppression.
@@ -72,6 +80,8 @@ class DenseDetector(nn.Module):
         freeze_bn: bool | None = None,
         freeze_stem: bool | None = None,
         anchor_scale: float = 1.0,
+        grouping: Grouping | None = None,
+        object_power: float = 0.0,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -83,8 +93,12 @@ class DenseDetector(nn.Module):
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         if not anchor_scale > 0:
             raise ValueError(f"anchor_scale must be above 0, got {anchor_scale}")
+        if not 0 <= object_power <= 1:
+            raise ValueError(f"object_power must lie in 0..1, got {object_power}")
         self.method = method
         self.anchor_scale = anchor_scale
+        self.grouping = grouping
+        self.object_power = object_power
         self.strides = STRIDES
         self.num_levels = len(STRIDES)
         self.terms = method.terms
@@ -103,7 +117,8 @@ class DenseDetector(nn.Module):
             "centerness" in self.terms,
             method.first_delta,
         )
-        self.register_buffer("positives", torch.zeros(self.num_levels), persistent=False)
+        self.group_names = level_names(self.strides) if grouping is None else grouping.names
+        self.register_buffer("positives", torch.zeros(len(self.group_names)), persistent=False)
         self.register_buffer("_mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(STD).view(3, 1, 1), persistent=False)
         self.backbone.to(memory_format=torch.channels_last)
@@ -131,11 +146,43 @@ class DenseDetector(nn.Module):
         return self.head(levels), grid
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Loss of each term per level, float32 [num_levels]; their total is the detector's loss."""
+        """Loss of each term, float32 [groups]; their total is the detector's loss.
+
+        Where positives are grouped there is one entry more, the loss of the background.
+        """
         predictions, grid = self.predict(batch.images, batch.sizes)
-        levels = self.method.losses(predictions, grid, batch)
-        self.positives.copy_(levels.positives)
-        return levels.terms
+        found = self.method.losses(predictions, grid, batch)
+        counts = [count * self.method.anchors for count in grid.counts]
+        terms = found.terms
+        if self.object_power:
+            factor = object_factor(found.owner, batch.boxes.shape[1], self.object_power)
+            terms = {name: term * factor for name, term in terms.items()}
+        if self.grouping is None:
+            sums = {name: sum_per_level(term, counts) for name, term in terms.items()}
+            self.positives.copy_(sum_per_level(found.positive.float(), counts))
+        else:
+            rows = torch.stack((*terms.values(), found.positive.float()))  # [terms + 1, B, A]
+            ids = self._group_ids(found, batch, counts)
+            groups = sum_groups(rows, ids, len(self.group_names))  # [terms + 1, n + 1]
+            sums = dict(zip(terms, groups[:-1], strict=True))
+            self.positives.copy_(groups[-1, :-1].detach())
+        return {
+            name: self.method.normalise(name, values, found.normalisers)
+            for name, values in sums.items()
+        }
+
+    def _group_ids(self, found: AnchorLosses, batch: Batch, counts: list[int]) -> Tensor:
+        """The group of each anchor, int64 [B, A]; their number for the background."""
+        assert self.grouping is not None
+        none = len(self.grouping.names)
+        if self.grouping.group_of is None:
+            level = torch.cat(
+                [found.owner.new_full((count,), i) for i, count in enumerate(counts)]
+            )  # [A]
+            return torch.where(found.positive, level, none)
+        boxes = batch.boxes / batch.scales.repeat(1, 2)[:, None]  # [B, M, 4], original pixels
+        group = self.grouping.group_of(boxes, batch.labels)  # [B, M]
+        return F.pad(group, (0, 1), value=none).gather(1, found.owner)
 
     @torch.no_grad()
     def detect(self, batch: Batch) -> Detections:

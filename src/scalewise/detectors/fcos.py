@@ -16,9 +16,9 @@ from scalewise.detectors.losses import (
     average_over_ranks,
     focal_loss,
     gather_targets,
-    sum_per_level,
 )
-from scalewise.detectors.method import LevelLosses, Method, Predictions
+from scalewise.detectors.method import AnchorLosses, Method, Predictions
+from scalewise.weighting.groups import Grouping
 
 RADIUS = 1.5  # positives lie at most this many strides from the object's centre, in x and in y
 NEAREST = 3  # locations per axis that the radius can reach
@@ -76,8 +76,8 @@ def decode(deltas: Tensor, grid: Grid) -> Tensor:
     return torch.cat((grid.points - distances[..., :2], grid.points + distances[..., 2:]), dim=-1)
 
 
-def losses(predictions: Predictions, grid: Grid, batch: Batch) -> LevelLosses:
-    """Focal loss, GIoU and centerness per level, each divided by the number of positives.
+def losses(predictions: Predictions, grid: Grid, batch: Batch) -> AnchorLosses:
+    """Focal loss, GIoU and centerness per anchor, to be divided by the number of positives.
 
     That number is averaged over ranks and at least 1.
     """
@@ -91,20 +91,30 @@ def losses(predictions: Predictions, grid: Grid, batch: Batch) -> LevelLosses:
     off_centre = F.binary_cross_entropy_with_logits(
         predictions.centerness, centerness, reduction="none"
     )
-    positives = sum_per_level(targets.positive.float(), grid.counts)
-    count = average_over_ranks(positives.sum()).clamp(min=1)
+    count = average_over_ranks(targets.positive.sum().float()).clamp(min=1)
     terms = {
         "classification": focal_loss(predictions.logits, targets.labels),
         "box": torch.where(targets.positive, giou, 0.0),
         "centerness": torch.where(targets.positive, off_centre, 0.0),
     }
-    levels = {name: sum_per_level(term, grid.counts) / count for name, term in terms.items()}
-    return LevelLosses(levels, positives)
+    return AnchorLosses(terms, (count,), owner, targets.positive)
+
+
+def normalise(term: str, sums: Tensor, normalisers: tuple[Tensor, ...]) -> Tensor:
+    """Divide by the number of positives."""
+    return sums / normalisers[0]
 
 
 # Distances start at one stride: those that start below 0 have no gradient and can stay there.
 METHOD = Method(
-    "FCOS", 1, ("classification", "box", "centerness"), 0.6, losses, decode, first_delta=1.0
+    "FCOS",
+    1,
+    ("classification", "box", "centerness"),
+    0.6,
+    losses,
+    normalise,
+    decode,
+    first_delta=1.0,
 )
 
 
@@ -117,6 +127,8 @@ def fcos(
     freeze_bn: bool | None = None,
     freeze_stem: bool | None = None,
     anchor_scale: float = 1.0,
+    grouping: Grouping | None = None,
+    object_power: float = 0.0,
 ) -> DenseDetector:
     """An FCOS detector; the arguments are those of `DenseDetector`."""
     return DenseDetector(
@@ -129,4 +141,6 @@ def fcos(
         freeze_bn,
         freeze_stem,
         anchor_scale,
+        grouping,
+        object_power,
     )

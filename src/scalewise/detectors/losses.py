@@ -70,6 +70,27 @@ def sum_per_level(values: Tensor, counts: Sequence[int]) -> Tensor:
     return torch.stack([level.sum() for level in torch.split(values.sum(0), list(counts))])
 
 
+def object_factor(owner: Tensor, objects: int, power: float) -> Tensor:
+    """`k^-power` for the positives of an object that has k of them; their mean is 1.
+
+    With power 1 every object counts alike, however many anchors it got.
+
+    Args:
+        owner: int64 [B, A], the object of each anchor, `objects` for none.
+        objects: number M of rows of objects.
+        power: 0 to 1.
+
+    Returns:
+        float32 [B, A]; 1 where not positive.
+    """
+    ones = torch.ones_like(owner, dtype=torch.float32)
+    count = ones.new_zeros(len(owner), objects + 1).scatter_add(1, owner, ones).gather(1, owner)
+    positive = owner < objects
+    raw = torch.where(positive, count**-power, 0.0)
+    raw = raw * (positive.sum() / raw.sum().clamp(min=torch.finfo(raw.dtype).tiny))
+    return torch.where(positive, raw, 1.0)
+
+
 def average_over_ranks(values: Tensor) -> Tensor:
     """Mean of `values` over the ranks of the default process group; unchanged without one.
 

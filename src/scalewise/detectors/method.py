@@ -26,17 +26,21 @@ class Predictions(NamedTuple):
     centerness: Tensor | None
 
 
-class LevelLosses(NamedTuple):
-    """Losses of one step, per level.
+class AnchorLosses(NamedTuple):
+    """Losses of one step, per anchor, before anything is added up.
 
     Attributes:
-        terms: float32 [levels] for each term, normalised: the sum over all terms and levels is the
-            detector's loss.
-        positives: float32 [levels], number of positive anchors of this rank's batch, detached.
+        terms: float32 [B, A] for each term.
+        normalisers: float32 scalars, detached: what the method's `normalise` needs, such as the
+            number of positives.
+        owner: int64 [B, A], the object of each anchor, M for none.
+        positive: bool [B, A].
     """
 
     terms: dict[str, Tensor]
-    positives: Tensor
+    normalisers: tuple[Tensor, ...]
+    owner: Tensor
+    positive: Tensor
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,9 @@ class Method:
         anchors: anchors per location.
         terms: names of the loss terms.
         nms_iou: overlap above which the weaker of two boxes of a class is dropped.
-        losses: level losses of predictions against a batch's objects.
+        losses: of predictions against a batch's objects, per anchor.
+        normalise: from a term's name, sums over its anchors float32 [...] and the normalisers to
+            losses [...]; all sums and terms together are the detector's loss.
         decode: boxes float32 [B, A, 4] in pixels from deltas [B, A, 4].
         first_delta: what an untrained head gives as deltas.
     """
@@ -57,6 +63,7 @@ class Method:
     anchors: int
     terms: tuple[str, ...]
     nms_iou: float
-    losses: Callable[[Predictions, Grid, Batch], LevelLosses]
+    losses: Callable[[Predictions, Grid, Batch], AnchorLosses]
+    normalise: Callable[[str, Tensor, tuple[Tensor, ...]], Tensor]
     decode: Callable[[Tensor, Grid], Tensor]
     first_delta: float = 0.0

@@ -11,6 +11,11 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 STRIDES = (8, 16, 32, 64, 128)
 
 
+def level_names(strides: Sequence[int] = STRIDES) -> tuple[str, ...]:
+    """P3, P4, ...: the usual names of the levels, by the power of two of their stride."""
+    return tuple(f"P{stride.bit_length() - 1}" for stride in strides)
+
+
 class Pyramid(nn.Module):
     """Features of strides 8, 16 and 32 to five levels of one width; P6 and P7 come from P5.
 

@@ -15,9 +15,9 @@ from scalewise.detectors.losses import (
     average_over_ranks,
     focal_loss,
     gather_targets,
-    sum_per_level,
 )
-from scalewise.detectors.method import LevelLosses, Method, Predictions
+from scalewise.detectors.method import AnchorLosses, Method, Predictions
+from scalewise.weighting.groups import Grouping
 
 SCALES = 3  # anchors of 4, 4 * 2^(1/3) and 4 * 2^(2/3) strides
 RATIOS = 3  # height / width of 1/2, 1 and 2
@@ -106,8 +106,8 @@ def decode(deltas: Tensor, grid: Grid) -> Tensor:
     return geometry.decode(deltas, anchors(grid))
 
 
-def losses(predictions: Predictions, grid: Grid, batch: Batch) -> LevelLosses:
-    """Focal loss and L1 of the box coding per level, each divided by the number of positives.
+def losses(predictions: Predictions, grid: Grid, batch: Batch) -> AnchorLosses:
+    """Focal loss and L1 of the box coding per anchor, to be divided by the number of positives.
 
     That number is of the whole batch, averaged over ranks and at least 1. torchvision divides image
     by image, which gives the objects of crowded images less weight.
@@ -119,18 +119,20 @@ def losses(predictions: Predictions, grid: Grid, batch: Batch) -> LevelLosses:
     )
     deltas = geometry.encode(targets.boxes, candidates)
     off = (predictions.deltas - deltas).abs().sum(-1)
-    counts = [count * ANCHORS for count in grid.counts]
-    positives = sum_per_level(targets.positive.float(), counts)
-    count = average_over_ranks(positives.sum()).clamp(min=1)
+    count = average_over_ranks(targets.positive.sum().float()).clamp(min=1)
     terms = {
         "classification": torch.where(counted, focal_loss(predictions.logits, targets.labels), 0.0),
         "box": torch.where(targets.positive, off, 0.0),
     }
-    levels = {name: sum_per_level(term, counts) / count for name, term in terms.items()}
-    return LevelLosses(levels, positives)
+    return AnchorLosses(terms, (count,), owner, targets.positive)
 
 
-METHOD = Method("RetinaNet", ANCHORS, ("classification", "box"), 0.5, losses, decode)
+def normalise(term: str, sums: Tensor, normalisers: tuple[Tensor, ...]) -> Tensor:
+    """Divide by the number of positives."""
+    return sums / normalisers[0]
+
+
+METHOD = Method("RetinaNet", ANCHORS, ("classification", "box"), 0.5, losses, normalise, decode)
 
 
 def retinanet(
@@ -142,6 +144,8 @@ def retinanet(
     freeze_bn: bool | None = None,
     freeze_stem: bool | None = None,
     anchor_scale: float = 1.0,
+    grouping: Grouping | None = None,
+    object_power: float = 0.0,
 ) -> DenseDetector:
     """A RetinaNet detector; the arguments are those of `DenseDetector`."""
     return DenseDetector(
@@ -154,4 +158,6 @@ def retinanet(
         freeze_bn,
         freeze_stem,
         anchor_scale,
+        grouping,
+        object_power,
     )

@@ -25,7 +25,7 @@ def own_scheme(scheme: SchemeLike) -> Scheme:
     """A scheme for one set of levels of a model that trains as if there were none.
 
     Raises:
-        AttachError: it is none, trains parameters, or asks for positives.
+        AttachError: it is none, or trains parameters.
     """
     try:
         own = as_scheme(copy.deepcopy(scheme) if isinstance(scheme, Scheme) else scheme)
@@ -35,11 +35,6 @@ def own_scheme(scheme: SchemeLike) -> Scheme:
         raise AttachError(
             f"{own.name} trains weights by back-propagation through one total loss, which this "
             "model's losses and optimizer know nothing of; choose another scheme"
-        )
-    if own.per_positive:
-        raise AttachError(
-            f"{own.name} looks at losses per positive, and how many positives a level has is not "
-            "taken from this model; leave out per_positive, or call a LossBalancer with them"
         )
     return own
 

@@ -30,19 +30,18 @@ def readings(balancers: Mapping[str, LossBalancer]) -> dict[str, float]:
         balancers: by name.
 
     Returns:
-        "loss/level0", ...: the last recorded call's unweighted losses, where there is one.
-        "weight/level0", ...: the weights from the next call on. Of a scheme with a policy also
+        "loss/<group>": the last recorded call's unweighted losses, where there is one.
+        "weight/<group>": the weights from the next call on. Of a scheme with a policy also
         "probability/<action>" and "action", its number, -1 in the first interval. With several
         balancers each name starts with the balancer's and a slash.
     """
     values: dict[str, float] = {}
     for name, balancer in balancers.items():
         prefix = f"{name}/" if len(balancers) > 1 else ""
-        levels = [f"level{level}" for level in range(balancer.num_levels)]
-        names = [f"weight/{level}" for level in levels]
+        names = [f"weight/{group}" for group in balancer.names]
         parts = [balancer.weights]
         if balancer.calls:
-            names += [f"loss/{level}" for level in levels]
+            names += [f"loss/{group}" for group in balancer.names]
             parts.append(balancer.last_losses)
         if actions := getattr(balancer.scheme, "action_names", ()):
             scheme = cast(Any, balancer.scheme)

@@ -17,7 +17,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
-from scalewise.default import SCHEME
+from scalewise.default import LEVEL_SCHEME
 from scalewise.integrations.attached import AttachError, own_scheme
 from scalewise.integrations.mmengine_heads import Lists, count_levels, find_heads
 from scalewise.integrations.mmengine_losses import ListLosses, RowLosses
@@ -124,10 +124,10 @@ class LevelWeights:
             if name not in self.balancers:
                 self.make(name, len(total))
             balancer = self.balancers[name]
-            if len(total) != balancer.num_levels:
+            if len(total) != balancer.num_groups:
                 raise AttachError(
                     f"{', '.join(levels)} have {len(total)} entries, but there are "
-                    f"{balancer.num_levels} levels of {name!r}: these lists are not per level"
+                    f"{balancer.num_groups} levels of {name!r}: these lists are not per level"
                 )
             weights = balancer.weights.clone()  # recording may renew them
             balancer(total)
@@ -138,7 +138,7 @@ class LevelWeights:
 
 def attach(
     model: nn.Module,
-    scheme: SchemeLike = SCHEME,
+    scheme: SchemeLike = LEVEL_SCHEME,
     interval: int = 100,
     normalize: Literal["mean", "loss"] = "loss",
     accumulate: int = 1,
@@ -220,7 +220,7 @@ class ScalewiseHook(Hook):
 
     def __init__(
         self,
-        scheme: SchemeLike = SCHEME,
+        scheme: SchemeLike = LEVEL_SCHEME,
         interval: int = 100,
         normalize: Literal["mean", "loss"] = "loss",
         seed: int = 0,

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
-from scalewise.weighting.levels import level_sizes
+from scalewise.weighting.groups import level_sizes
 
 BETA = 1 / 9  # of the smooth L1 losses
 

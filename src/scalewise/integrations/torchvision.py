@@ -27,7 +27,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import MultiScaleRoIAlign
 
-from scalewise.default import SCHEME
+from scalewise.default import LEVEL_SCHEME
 from scalewise.integrations.attached import (
     NAME,
     AttachedBalancer,
@@ -43,7 +43,7 @@ from scalewise.weighting import LossBalancer, SchemeLike
 
 def attach(
     model: nn.Module,
-    scheme: SchemeLike = SCHEME,
+    scheme: SchemeLike = LEVEL_SCHEME,
     interval: int = 100,
     normalize: Literal["mean", "loss"] = "loss",
     accumulate: int = 1,

@@ -64,7 +64,7 @@ def log_levels(trainer: Any) -> None:
 def _check_initialised(name: str, balancer: LossBalancer) -> None:
     """Refuse what `from_pretrained` leaves of a balancer that the checkpoint does not have."""
     initial = balancer.scheme.initial()
-    initial = initial * (balancer.num_levels / initial.sum())
+    initial = initial * (balancer.num_groups / initial.sum())
     fresh = torch.equal(balancer.weights.cpu(), initial.cpu()) and not balancer.finished.any()
     if not balancer.calls and not fresh:
         raise LoopError(

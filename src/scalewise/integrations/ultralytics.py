@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ultralytics.utils import DEFAULT_CFG, LOGGER
 
-from scalewise.default import SCHEME
+from scalewise.default import LEVEL_SCHEME
 from scalewise.integrations.attached import AttachError, own_scheme
 from scalewise.integrations.ultralytics_log import LevelLog
 from scalewise.integrations.ultralytics_loss import LevelCriterion, attach
@@ -58,14 +58,14 @@ VARIABLE = "SCALEWISE_ULTRALYTICS"  # the options, on their way to the processes
 class Options:
     """Arguments of `balanced_trainer`."""
 
-    scheme: SchemeLike = SCHEME
+    scheme: SchemeLike = LEVEL_SCHEME
     interval: int = 100
     normalize: Literal["mean", "loss"] = "loss"
     seed: int = 0
 
 
 def balanced_trainer(
-    scheme: SchemeLike = SCHEME,
+    scheme: SchemeLike = LEVEL_SCHEME,
     interval: int = 100,
     normalize: Literal["mean", "loss"] = "loss",
     seed: int = 0,

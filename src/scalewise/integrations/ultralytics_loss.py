@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import loss as losses
 
-from scalewise.default import SCHEME
+from scalewise.default import LEVEL_SCHEME
 from scalewise.integrations.attached import AttachError, own_scheme
 from scalewise.weighting import LossBalancer, SchemeLike
 
@@ -281,7 +281,7 @@ def _parts(criterion: Any) -> list[tuple[Any, float]]:
 
 def attach(
     model: Any,
-    scheme: SchemeLike = SCHEME,
+    scheme: SchemeLike = LEVEL_SCHEME,
     interval: int = 100,
     normalize: Literal["mean", "loss"] = "loss",
     accumulate: int = 1,

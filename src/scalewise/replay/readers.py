@@ -1,4 +1,4 @@
-"""Level losses from whatever recorded them: our trace, a CSV file, a TensorBoard log."""
+"""Losses of groups from whatever recorded them: our trace, a CSV file, a TensorBoard log."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from scalewise.replay.columns import LossesError, find_columns
+from scalewise.replay.columns import Columns, LossesError, find_columns
 from scalewise.replay.tensorboard import read_events
 
 
 @dataclass(frozen=True)
-class LevelLosses:
-    """The unweighted loss of each level over time.
+class GroupLosses:
+    """The unweighted loss of each group over time.
 
     Attributes:
         source: Where it was read.
         steps: int64 [rows], as recorded; rows are what a replay counts.
-        levels: Names of the levels.
-        values: float32 [rows, levels]; not finite where nothing usable was recorded.
+        groups: Names of the groups.
+        values: float32 [rows, groups]; not finite where nothing usable was recorded.
         notes: What was left out, and what to keep in mind.
-        positives: float32 [rows, levels], from columns positives/<level>; None where any is absent.
+        positives: float32 [rows, groups], from columns positives/<group>; None where any is absent.
     """
 
     source: Path
     steps: np.ndarray
-    levels: tuple[str, ...]
+    groups: tuple[str, ...]
     values: Tensor
     notes: tuple[str, ...] = ()
     positives: Tensor | None = None
 
 
-def read_losses(path: Path, tags: str | None = None) -> LevelLosses:
-    """Read recorded level losses.
+def read_losses(path: Path, tags: str | None = None) -> GroupLosses:
+    """Read recorded losses of groups.
 
     Args:
         path: A run folder, a `.parquet` trace, a `.csv` file, or a TensorBoard log: an event file
             or a folder with event files in it.
-        tags: Name of the columns or tags that hold a level's loss, with `{level}` and, for losses
+        tags: Name of the columns or tags that hold a group's loss, with `{group}` and, for losses
             spread over several, `{term}` in it. Default: see `columns.find_columns`.
 
     Raises:
@@ -55,16 +55,17 @@ def read_losses(path: Path, tags: str | None = None) -> LevelLosses:
     if path.is_dir():
         if (path / "trace.parquet").is_file():
             return read_losses(path / "trace.parquet", tags)
-        table, notes = read_events(_one_log(path), tags)
+        table, columns, notes = read_events(_one_log(path), tags)
     elif "tfevents" in path.name:
-        table, notes = read_events(path, tags)
+        table, columns, notes = read_events(path, tags)
     elif path.suffix in (".parquet", ".csv"):
         table, notes = _read_table(path), []
+        columns = find_columns(table.column_names, tags, str(path))
     else:
         raise LossesError(
             f"{path} is none of a run folder, a .parquet or .csv file, or a TensorBoard log"
         )
-    return _from_table(table, path, tags, notes)
+    return _from_table(table, columns, path, notes)
 
 
 def _one_log(folder: Path) -> Path:
@@ -91,34 +92,33 @@ def _read_table(path: Path) -> pa.Table:
         raise LossesError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def _from_table(table: pa.Table, path: Path, tags: str | None, notes: Sequence[str]) -> LevelLosses:
-    columns = find_columns(table.column_names, tags, str(path))
+def _from_table(table: pa.Table, columns: Columns, path: Path, notes: Sequence[str]) -> GroupLosses:
     parts = np.stack([[_floats(table, n, path) for n in names] for names in columns.names])
     empty = [table[name].is_null().to_numpy() for names in columns.names for name in names]
     recorded = ~np.all(empty, axis=0)  # [rows]; logs also have rows of other things
     if not recorded.any():
-        raise LossesError(f"{path}: no row has a level loss")
+        raise LossesError(f"{path}: no row has a loss of a group")
     notes = list(notes)
     if not recorded.all():
-        notes.append(f"{int((~recorded).sum())} rows without any level loss were left out")
+        notes.append(f"{int((~recorded).sum())} rows without any group's loss were left out")
     # In the layout and order in which training sums them: float32 adds up differently otherwise.
     values = torch.from_numpy(np.ascontiguousarray(parts[..., recorded].transpose(2, 1, 0)))
-    losses = torch.stack([row.sum(0) for row in values])  # [rows, levels]
+    losses = torch.stack([row.sum(0) for row in values])  # [rows, groups]
     steps = _steps(table, path)[recorded]
     notes += _spacing(steps)
     broken = (~losses.isfinite()).sum(0)
     if broken.any():
-        counts = zip(columns.levels, broken.tolist(), strict=True)
+        counts = zip(columns.groups, broken.tolist(), strict=True)
         notes.append(
             "values that are not finite, which the statistics leave out: "
-            + ", ".join(f"{level} {count}" for level, count in counts if count)
+            + ", ".join(f"{group} {count}" for group, count in counts if count)
         )
-    counted = [f"positives/{level}" for level in columns.levels]
+    counted = [f"positives/{group}" for group in columns.groups]
     positives = None
     if set(counted) <= set(table.column_names):
         found = np.stack([_floats(table, name, path) for name in counted], axis=1)
-        positives = torch.from_numpy(found[recorded])  # [rows, levels]
-    return LevelLosses(path, steps, columns.levels, losses, tuple(notes), positives)
+        positives = torch.from_numpy(found[recorded])  # [rows, groups]
+    return GroupLosses(path, steps, columns.groups, losses, tuple(notes), positives)
 
 
 def _floats(table: pa.Table, name: str, path: Path) -> np.ndarray:

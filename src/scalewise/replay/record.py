@@ -40,7 +40,7 @@ def record(
         model_or_balancer: The balancer, or a module that holds exactly one.
         path: Parquet file to write; "-2", "-3", ... is added to its name where it exists.
         every: Steps between two writes of the file.
-        levels: Names of the levels; "level0", "level1", ... when left out.
+        levels: Names of the groups; the balancer's own when left out.
 
     Returns:
         The recording. Close it, or use it in a `with` statement; what is left open is written when
@@ -53,11 +53,11 @@ def record(
     balancer = _find(model_or_balancer)
     if every < 1:
         raise RecordError(f"record: every must be at least 1 step, got {every}")
-    names = [f"level{n}" for n in range(balancer.num_levels)] if levels is None else list(levels)
-    if len(set(names)) != balancer.num_levels or any("/" in name or not name for name in names):
+    names = list(balancer.names) if levels is None else list(levels)
+    if len(set(names)) != balancer.num_groups or any("/" in name or not name for name in names):
         raise RecordError(
-            f"record: levels={names} must be {balancer.num_levels} different names without '/', "
-            "one for each level of the balancer"
+            f"record: levels={names} must be {balancer.num_groups} different names without '/', "
+            "one for each group of the balancer"
         )
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         rank = torch.distributed.get_rank()

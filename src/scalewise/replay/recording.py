@@ -114,7 +114,7 @@ class Recording:
         if not self._records(balancer):
             return
         assert self._interval is not None
-        given = args[0] if args else kwargs["level_losses"]
+        given = args[0] if args else kwargs["losses"]
         losses = given if isinstance(given, Tensor) else torch.stack(list(given))
         if losses.device != self._device:
             self._trace.flush()
@@ -122,9 +122,8 @@ class Recording:
         counts: Tensor | None = args[1] if len(args) > 1 else kwargs.get("positives")
         if counts is not None:
             counts = counts.detach().float()
-        self._trace.add(
-            self.steps, None, None, losses.detach().float()[None], counts, self._interval
-        )
+        row = losses.detach().float()[None]  # [1, n], or [1, n + 1] with the background
+        self._trace.add(self.steps, None, None, row, counts, self._interval)
         self.steps += 1
         self._calls = balancer.calls
         if self.steps % self._every == 0:

@@ -1,9 +1,9 @@
-"""Level losses fed through a balancer, without a detector."""
+"""Recorded losses fed through a balancer, without a detector."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,10 +23,14 @@ class Setting:
     """A balancer in words; the fields are the training options of the same names."""
 
     scheme: str
-    interval: int = 100
-    normalize: Literal["mean", "loss"] = "loss"
+    interval: int | Literal["auto"] = "auto"
+    normalize: Literal["auto", "mean", "loss", "positives", "lift"] = "auto"
     accumulate: int = 1
     seed: int = 0
+    by: str = "level"
+    least_weight: float = 0.25
+    largest_weight: float = 8.0
+    least_positives: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -35,22 +39,22 @@ class Replayed:
 
     Attributes:
         setting: The balancer.
-        rows: Rows of losses in an interval.
-        weights: float32 [k + 1, levels], in force in each interval; the first are the initial ones,
+        starts: int64 [k + 1], the first row of each interval.
+        weights: float32 [k + 1, groups], in force in each interval; the first are the initial ones,
             the last those that would come next, or that a last, unfinished interval had.
         actions: Names of the drawn actions, k + 1; None before the first draw and for all
             intervals of a scheme without a policy.
         action_names: Of the policy, empty without one.
         probabilities: float32 [k + 1, actions].
-        means: float32 [k, levels], mean unweighted loss of each finished interval.
-        variances: float32 [k, levels].
-        skipped: int64 [levels], values left out of the statistics because they are not finite.
-        outliers: int64 [levels], values that the guard left out.
+        means: float32 [k, groups], mean unweighted loss of each finished interval.
+        variances: float32 [k, groups].
+        skipped: int64 [groups], values left out of the statistics because they are not finite.
+        outliers: int64 [groups], values that the guard left out.
         rejected: Proposals that were no weights and changed nothing.
     """
 
     setting: Setting
-    rows: int
+    starts: np.ndarray
     weights: np.ndarray
     actions: tuple[str | None, ...]
     action_names: tuple[str, ...]
@@ -62,46 +66,53 @@ class Replayed:
     rejected: int
 
 
-def replay(losses: Tensor, setting: Setting, positives: Tensor | None = None) -> Replayed:
+def replay(
+    losses: Tensor,
+    setting: Setting,
+    positives: Tensor | None = None,
+    names: Sequence[str] | None = None,
+) -> Replayed:
     """Feed losses, row by row, to the balancer that training would use.
 
     Args:
-        losses: float [rows, levels].
+        losses: float [rows, groups].
         setting: The balancer.
-        positives: float [rows, levels], for schemes that look at losses per positive.
+        positives: float [rows, groups], for groups of positives.
+        names: Of the groups, for weights that are given by name.
 
     Raises:
         UsageError: the setting cannot be replayed or does not fit the losses.
     """
-    rows = setting.interval * setting.accumulate
-    balancer = build_balancer(losses.shape[1], setting)
-    if len(losses) < rows:
+    balancer = build_balancer(names or losses.shape[1], setting)
+    if setting.by != "level" and positives is None:
         raise UsageError(
-            f"an interval of {rows} rows does not end within the {len(losses)} rows there are; "
-            "choose a shorter --interval"
-        )
-    if balancer.scheme.per_positive and positives is None:
-        raise UsageError(
-            f"{setting.scheme} looks at losses per positive, and this record has no columns "
-            "positives/<level>; replay a run's trace.parquet, or leave out per_positive"
+            f"--by {setting.by} weighs positives, and this record has no columns "
+            "positives/<group>; replay a run's trace.parquet, or --by level"
         )
     states = [_state(balancer)]
-    moments = []
+    moments: list[Tensor] = []
+    ends: list[int] = []
     for count, row in enumerate(losses.unbind(0), 1):
         balancer(row, None if positives is None else positives[count - 1])
-        if count % rows == 0:
+        if balancer.intervals > len(ends):
+            ends.append(count)
             states.append(_state(balancer))
             statistics = balancer.statistics
             moments.append(torch.stack((statistics.mean, statistics.variance)))
+    if not ends:
+        raise UsageError(
+            f"no interval of {setting.interval} steps ends within the {len(losses)} rows there "
+            "are; choose a shorter --interval"
+        )
     weights, drawn, chances = zip(*states, strict=True)
-    names: tuple[str, ...] = tuple(getattr(balancer.scheme, "action_names", ()))
+    actions: tuple[str, ...] = tuple(getattr(balancer.scheme, "action_names", ()))
     means, variances = torch.stack(moments).unbind(1)
     return Replayed(
         setting,
-        rows,
+        np.array([0, *ends]),
         torch.stack(weights).numpy(),
-        tuple(names[action] if action >= 0 else None for action in drawn),
-        names,
+        tuple(actions[action] if action >= 0 else None for action in drawn),
+        actions,
         torch.stack(chances).numpy(),
         means.numpy(),
         variances.numpy(),
@@ -112,19 +123,25 @@ def replay(losses: Tensor, setting: Setting, positives: Tensor | None = None) ->
 
 
 def replay_shuffled(
-    losses: Tensor, setting: Setting, times: int, positives: Tensor | None = None
+    losses: Tensor,
+    setting: Setting,
+    times: int,
+    positives: Tensor | None = None,
+    names: Sequence[str] | None = None,
 ) -> Iterator[Replayed]:
     """Replays of the same rows in random order, which has no course of training left in it.
 
     Args:
-        losses: float [rows, levels].
+        losses: float [rows, groups].
         setting: The balancer.
         times: Number of orders; they are the same ones for every setting.
-        positives: float [rows, levels], shuffled along.
+        positives: float [rows, groups], shuffled along.
+        names: Of the groups.
     """
     for seed in range(times):
         order = torch.randperm(len(losses), generator=torch.Generator().manual_seed(seed))
-        yield replay(losses[order], setting, None if positives is None else positives[order])
+        shuffled = None if positives is None else positives[order]
+        yield replay(losses[order], setting, shuffled, names)
 
 
 def run_setting(trace: Path) -> Setting:
@@ -135,8 +152,9 @@ def run_setting(trace: Path) -> Setting:
     """
     folder = trace.parent if trace.name == "trace.parquet" else trace
     of_run = (folder / "trace.parquet").is_file() and (folder / "config.yaml").is_file()
-    own = load_config(folder) if of_run else TrainConfig()
-    return Setting("", own.interval, own.normalize, own.accumulate, own.seed)
+    own = load_config(folder) if of_run else TrainConfig(by="level")
+    known = {f.name for f in fields(Setting)} - {"scheme"}
+    return Setting("", **{name: getattr(own, name) for name in known})
 
 
 def grid(schemes: str, intervals: str, base: Setting) -> list[Setting]:
@@ -144,17 +162,20 @@ def grid(schemes: str, intervals: str, base: Setting) -> list[Setting]:
 
     Args:
         schemes: As after `--scheme`, separated by commas.
-        intervals: Whole numbers above 0, separated by commas.
+        intervals: Whole numbers above 0 or "auto", separated by commas.
         base: The rest of each setting.
 
     Raises:
         UsageError: a word is not understood, or a scheme cannot be replayed.
     """
-    lengths = []
+    lengths: list[int | Literal["auto"]] = []
     for word in _words(intervals, "--interval"):
-        if not word.isdecimal() or int(word) < 1:
-            raise UsageError(f"--interval: {word!r} is no whole number above 0")
-        lengths.append(int(word))
+        if word == "auto":
+            lengths.append("auto")
+        elif word.isdecimal() and int(word) >= 1:
+            lengths.append(int(word))
+        else:
+            raise UsageError(f"--interval: {word!r} is no whole number above 0, nor auto")
     settings = [
         replace(base, scheme=scheme, interval=length)
         for scheme in _words(schemes, "--schemes")

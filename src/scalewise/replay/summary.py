@@ -13,13 +13,13 @@ from scalewise.replay.replay import Replayed
 
 @dataclass(frozen=True)
 class Motion:
-    """How the chosen weights move from interval to interval, over all levels.
+    """How the chosen weights move from interval to interval, over all groups.
 
     Attributes:
         jump: Mean absolute change of a weight from one interval to the next.
-        spread: Standard deviation of a level's weight over the intervals, mean over the levels.
-        persistence: Correlation of a level's weight with its own one interval before, mean over the
-            levels that move; NaN when none does.
+        spread: Standard deviation of a group's weight over the intervals, mean over the groups.
+        persistence: Correlation of a group's weight with its own one interval before, mean over the
+            groups that move; NaN when none does.
     """
 
     jump: float
@@ -33,11 +33,11 @@ class Summary:
 
     Attributes:
         replayed: What they are of.
-        mean: float [levels], mean weight.
-        low: float [levels], lowest.
-        high: float [levels], highest.
+        mean: float [groups], mean weight.
+        low: float [groups], lowest.
+        high: float [groups], highest.
         far: Share of the weights below 1/2 or above 2.
-        share: float [levels], each level's part of the weighted loss over all rows.
+        share: float [groups], each group's part of the weighted loss over all rows.
         actions: How often each action was drawn.
         motion: Of these losses.
         shuffled: Of the same losses in random orders.
@@ -58,7 +58,7 @@ def summarise(losses: np.ndarray, replayed: Replayed, shuffled: Iterable[Replaye
     """Figures of a replay.
 
     Args:
-        losses: float [rows, levels], what was replayed; values that are not finite are left out.
+        losses: float [rows, groups], what was replayed; values that are not finite are left out.
         replayed: What came of it.
         shuffled: What came of the same rows in other orders.
     """
@@ -70,19 +70,24 @@ def summarise(losses: np.ndarray, replayed: Replayed, shuffled: Iterable[Replaye
         chosen.min(0),
         chosen.max(0),
         float(((chosen < 0.5) | (chosen > 2)).mean()),
-        loss_share(losses, replayed.weights[np.arange(len(losses)) // replayed.rows]),
+        loss_share(losses, replayed.weights[in_force(replayed, len(losses))]),
         {name: drawn[name] for name in replayed.action_names},
         motion(chosen),
         tuple(motion(other.weights[1:]) for other in shuffled),
     )
 
 
+def in_force(replayed: Replayed, rows: int) -> np.ndarray:
+    """The interval of each row, int64 [rows]."""
+    return np.searchsorted(replayed.starts, np.arange(rows), side="right") - 1
+
+
 def loss_share(losses: np.ndarray, weights: np.ndarray | float = 1.0) -> np.ndarray:
-    """Each level's part of the total loss, float [levels]; NaN where the total is 0.
+    """Each group's part of the total loss, float [groups]; NaN where the total is 0.
 
     Args:
-        losses: float [rows, levels]; values that are not finite are left out.
-        weights: float [rows, levels], or one for all.
+        losses: float [rows, groups]; values that are not finite are left out.
+        weights: float [rows, groups], or one for all.
     """
     parts: np.ndarray = np.where(np.isfinite(losses), losses, 0).astype(np.float64) * weights
     total = parts.sum()
@@ -91,7 +96,7 @@ def loss_share(losses: np.ndarray, weights: np.ndarray | float = 1.0) -> np.ndar
 
 
 def motion(weights: np.ndarray) -> Motion:
-    """How weights, float [intervals, levels], move; NaN where there are too few intervals."""
+    """How weights, float [intervals, groups], move; NaN where there are too few intervals."""
     if len(weights) < 2:
         return Motion(float("nan"), float("nan"), float("nan"))
     centred = weights.astype(np.float64) - weights.mean(0, dtype=np.float64)

@@ -9,42 +9,42 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from scalewise.replay.columns import LossesError, find_columns
+from scalewise.replay.columns import Columns, LossesError, find_columns
 
 
-def read_events(path: Path, tags: str | None) -> tuple[pa.Table, list[str]]:
-    """Read the level losses of an event file, or of all event files of a folder in their order.
+def read_events(path: Path, tags: str | None) -> tuple[pa.Table, Columns, list[str]]:
+    """Read the groups' losses of an event file, or of all event files of a folder in their order.
 
     Args:
         path: Event file, or the folder that holds it.
         tags: As in `readers.read_losses`.
 
     Returns:
-        Table with `step` and one column a tag, over the steps that all of them have; and notes on
-        what was left out.
+        Table with `step` and one column a tag, over the steps that all of them have; whose losses
+        the columns are; and notes on what was left out.
 
     Raises:
-        LossesError: the log has no level losses, or no step with all of them.
+        LossesError: the log has no losses of groups, or no step with all of them.
     """
     files = sorted(path.glob("*tfevents*")) if path.is_dir() else [path]
     series = _scalars(files)
-    names = sorted(series, key=lambda n: [int(p) if p.isdigit() else p for p in _parts(n)])
+    names = sorted(series, key=lambda n: [int(p) if p.isdecimal() else p for p in _parts(n)])
     columns = find_columns(names, tags, str(path))
     wanted = {name: series[name] for parts in columns.names for name in parts}
     every = set.union(*(set(values) for values in wanted.values()))
     common = sorted(set.intersection(*(set(values) for values in wanted.values())))
     if not common:
-        raise LossesError(f"{path}: no step has the losses of all levels {columns.levels}")
+        raise LossesError(f"{path}: no step has the losses of all groups {columns.groups}")
     notes = []
     if len(every) > len(common):
         notes.append(
-            f"{len(every) - len(common)} of {len(every)} steps lack the loss of some level and "
+            f"{len(every) - len(common)} of {len(every)} steps lack the loss of some group and "
             "were left out"
         )
     table: dict[str, object] = {"step": pa.array(common, pa.int64())}
     for name, values in wanted.items():
         table[name] = np.array([values[step] for step in common], dtype=np.float32)
-    return pa.table(table), notes
+    return pa.table(table), columns, notes
 
 
 def _scalars(files: list[Path]) -> dict[str, dict[int, float]]:

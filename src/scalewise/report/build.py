@@ -11,15 +11,15 @@ from scalewise.errors import UsageError
 from scalewise.report.cost import cost_section
 from scalewise.report.dependence import dependence_section
 from scalewise.report.forest import forest_section
+from scalewise.report.groups import groups_section
 from scalewise.report.images import images_section, over_images
 from scalewise.report.learning import learning_section
-from scalewise.report.levels import levels_section
 from scalewise.report.markup import Table, paragraph
 from scalewise.report.origin import origin_section
 from scalewise.report.page import page_html
 from scalewise.report.pictures import pictures_section
 from scalewise.report.scores import sizes_section
-from scalewise.report.subjects import Comparison, load_subjects
+from scalewise.report.subjects import Comparison, common_kind, load_subjects
 from scalewise.report.summary import CAPTION, METRICS, summary_section, summary_table
 from scalewise.study.comparisons import class_metrics, study_tables
 from scalewise.study.images import ImageBootstrap
@@ -64,7 +64,7 @@ def report_html(
         images_section(comparisons, images),
         sizes_section(comparisons),
         learning_section(comparisons, metric),
-        levels_section(comparisons),
+        groups_section(comparisons),
         dependence_section(comparisons),
         cost_section(comparisons),
         pictures_section(comparisons),
@@ -115,9 +115,9 @@ def _lead(comparisons: Sequence[Comparison]) -> str:
     epochs = sorted({int(run.history[-1]["epoch"]) if run.history else 0 for run in runs})
     span = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
     return (
-        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} on {data}, {span} epochs, scored on "
-        f"the validation split after the last epoch. All data are in this file: it asks the "
-        "network for nothing."
+        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} on {data}, {span} epochs, with a "
+        f"loss weight for each {common_kind(comparisons).one}, scored on the validation split "
+        "after the last epoch. All data are in this file: it asks the network for nothing."
     )
 
 

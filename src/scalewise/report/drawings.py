@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from scalewise.data.split import ImageRecord, Split
+from scalewise.detectors.pyramid import level_names
 from scalewise.evaluation.detections import ImageDetections
 from scalewise.evaluation.stored import read_detections
 from scalewise.report.markup import Html, join, paragraph, text
@@ -19,7 +20,6 @@ from scalewise.report.subjects import ReportRun
 from scalewise.training.fit import open_splits
 from scalewise.training.inference import draw
 from scalewise.training.picture import level_color
-from scalewise.training.recorder import level_names
 
 IMAGES = 6  # where few runs are shown
 ALL_PICTURES = 60  # of a page, so that it stays small
@@ -63,7 +63,7 @@ def drawings(runs: Sequence[tuple[str, ReportRun]], tables: int) -> Html:
                 f"of the level they came from. The {len(records)} images were picked by the size "
                 "of their objects alone, from the smallest to the largest, not by what was found."
             ),
-            _key(columns),
+            _key(),
             Html(
                 '<div class="scroll" role="region" tabindex="0" aria-label="Detections side by '
                 f'side"><table class="pictures"><thead><tr>{head}</tr></thead>\n'
@@ -125,7 +125,7 @@ def _found(
     order = np.argsort(-found.scores[keep], kind="stable")
     labels = [classes[label] for label in found.labels[keep][order]]
     scores, levels = found.scores[keep][order], found.levels[keep][order]
-    names = level_names(int(levels.max()) + 1)
+    names = list(level_names())
     canvas = draw(image, found.boxes[keep][order] * factor, scores, labels, levels, names)
     listed = [
         f"{label} {score:.2f} {names[level]}"
@@ -149,17 +149,8 @@ def _picture(image: Image.Image, words: str) -> Html:
     )
 
 
-def _key(columns: Sequence[Column]) -> Html:
-    top = max(
-        (
-            int(image.levels.max())
-            for c in columns
-            for image in c.found.values()
-            if len(image.levels)
-        ),
-        default=-1,
-    )
-    names = level_names(max(top + 1, 5))
+def _key() -> Html:
+    names = level_names()
     items = "".join(
         f'<span><i style="background:{level_color(i)}"></i>{name}</span>'
         for i, name in enumerate(names)

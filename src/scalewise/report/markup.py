@@ -116,6 +116,21 @@ def choice(identity: str, label: str, options: Sequence[tuple[str, Html]]) -> Ht
     )
 
 
+def searchable(identity: str, label: str, content: Html) -> Html:
+    """A table with a box above it that leaves the rows whose first cell holds what is typed.
+
+    Args:
+        identity: Unique on the page.
+        label: Says what is looked for.
+        content: From `table`.
+    """
+    return Html(
+        f'<div class="find" id="{identity}"><label>{text(label)} '
+        '<input type="search" autocomplete="off" spellcheck="false"></label> '
+        f'<span role="status"></span>\n{content}</div>'
+    )
+
+
 def side_by_side(parts: Sequence[Html]) -> Html:
     """Parts beside each other where the page is wide enough, else below."""
     return Html(f'<div class="pair">{join(parts)}</div>')

@@ -49,6 +49,18 @@
   for (const list of document.querySelectorAll(".choice select")) {
     list.addEventListener("change", () => show(list));
   }
+  for (const part of document.querySelectorAll(".find")) {
+    const typed = part.querySelector("input");
+    typed.addEventListener("input", () => {
+      const wanted = typed.value.trim().toLowerCase();
+      const rows = [...part.querySelectorAll("tbody tr")];
+      for (const row of rows) {
+        row.hidden = !row.cells[0].textContent.toLowerCase().includes(wanted);
+      }
+      const left = rows.filter((row) => !row.hidden).length;
+      part.querySelector("[role=status]").textContent = wanted ? `${left} of ${rows.length}` : "";
+    });
+  }
   dark.addEventListener("change", restyle);
   narrow.addEventListener("change", restyle);
   charts().forEach(draw);

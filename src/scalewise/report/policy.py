@@ -9,7 +9,7 @@ import numpy as np
 from scalewise.report.figure import SERIES_COLORS, Figure, number, plain
 from scalewise.report.markup import Table
 from scalewise.report.subjects import ReportRun
-from scalewise.report.trace import Floats, LevelTrace, block_means, blocks
+from scalewise.report.trace import Floats, GroupTrace, block_means, blocks
 
 BAND: dict[str, Any] = {  # the axis of a band, which measures nothing
     "showticklabels": False,
@@ -20,19 +20,19 @@ BAND: dict[str, Any] = {  # the axis of a band, which measures nothing
 }
 
 
-def policy_figure(run: ReportRun, trace: LevelTrace, identity: str, points: int) -> Figure:
+def policy_figure(run: ReportRun, trace: GroupTrace, identity: str, points: int) -> Figure:
     """The probability of every action over time, and which were drawn."""
     names = list(trace.probabilities)
     edges = trace.starts
-    groups = blocks(len(edges), points)
-    marks = [*trace.steps[edges][groups].tolist(), int(trace.steps[-1]) + 1]
+    first = edges[blocks(len(edges), points)]  # rows at which a point of the lines begins
+    marks = [*trace.steps[first].tolist(), int(trace.steps[-1]) + 1]
     traces: list[dict[str, Any]] = [
         {
             "type": "scatter",
             "mode": "lines",
             "name": plain(name),
             "x": marks,
-            "y": held(block_means(trace.probabilities[name][edges], groups)),
+            "y": held(block_means(trace.probabilities[name], first)),
             "line": {"shape": "hv", "width": 2, "color": _action_color(i)},
         }
         for i, name in enumerate(names)
@@ -50,6 +50,7 @@ def policy_figure(run: ReportRun, trace: LevelTrace, identity: str, points: int)
             number(float(trace.probabilities[name][0])),
             number(float(trace.probabilities[name][-1])),
             str(drawn.count(name)),
+            str((trace.drawn or []).count(name)),
         ]
         for name in names
     ]
@@ -60,13 +61,13 @@ def policy_figure(run: ReportRun, trace: LevelTrace, identity: str, points: int)
         f"the band below shows what was drawn. {number(1 / len(names))} each is a policy that has "
         "learned nothing.",
         traces + action_strip(trace, "y2", names),
-        Table(["action", "probability at first", "at the end", "intervals drawn"], rows),
+        Table(["action", "probability at first", "at the end", "intervals drawn", "steps"], rows),
         layout,
         height=400,
     )
 
 
-def action_strip(trace: LevelTrace, axis: str, names: list[str]) -> list[dict[str, Any]]:
+def action_strip(trace: GroupTrace, axis: str, names: list[str]) -> list[dict[str, Any]]:
     """The drawn action of every interval as a band of colours."""
     if trace.drawn is None:
         return []

@@ -14,6 +14,7 @@ from scalewise.errors import UsageError
 from scalewise.report.figure import series_style
 from scalewise.study.records import StudyRecords, load_study, read_metrics
 from scalewise.training.config import TrainConfig
+from scalewise.training.kinds import GROUP, Kind, kind_of
 from scalewise.training.runs import RunError, load_config
 
 
@@ -44,6 +45,11 @@ class ReportRun:
     def history(self) -> list[dict[str, float]]:
         """Metrics of every epoch."""
         return [_numbers(epoch) for epoch in self.metrics.get("history") or []]
+
+    @property
+    def kind(self) -> Kind:
+        """What its groups are called."""
+        return kind_of(self.config.by)
 
     @property
     def status(self) -> str:
@@ -97,6 +103,12 @@ class Comparison:
     def runs(self) -> list[ReportRun]:
         """All runs."""
         return [run for series in self.series for run in series.runs]
+
+
+def common_kind(comparisons: Sequence[Comparison]) -> Kind:
+    """What the groups of all runs are called; "group" where they are not of one kind."""
+    kinds = {run.kind for comparison in comparisons for run in comparison.runs}
+    return kinds.pop() if len(kinds) == 1 else GROUP
 
 
 def load_subjects(paths: Sequence[Path], baseline: str | None) -> list[Comparison]:

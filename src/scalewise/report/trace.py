@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scalewise.training.picture import chosen_groups, group_losses, sum_columns
+from scalewise.training.trace import background_columns, group_names
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class LevelTrace:
-    """What happened at each of n levels over s steps.
+class GroupTrace:
+    """What happened to each of n groups over s steps.
 
     Attributes:
-        levels: Their names, finest first.
+        groups: Their names.
         steps: int64 [s].
         intervals: int64 [s], count of intervals finished before the step.
         losses: float64 [s, n], unweighted, summed over the terms.
@@ -28,9 +31,10 @@ class LevelTrace:
         positives: float64 [s, n], locations with an object to predict; None where not recorded.
         drawn: the action in force at each step, None for none; None without a policy.
         probabilities: float64 [s, actions] by name; empty without a policy.
+        background: float64 [s], its loss where positives are grouped; None for whole levels.
     """
 
-    levels: list[str]
+    groups: list[str]
     steps: Integers
     intervals: Integers
     losses: Floats
@@ -38,14 +42,43 @@ class LevelTrace:
     positives: Floats | None
     drawn: list[str | None] | None
     probabilities: dict[str, Floats]
+    background: Floats | None = None
 
     @property
     def starts(self) -> Integers:
         """Rows at which an interval begins, int64 [intervals]."""
         return np.concatenate([[0], np.flatnonzero(np.diff(self.intervals)) + 1])
 
+    @property
+    def per_positive(self) -> bool:
+        """Whether groups are of positives, so that their losses compare per positive."""
+        return self.background is not None and self.positives is not None
 
-def read_levels(run: Path) -> LevelTrace | None:
+    @cached_property
+    def compared(self) -> Floats:
+        """What compares groups, float64 [s, n]: the loss, or the loss per positive.
+
+        The loss per positive is a group's loss over its share of the step's positives, NaN where it
+        has none.
+        """
+        if not self.per_positive or self.positives is None:
+            return self.losses
+        total = self.positives.sum(1, keepdims=True)
+        found: Floats = np.divide(
+            self.losses * total,
+            self.positives,
+            out=np.full_like(self.losses, np.nan),
+            where=self.positives > 0,
+        )
+        return found
+
+    @cached_property
+    def shown(self) -> list[int]:
+        """Places of the groups that charts show."""
+        return chosen_groups(self.weights, self.positives)
+
+
+def read_groups(run: Path) -> GroupTrace | None:
     """Read a run's `trace.parquet`; None when there is none or it has no row."""
     path = run / "trace.parquet"
     if not path.is_file():
@@ -54,29 +87,31 @@ def read_levels(run: Path) -> LevelTrace | None:
     if not table.num_rows:
         return None
     names = table.column_names
-    levels = [name.partition("/")[2] for name in names if name.startswith("weight/")]
-    positives = [f"positives/{level}" for level in levels]
-    return LevelTrace(
-        levels=levels,
+    groups = group_names(names)
+    positives = [f"positives/{group}" for group in groups]
+    background = background_columns(names)
+    return GroupTrace(
+        groups=groups,
         steps=table["step"].to_numpy(),
         intervals=table["interval"].to_numpy(),
-        losses=np.stack([_level_loss(table, level) for level in levels], axis=1),
-        weights=_columns(table, [f"weight/{level}" for level in levels]),
+        losses=np.stack([group_losses(table, group) for group in groups], axis=1),
+        weights=_columns(table, [f"weight/{group}" for group in groups]),
         positives=_columns(table, positives) if set(positives) <= set(names) else None,
         drawn=table["action"].to_pylist() if "action" in names else None,
         probabilities={
-            name.partition("/")[2]: table[name].to_numpy().astype(np.float64)
+            name.removeprefix("probability/"): table[name].to_numpy().astype(np.float64)
             for name in names
             if name.startswith("probability/")
         },
+        background=sum_columns(table, background) if background else None,
     )
 
 
-def read_gradients(run: Path, levels: list[str]) -> tuple[Integers, Floats] | None:
+def read_gradients(run: Path, groups: list[str]) -> tuple[Integers, Floats] | None:
     """Read a run's `gradients.parquet`.
 
     Returns:
-        Steps, int64 [m], and inner products of the levels' gradients, float64 [m, n, n]; None when
+        Steps, int64 [m], and inner products of the groups' gradients, float64 [m, n, n]; None when
         there is no file or no row.
     """
     path = run / "gradients.parquet"
@@ -85,9 +120,9 @@ def read_gradients(run: Path, levels: list[str]) -> tuple[Integers, Floats] | No
     table = pq.read_table(path)
     if not table.num_rows:
         return None
-    gram = np.zeros((table.num_rows, len(levels), len(levels)))
-    for i, one in enumerate(levels):
-        for j, other in enumerate(levels[i:], i):
+    gram = np.zeros((table.num_rows, len(groups), len(groups)))
+    for i, one in enumerate(groups):
+        for j, other in enumerate(groups[i:], i):
             gram[:, i, j] = gram[:, j, i] = table[f"gram/{one}/{other}"].to_numpy()
     return table["step"].to_numpy(), gram
 
@@ -126,16 +161,46 @@ def smoothed(values: Floats, width: int) -> Floats:
     return np.stack(columns, axis=1)
 
 
-def interval_variance(trace: LevelTrace) -> Floats:
-    """Unbiased variance of each level's loss within each interval, float64 [intervals, n].
+def smoothed_loss(trace: GroupTrace, width: int) -> Floats:
+    """Moving average of what compares groups, float64 [s, n]; that per positive over positives."""
+    if not trace.per_positive or trace.positives is None:
+        return smoothed(trace.losses, width)
+    total = trace.positives.sum(1, keepdims=True)
+    counts = smoothed(np.where(np.isfinite(trace.losses), trace.positives, np.nan), width)
+    mean: Floats = np.divide(
+        smoothed(trace.losses * total, width),
+        counts,
+        out=np.full_like(counts, np.nan),
+        where=counts > 1e-9,
+    )
+    return mean
+
+
+def block_losses(trace: GroupTrace, starts: Integers) -> Floats:
+    """Mean of each block of what compares groups, float64 [blocks, n].
+
+    That per positive is a mean over positives, NaN for a block without any.
+    """
+    if not trace.per_positive or trace.positives is None:
+        return block_means(trace.losses, starts)
+    finite = np.isfinite(trace.compared)
+    counts = np.where(finite, trace.positives, 0.0)
+    total = np.add.reduceat(np.where(finite, trace.compared, 0.0) * counts, starts, axis=0)
+    count = np.add.reduceat(counts, starts, axis=0)
+    means: Floats = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    return means
+
+
+def interval_variance(trace: GroupTrace) -> Floats:
+    """Unbiased variance within each interval of what compares groups, float64 [intervals, n].
 
     NaN for intervals with fewer than two finite steps.
     """
-    starts = trace.starts
-    mean = block_means(trace.losses, starts)
+    starts, values = trace.starts, trace.compared
+    mean = block_means(values, starts)
     spans = np.diff([*starts, len(trace.steps)])
-    finite = np.isfinite(trace.losses)
-    off = np.where(finite, trace.losses - np.repeat(mean, spans, axis=0), 0.0)
+    finite = np.isfinite(values)
+    off = np.where(finite, values - np.repeat(mean, spans, axis=0), 0.0)
     count = np.add.reduceat(finite.astype(np.float64), starts, axis=0)
     squares = np.add.reduceat(off**2, starts, axis=0)
     variance: Floats = np.divide(
@@ -144,14 +209,5 @@ def interval_variance(trace: LevelTrace) -> Floats:
     return variance
 
 
-def _level_loss(table: pa.Table, level: str) -> Floats:
-    columns = [n for n in table.column_names if n.startswith("loss/") and n.endswith(f"/{level}")]
-    total = np.zeros(table.num_rows)
-    for name in columns:
-        total = total + table[name].to_numpy()
-    return total
-
-
 def _columns(table: pa.Table, names: list[str]) -> Floats:
-    stacked: Any = np.stack([table[name].to_numpy() for name in names], axis=1)
-    return np.asarray(stacked, np.float64)
+    return np.stack([table[name].to_numpy() for name in names], axis=1).astype(np.float64)

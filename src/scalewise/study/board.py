@@ -16,6 +16,7 @@ from rich.text import Text
 
 from scalewise.study.plan import Cell, Plan, cell_folder
 from scalewise.study.records import Record, read_metrics, read_record, run_seconds
+from scalewise.training.kinds import kind_of
 
 
 @dataclass
@@ -94,7 +95,9 @@ class Board:
 
     def table(self) -> Group:
         """AP so far per detector and scheme, what is running, what failed, and the time left."""
-        table = Table(title=f"{len(self.finished)} of {len(self.plan.cells)} runs done")
+        weighed = kind_of(self.plan.options.by).one
+        done = f"{len(self.finished)} of {len(self.plan.cells)} runs done"
+        table = Table(title=f"{done}, with a weight for each {weighed}")
         for name in ("detector", "scheme"):
             table.add_column(name)
         for name in ("done", "AP", "sd", "failed"):

@@ -16,7 +16,7 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from scalewise.default import SCHEME
+from scalewise.default import default_scheme
 from scalewise.errors import UsageError
 from scalewise.training.config import DetectorOptions, TrainConfig, check
 from scalewise.training.runs import RunError, write_text
@@ -29,13 +29,14 @@ class GridOptions:
     """Grid.
 
     Args:
-        schemes: Weighting schemes, comma-separated, as `scalewise train --scheme` takes them.
+        schemes: Weighting schemes, comma-separated, as `scalewise train --scheme` takes them;
+            "auto" is equal, the default and rlo.
         seeds: A number of seeds ("5" is 0 to 4), or the seeds ("3,7,9" or "100-104").
         detectors: Detectors, comma-separated. Default: what --detector names.
         baseline: Scheme that the others are compared with.
     """
 
-    schemes: str | list[str] = f"equal,{SCHEME},rlo"
+    schemes: str | list[str] = "auto"
     seeds: int | str | list[int] = 5
     detectors: str | list[str] | None = None
     baseline: str = "equal"
@@ -88,7 +89,8 @@ def make_plan(grid: GridOptions, options: TrainConfig) -> Plan:
 
     check(options)
     detectors = _words("--detectors", grid.detectors or [options.detector])
-    schemes = _words("--schemes", grid.schemes)
+    usual = f"equal,{default_scheme(options.by)},rlo"
+    schemes = _words("--schemes", usual if grid.schemes == "auto" else grid.schemes)
     seeds = _seeds(grid.seeds)
     known = get_args(get_type_hints(DetectorOptions)["detector"])
     for detector in detectors:
@@ -189,7 +191,8 @@ def load_plan(study: Path) -> Plan:
     try:
         values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
         grid = GridOptions(**{f.name: values.pop(f.name) for f in dataclasses.fields(GridOptions)})
-        return make_plan(grid, TrainConfig(**values))
+        # whole levels are all there was before "by" was an option
+        return make_plan(grid, TrainConfig(**{"by": "level"} | values))
     except (TypeError, KeyError, AttributeError, yaml.YAMLError, UsageError) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
 

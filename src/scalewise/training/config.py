@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from scalewise.default import SCHEME
+from scalewise.default import default_by, default_scheme
 from scalewise.errors import UsageError
 
 
@@ -75,20 +75,43 @@ class DetectorOptions:
 
 @dataclass(kw_only=True)
 class WeightingOptions:
-    """Loss weights of the levels.
+    """Loss weights.
 
     Args:
-        scheme: Weighting scheme: equal, avw, rlo, random, dwa, inverse, cov, uncertainty, permuted
-            or static.
-            Arguments follow a colon: "avw:signal=dispersion:temperature=2",
-            "rlo:actions=equal+avw+dwa:explore=0.2", "static:weights=1+1+1+0.5+0.5".
-        interval: Optimizer steps between two updates of the weights.
-        normalize: What the weights keep: the expected loss ("loss") or their mean ("mean").
+        by: What is weighed: the positives of objects by their class, their size, both, or the level
+            of the anchor, with the background left alone; or whole levels ("level"). "auto" is
+            class, or what a scheme's weights are given for.
+        scheme: Weighting scheme: "auto" for the default, or equal, avw, rlo, share, effective,
+            loss, static, a peer (random, dwa, inverse, cov, uncertainty) or a control (permuted).
+            Arguments follow a colon: "share:power=0.25",
+            "rlo:actions=equal+avw+share:explore=0.2". Weights by name:
+            "class:platelet=2", "size:small=1.5".
+        interval: Optimizer steps between two updates of the weights; "auto" is 100 for whole
+            levels, else a tenth of the steps so far, from 5 to 100.
+        normalize: What the weights keep: the mean loss ("loss"), their mean ("mean"), or their mean
+            over the positives ("positives"); with "lift" no group weighs less than 1. "auto" is
+            "loss" for whole levels, else "positives".
+        objective: What `rlo:reward=validation` is to raise, measured on the held-out part of the
+            training split (--holdout): AP, AP50, AP_small, ... or a class, "class:platelet".
+        size_edges: Sides in pixels of the original image that part small, medium and large: "coco"
+            (32,96), "thirds" of the training objects, or numbers separated by commas.
+        object_power: Each positive weighs 1 / (positives of its object) to this power: 0 leaves the
+            loss as it is, with 1 every object counts alike.
+        least_weight: Least weight of a group of positives, before the last scaling.
+        largest_weight: Largest weight of a group of positives, before the last scaling.
+        least_positives: Positives that a group must have had before its weight leaves 1.
     """
 
-    scheme: str = SCHEME
-    interval: int = 100
-    normalize: Literal["mean", "loss"] = "loss"
+    by: Literal["auto", "level", "level-positives", "size", "class", "size*class"] = "auto"
+    scheme: str = "auto"
+    interval: int | Literal["auto"] = "auto"
+    normalize: Literal["auto", "mean", "loss", "positives", "lift"] = "auto"
+    objective: str = "AP"
+    size_edges: str = "coco"
+    object_power: float = 0.0
+    least_weight: float = 0.25
+    largest_weight: float = 8.0
+    least_positives: float = 1.0
 
 
 @dataclass(kw_only=True)
@@ -143,8 +166,8 @@ class RunOptions:
         compile: Compile the detector's step with torch.compile.
         deterministic: Insist on deterministic kernels.
         log_every: Steps between two log records.
-        gradient_every: Steps between two measurements of each level's gradient, which take about
-            one more backward pass per level; 0 never measures.
+        gradient_every: Steps between two measurements of each group's gradient, which take about
+            one more backward pass per group; 0 never measures.
         checkpoint_every: Steps between two checkpoints within an epoch; 0 saves once an epoch.
         progress: Progress display; "auto" draws a bar on a terminal and plain lines elsewhere.
     """
@@ -169,10 +192,17 @@ class RunOptions:
 class TrainConfig(RunOptions, OptimizerOptions, WeightingOptions, DetectorOptions, DataOptions):
     """All options of a run; see the option groups that it is made of."""
 
+    def __post_init__(self) -> None:
+        """Put the defaults in place of "auto", so that records say what was done."""
+        if self.by == "auto":
+            self.by = default_by(self.scheme)  # type: ignore[assignment]
+        if self.scheme == "auto":
+            self.scheme = default_scheme(self.by)
+
 
 GROUPS = (DataOptions, DetectorOptions, WeightingOptions, OptimizerOptions, RunOptions)
 
-_POSITIVE = ("size", "batch_size", "width", "depth", "anchor_scale", "interval", "epochs",
+_POSITIVE = ("size", "batch_size", "width", "depth", "anchor_scale", "epochs",
              "val_every", "lr", "accumulate", "nodes", "log_every")  # fmt: skip
 _NOT_NEGATIVE = ("color_jitter", "backbone_lr", "weight_decay", "warmup", "clip_norm", "patience",
                  "checkpoint_every", "seed", "gradient_every")  # fmt: skip
@@ -198,6 +228,15 @@ def check(config: TrainConfig) -> None:
             raise UsageError(
                 f"--{name} must be at least 0 and below 1, got {getattr(config, name)}"
             )
+    if config.interval != "auto" and config.interval < 1:
+        raise UsageError(f"--interval must be above 0, or auto, got {config.interval}")
+    if not 0 <= config.object_power <= 1:
+        raise UsageError(f"--object_power must lie in 0..1, got {config.object_power}")
+    if not 0 <= config.least_weight <= 1 <= config.largest_weight:
+        raise UsageError(
+            f"--least_weight must lie in 0..1 and --largest_weight be 1 or more, got "
+            f"{config.least_weight} and {config.largest_weight}"
+        )
     if config.epochs % config.val_every:
         raise UsageError(
             f"--val_every {config.val_every} does not divide --epochs {config.epochs}, so the last "

@@ -23,13 +23,15 @@ from scalewise.errors import UserError
 from scalewise.training import runs
 from scalewise.training.average import MovingAverage
 from scalewise.training.config import TrainConfig, check
+from scalewise.training.grouping import count_objects, make_grouping
 from scalewise.training.module import DetectionModule
-from scalewise.training.picture import draw_levels
+from scalewise.training.picture import draw_groups
 from scalewise.training.progress import Bar, progress_callback
-from scalewise.training.recorder import LevelRecorder
+from scalewise.training.recorder import GroupRecorder
 from scalewise.training.runs import RunError
-from scalewise.training.schemes import build_balancer
+from scalewise.training.schemes import build_balancer, check_objective
 from scalewise.training.scoring import Scoring
+from scalewise.weighting import Grouping
 
 
 def train(config: TrainConfig) -> Path:
@@ -47,8 +49,8 @@ def train(config: TrainConfig) -> Path:
     check(config)
     training, validation = open_splits(config)
     L.seed_everything(config.seed, verbose=False)
-    detector = build_detector(config, len(training.classes), config.weights_backbone)
-    balancer = build_balancer(detector.num_levels, config)
+    module = build_module(config, training, config.weights_backbone)
+    detector = module.detector
     name = config.name or f"{config.detector}-{config.scheme.partition(':')[0]}"
     run = Path(config.out) / name
     if runs.is_main_process():  # the only one that writes to the folder
@@ -58,7 +60,7 @@ def train(config: TrainConfig) -> Path:
         runs.write_json(run / "environment.json", facts)
         print(f"run folder: {run}\n{detector.loaded}")
         print(training.describe(), validation.describe(), sep="\n", flush=True)
-    _fit(run, config, training, validation, DetectionModule(detector, balancer, config), None)
+    _fit(run, config, training, validation, module, None)
     return run
 
 
@@ -90,15 +92,30 @@ def resume(run: Path) -> Path:
             f"{len(training.classes)}; restore it, or start a new run"
         )
     L.seed_everything(config.seed, verbose=False)
-    detector = build_detector(config, len(training.classes), None)
-    balancer = build_balancer(detector.num_levels, config)
+    module = build_module(config, training, None)
     if runs.is_main_process():
         print(f"resuming {run} from {path}", flush=True)
-    _fit(run, config, training, validation, DetectionModule(detector, balancer, config), path)
+    _fit(run, config, training, validation, module, path)
     return run
 
 
-def build_detector(config: TrainConfig, classes: int, weights: str | None) -> DenseDetector:
+def build_module(config: TrainConfig, training: Split, weights: str | None) -> DetectionModule:
+    """The detector with its balancer.
+
+    Raises:
+        UserError: for options that cannot work.
+    """
+    grouping = make_grouping(config, training)
+    detector = build_detector(config, len(training.classes), weights, grouping)
+    objects = None if grouping is None else count_objects(grouping, training)
+    balancer = build_balancer(detector.group_names, config, objects)
+    check_objective(config, balancer, training.classes)
+    return DetectionModule(detector, balancer, config)
+
+
+def build_detector(
+    config: TrainConfig, classes: int, weights: str | None, grouping: Grouping | None = None
+) -> DenseDetector:
     """The detector that the options describe.
 
     Raises:
@@ -116,6 +133,8 @@ def build_detector(config: TrainConfig, classes: int, weights: str | None) -> De
             width=config.width,
             depth=config.depth,
             anchor_scale=config.anchor_scale,
+            grouping=grouping,
+            object_power=config.object_power,
         )
     except (ValueError, OSError, ImportError) as error:
         raise UserError(f"detector {config.detector} on {config.backbone}: {error}") from None
@@ -173,7 +192,7 @@ def _fit(
     checkpoint: Path | None,
 ) -> None:
     _quieten()
-    recorder = LevelRecorder(run, config.log_every)
+    recorder = GroupRecorder(run, config.log_every)
     scoring = Scoring(validation, run, recorder)
     progress = progress_callback(config.progress, recorder, scoring)
     torch.set_float32_matmul_precision("high")
@@ -217,7 +236,7 @@ def _fit(
         raise
     scoring.write(trainer, module, "finished")
     if trainer.is_global_zero:
-        draw_levels(run)
+        draw_groups(run)
 
 
 def _loaders(

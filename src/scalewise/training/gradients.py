@@ -1,4 +1,4 @@
-"""How the levels' gradients compare: measured now and then, at the cost of one backward a level."""
+"""How the groups' gradients compare: measured now and then, at the cost of one backward a group."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import torch
 from torch import Tensor
 
 
-def level_gram(level_losses: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """Inner products of the levels' gradients with respect to all parameters.
+def group_gram(losses: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """Inner products of the groups' gradients with respect to all parameters.
 
     Args:
-        level_losses: float [n], unweighted, with a graph; the graph is kept.
+        losses: float [n], unweighted, with a graph; the graph is kept.
         parameters: what the gradients are taken of.
 
     Returns:
         float32 [n, n], `G_ij = <dl_i/dp, dl_j/dp>`: the diagonal holds squared norms, and
-        `G_ij / sqrt(G_ii G_jj)` is the cosine between two levels.
+        `G_ij / sqrt(G_ii G_jj)` is the cosine between two groups.
     """
     rows = []
-    for loss in level_losses.unbind():
+    for loss in losses.unbind():
         parts = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         rows.append(
             torch.cat(
@@ -46,12 +46,12 @@ class GradientLog:
 
     Args:
         path: The file; rows from before `first_step` are read back from it and kept.
-        levels: Names of the levels.
+        groups: Names of the groups.
         first_step: The step at which recording begins.
     """
 
     path: Path
-    levels: Sequence[str]
+    groups: Sequence[str]
     first_step: int = 0
     _old: pa.Table | None = None
     _steps: list[int] = field(default_factory=list)
@@ -74,8 +74,8 @@ class GradientLog:
         if self._steps:
             grams = torch.stack(self._grams).cpu().numpy()  # [rows, n, n]
             columns: dict[str, object] = {"step": pa.array(self._steps, pa.int64())}
-            for i, one in enumerate(self.levels):
-                for j, other in enumerate(self.levels[i:], i):
+            for i, one in enumerate(self.groups):
+                for j, other in enumerate(self.groups[i:], i):
                     columns[f"gram/{one}/{other}"] = grams[:, i, j]
             tables.append(pa.table(columns))
         aside = self.path.with_name(f".{self.path.name}.{os.getpid()}")

@@ -13,13 +13,13 @@ from PIL import Image, ImageDraw, ImageFont
 from scalewise.data import DetectionDataset, make_loader, open_split
 from scalewise.data.split import ImageRecord, Objects, Split
 from scalewise.detectors import DenseDetector
+from scalewise.detectors.pyramid import level_names
 from scalewise.errors import UserError
 from scalewise.evaluation import ImageDetections, to_original
 from scalewise.training import runs
 from scalewise.training.config import TrainConfig
 from scalewise.training.fit import build_detector, loader_workers, open_splits
 from scalewise.training.picture import level_color
-from scalewise.training.recorder import level_names
 from scalewise.training.scoring import score
 
 
@@ -134,7 +134,7 @@ def predict(
     Raises:
         UserError: when there is no readable image.
     """
-    levels = level_names(run.detector.num_levels)
+    levels = list(level_names(run.detector.strides))
     split, unreadable = _split_of(images)
     if not split.records:
         raise UserError("no image could be read: " + ("; ".join(unreadable) or "none was named"))

@@ -14,22 +14,23 @@ from scalewise.data import EpochSampler
 from scalewise.detectors import DenseDetector
 from scalewise.detectors.batch import Batch, Detections
 from scalewise.training.config import TrainConfig
-from scalewise.training.gradients import level_gram
+from scalewise.training.gradients import group_gram
 from scalewise.weighting import LossBalancer
 
 
 class DetectionModule(L.LightningModule):
-    """One training step: losses per term and level, weighted by the balancer.
+    """One training step: losses per term and group, weighted by the balancer.
 
     Args:
         detector: A dense detector.
-        balancer: With as many levels as the detector.
+        balancer: Of the detector's groups.
         config: Options of the optimizer.
 
     Attributes:
-        losses: float [terms, levels], the last step's unweighted losses.
-        gram: float32 [levels, levels], inner products of the levels' gradients where the last step
-            measured them, else None.
+        losses: float [terms, n], the last step's unweighted losses of the groups; [terms, n + 1]
+            with the background's where positives are grouped.
+        gram: float32 [n, n], inner products of the groups' gradients where the last step measured
+            them, else None.
     """
 
     losses: Tensor
@@ -59,17 +60,17 @@ class DetectionModule(L.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Weighted loss of one batch."""
         terms: dict[str, Tensor] = self.detector(batch)
-        losses = torch.stack([terms[term] for term in self.detector.terms])  # [terms, n]
+        losses = torch.stack([terms[term] for term in self.detector.terms])
         self.losses = losses.detach()
-        level_losses = losses.sum(0)  # [n]
-        self.gram = self._measure(level_losses)
-        return self.balancer(level_losses, self.detector.positives)
+        groups = losses.sum(0)  # [n], or [n + 1] with the background
+        self.gram = self._measure(groups[: len(self.detector.group_names)])
+        return self.balancer(groups, self.detector.positives)
 
-    def _measure(self, level_losses: Tensor) -> Tensor | None:
+    def _measure(self, losses: Tensor) -> Tensor | None:
         every = self.config.gradient_every
         if not every or self.trainer.fit_loop.epoch_loop.total_batch_idx % every:
             return None
-        return level_gram(level_losses, [p for p in self.detector.parameters() if p.requires_grad])
+        return group_gram(losses, [p for p in self.detector.parameters() if p.requires_grad])
 
     def validation_step(self, batch: Batch, index: int) -> dict[str, Detections]:
         """Detections of one batch."""

@@ -9,34 +9,44 @@ import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 
-from scalewise.training.recorder import LevelRecorder
+from scalewise.training.recorder import GroupRecorder
 from scalewise.training.scoring import Scoring
 
+MOST_SHOWN = 6  # weights by name; of more groups only the least and the largest
 
-def progress_callback(kind: str, recorder: LevelRecorder, scoring: Scoring) -> Bar | Lines:
+
+def progress_callback(kind: str, recorder: GroupRecorder, scoring: Scoring) -> Bar | Lines:
     """The display for `--progress auto|bar|plain`."""
     console = Console()
     bar = kind == "bar" or (kind == "auto" and console.is_terminal and not console.is_dumb_terminal)
     return Bar(recorder, scoring) if bar else Lines(recorder, scoring)
 
 
-def describe(recorder: LevelRecorder, scoring: Scoring) -> dict[str, str]:
+def describe(recorder: GroupRecorder, scoring: Scoring) -> dict[str, str]:
     """What a user wants to see of a running training, as short texts."""
     latest = recorder.latest
     shown = {"loss": f"{latest['loss']:.3f}"} if latest else {}
     if scoring.history:
         shown["AP"] = f"{100 * scoring.history[-1]['AP']:.1f}"
     if latest:
-        shown["weights"] = " ".join(f"{w:.2f}" for w in latest["weights"])
+        shown["weights"] = _weights(latest["weights"])
         if latest["action"] is not None:
             shown["action"] = latest["action"]
     return shown
 
 
-class Bar(RichProgressBar):
-    """Lightning's rich bar with AP, the levels' weights and the current action."""
+def _weights(weights: dict[str, float]) -> str:
+    """All of them, or the least and the largest of many."""
+    if len(weights) <= MOST_SHOWN:
+        return " ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
+    least, largest = min(weights, key=weights.__getitem__), max(weights, key=weights.__getitem__)
+    return f"from {least} {weights[least]:.2f} to {largest} {weights[largest]:.2f}"
 
-    def __init__(self, recorder: LevelRecorder, scoring: Scoring) -> None:
+
+class Bar(RichProgressBar):
+    """Lightning's rich bar with AP, the groups' weights and the current action."""
+
+    def __init__(self, recorder: GroupRecorder, scoring: Scoring) -> None:
         super().__init__(leave=True)
         self._recorder, self._scoring = recorder, scoring
 
@@ -48,7 +58,7 @@ class Bar(RichProgressBar):
 class Lines(L.Callback):
     """Four lines an epoch, for logs and dumb terminals."""
 
-    def __init__(self, recorder: LevelRecorder, scoring: Scoring) -> None:
+    def __init__(self, recorder: GroupRecorder, scoring: Scoring) -> None:
         self._recorder, self._scoring = recorder, scoring
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

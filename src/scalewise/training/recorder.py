@@ -1,4 +1,4 @@
-"""Records what happens at each level, for the trace, the logs and the progress display."""
+"""Records what happens in each group, for the trace, the logs and the progress display."""
 
 from __future__ import annotations
 
@@ -12,16 +12,11 @@ import torch
 
 from scalewise.training.gradients import GradientLog
 from scalewise.training.module import DetectionModule
-from scalewise.training.trace import Interval, Trace
+from scalewise.training.trace import Interval, Trace, background_columns
 from scalewise.weighting import LossBalancer
 
 
-def level_names(count: int) -> list[str]:
-    """P3, P4, ...: the usual names of the levels, by the power of two of their stride."""
-    return [f"P{3 + level}" for level in range(count)]
-
-
-class LevelRecorder(L.Callback):
+class GroupRecorder(L.Callback):
     """Feeds the trace at every step and the loggers at every `every`-th.
 
     Args:
@@ -29,7 +24,8 @@ class LevelRecorder(L.Callback):
         every: Steps between two copies to the host.
 
     Attributes:
-        latest: Host values of the last copy: "loss", "weights", "action", "lr".
+        latest: Host values of the last copy: "loss" (unweighted, background included), "weights" by
+            group, "action", "lr".
         step_seconds: Mean wall time of this epoch's training steps, data loading included.
     """
 
@@ -49,16 +45,16 @@ class LevelRecorder(L.Callback):
         assert isinstance(pl_module, DetectionModule)
         self._interval = _snapshot(pl_module.balancer)
         if trainer.is_global_zero:
-            levels = level_names(pl_module.detector.num_levels)
+            groups = pl_module.detector.group_names
             self._trace = Trace(
                 self.run / "trace.parquet",
                 pl_module.detector.terms,
-                levels,
+                groups,
                 getattr(pl_module.balancer.scheme, "action_names", ()),
                 first_step=_steps_done(trainer),
             )
             self._gradients = GradientLog(
-                self.run / "gradients.parquet", levels, first_step=_steps_done(trainer)
+                self.run / "gradients.parquet", groups, first_step=_steps_done(trainer)
             )
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -136,11 +132,11 @@ class LevelRecorder(L.Callback):
             return
         values = _summary(table, self._trace)
         statistics = module.balancer.statistics
-        for level, variance in zip(self._trace.levels, statistics.variance.tolist(), strict=True):
-            values[f"variance/{level}"] = variance
+        for group, variance in zip(self._trace.groups, statistics.variance.tolist(), strict=True):
+            values[f"variance/{group}"] = variance
         self.latest = {
-            "loss": values["loss/total"],
-            "weights": [values[f"weight/{level}"] for level in self._trace.levels],
+            "loss": values["loss"],
+            "weights": {group: values[f"weight/{group}"] for group in self._trace.groups},
             "action": table["action"][-1].as_py() if self._trace.actions else None,
             "lr": values["lr"],
         }
@@ -168,12 +164,15 @@ def _summary(table: pa.Table, trace: Trace) -> dict[str, float]:
     """Means over the rows of `table` for losses, the last row for what is piecewise constant."""
     values = {"lr": table["lr"][-1].as_py()}
     total = 0.0
-    for level in trace.levels:
-        loss = sum(table[f"loss/{t}/{level}"].to_numpy().mean() for t in trace.terms)
-        values[f"loss/{level}"] = float(loss)
+    for group in trace.groups:
+        loss = sum(table[f"loss/{t}/{group}"].to_numpy().mean() for t in trace.terms)
+        values[f"loss/{group}"] = float(loss)
         total += float(loss)
-        values[f"weight/{level}"] = table[f"weight/{level}"][-1].as_py()
-    values["loss/total"] = total
+        values[f"weight/{group}"] = table[f"weight/{group}"][-1].as_py()
+    if rest := background_columns(table.column_names):
+        values["background"] = float(sum(table[name].to_numpy().mean() for name in rest))
+        total += values["background"]
+    values["loss"] = total
     for name in trace.actions:
         values[f"probability/{name}"] = table[f"probability/{name}"][-1].as_py()
     if trace.actions:

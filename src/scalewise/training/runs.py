@@ -3,12 +3,12 @@
 RUN/config.yaml         every option
 RUN/environment.json    versions, git state, seed, command, classes, data counts
 RUN/checkpoints/        best.ckpt, last.ckpt
-RUN/trace.parquet       every step's level losses, weights and action
-RUN/gradients.parquet   inner products of the levels' gradients, where they were measured
+RUN/trace.parquet       every step's losses of the groups, weights and action
+RUN/gradients.parquet   inner products of the groups' gradients, where they were measured
 RUN/metrics.json        status, AP of every epoch, times
 RUN/detections.parquet  what the last validation pass found
 RUN/matches.npz         its detections matched to the objects, once a comparison asked for it
-RUN/levels.png          the trace as a picture
+RUN/groups.png          the trace as a picture
 RUN/logs/               TensorBoard and CSV logs, one sub-folder an attempt
 """
 
@@ -93,7 +93,8 @@ def load_config(run: Path) -> TrainConfig:
     if not path.is_file():
         raise RunError(f"{run} is no run folder: it has no config.yaml")
     try:
-        return TrainConfig(**yaml.safe_load(path.read_text(encoding="utf-8")))
+        values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return TrainConfig(**{"by": "level"} | values)  # all there was before it was an option
     except (TypeError, yaml.YAMLError) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
 

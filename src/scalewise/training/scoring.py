@@ -15,7 +15,7 @@ from scalewise.data import Split
 from scalewise.detectors.batch import Batch
 from scalewise.evaluation import ImageDetections, coco_metrics, to_original, voc_metrics
 from scalewise.evaluation.stored import write_detections
-from scalewise.training.recorder import LevelRecorder, level_names
+from scalewise.training.recorder import GroupRecorder
 from scalewise.training.runs import write_json
 
 
@@ -40,7 +40,7 @@ class Scoring(L.Callback):
         history: One dict an epoch: "epoch", "seconds", "step_seconds" and the metrics.
     """
 
-    def __init__(self, split: Split, run: Path, recorder: LevelRecorder) -> None:
+    def __init__(self, split: Split, run: Path, recorder: GroupRecorder) -> None:
         self.split = split
         self.run = run
         self.recorder = recorder
@@ -75,6 +75,7 @@ class Scoring(L.Callback):
             )
         value = torch.tensor(metrics["AP"], dtype=torch.float32).nan_to_num()
         pl_module.log("AP", value, sync_dist=True)  # equal on all ranks; Lightning warns without
+        tell(pl_module, metrics)
         self.history.append(
             {
                 "epoch": trainer.current_epoch + 1,
@@ -95,9 +96,9 @@ class Scoring(L.Callback):
         if not trainer.is_global_zero:
             return
         balancer = pl_module.balancer
-        names = level_names(pl_module.detector.num_levels)
+        names = pl_module.detector.group_names
 
-        def by_level(values: torch.Tensor) -> dict[str, float]:
+        def by_group(values: torch.Tensor) -> dict[str, float]:
             return dict(zip(names, values.tolist(), strict=True))
 
         best = max(self.history, key=lambda e: -1 if math.isnan(e["AP"]) else e["AP"], default=None)
@@ -108,9 +109,9 @@ class Scoring(L.Callback):
                 "split": self.split.name,
                 "best": best,
                 "last": self.history[-1] if self.history else None,
-                "weights": by_level(balancer.weights),
-                "skipped_not_finite": by_level(balancer.skipped),
-                "skipped_outliers": by_level(balancer.outliers),
+                "weights": by_group(balancer.weights),
+                "skipped_not_finite": by_group(balancer.skipped),
+                "skipped_outliers": by_group(balancer.outliers),
                 "history": self.history,
             },
         )
@@ -122,6 +123,19 @@ class Scoring(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the history of the checkpoint that is resumed."""
         self.history = state_dict["history"]
+
+
+def tell(module: Any, metrics: dict[str, float]) -> None:
+    """Hand the objective to a policy that learns from validations."""
+    if getattr(module.balancer.scheme, "reward", None) == "validation":
+        value = metrics[objective_metric(module.config.objective)]
+        if not math.isnan(value):
+            module.balancer.reward(value)
+
+
+def objective_metric(words: str) -> str:
+    """The metric that `--objective` names: "class:cat" is "AP/cat"."""
+    return f"AP/{words[6:]}" if words.startswith("class:") else words
 
 
 def _gather(found: list[ImageDetections]) -> list[ImageDetections]:

@@ -1,13 +1,15 @@
-"""The trace: every step's level losses, with the weights and the action that were in force.
+"""The trace: every step's losses of the groups, with the weights and the action that were in force.
 
 Steps stay on the device until `flush`, so that recording costs one copy per `log_every` steps and
 never makes a step wait. One row a step:
 
     step, epoch, interval, lr,
-    loss/<term>/<level>, positives/<level>, weight/<level>, action, probability/<name>
+    loss/<term>/<group>, background/<term>, positives/<group>, weight/<group>,
+    action, probability/<name>
 
-What the recording loop does not know is left out: epoch and lr in `scalewise.record`,
-whose losses are not split into terms either and stand in loss/<level>.
+A group is a level, or the positives of one size or class; only where positives are grouped does
+the background stand apart. What the recording loop does not know is left out: epoch and lr in
+`scalewise.record`, whose losses are not split into terms either and stand in loss/<group>.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -48,7 +51,7 @@ class Trace:
     Args:
         path: Parquet file; rows from before `first_step` are read back from it and kept.
         terms: Names of the loss terms; ("",) for losses that are not split into terms.
-        levels: Names of the levels.
+        groups: Names of the groups.
         actions: Names of the policy's actions, empty without a policy.
         first_step: The step at which recording begins; later rows in `path` stem from an attempt
             that was interrupted after its last checkpoint, and are dropped.
@@ -56,7 +59,7 @@ class Trace:
 
     path: Path
     terms: Sequence[str]
-    levels: Sequence[str]
+    groups: Sequence[str]
     actions: Sequence[str] = ()
     first_step: int = 0
     _tables: list[pa.Table] = field(default_factory=list)
@@ -86,13 +89,16 @@ class Trace:
             step: Forward passes so far.
             epoch: Epochs finished.
             lr: Learning rate.
-            losses: float [terms, levels], unweighted; copied.
-            positives: float [levels], locations with an object to predict.
+            losses: float [terms, n], or [terms, n + 1] with the background's last; unweighted;
+                copied.
+            positives: float [n], locations with an object to predict.
             interval: What was in force during the step.
         """
         self._steps.append((step, epoch, lr))
-        rows = [losses] if positives is None else [losses, positives[None]]
-        self._values.append(torch.cat(rows))  # [terms, n] or [terms + 1, n]
+        rows = [losses]
+        if positives is not None:
+            rows.append(F.pad(positives, (0, losses.shape[1] - len(positives)))[None])
+        self._values.append(torch.cat(rows))  # [terms, columns] or [terms + 1, columns]
         self._intervals.append(interval)
 
     def flush(self) -> pa.Table | None:
@@ -116,13 +122,16 @@ class Trace:
             if known is None:
                 del columns[name]
         for t, term in enumerate(self.terms):
-            for n, level in enumerate(self.levels):
-                columns[f"loss/{term}/{level}" if term else f"loss/{level}"] = values[:, t, n]
+            for n, group in enumerate(self.groups):
+                columns[f"loss/{term}/{group}" if term else f"loss/{group}"] = values[:, t, n]
+        if values.shape[2] > len(self.groups):
+            for t, term in enumerate(self.terms):
+                columns[f"background/{term}" if term else "background"] = values[:, t, -1]
         if values.shape[1] > len(self.terms):
-            for n, level in enumerate(self.levels):
-                columns[f"positives/{level}"] = values[:, -1, n]
-        for n, level in enumerate(self.levels):
-            columns[f"weight/{level}"] = weights[:, n]
+            for n, group in enumerate(self.groups):
+                columns[f"positives/{group}"] = values[:, -1, n]
+        for n, group in enumerate(self.groups):
+            columns[f"weight/{group}"] = weights[:, n]
         if self.actions:
             drawn = torch.stack([i.action for i in distinct if i.action is not None]).tolist()
             names = [None if a < 0 else self.actions[a] for a in drawn]
@@ -150,3 +159,35 @@ class Trace:
 def read_trace(path: Path) -> pa.Table:
     """Read a trace written by `Trace.save`."""
     return pq.read_table(path)
+
+
+def group_names(columns: Sequence[str]) -> list[str]:
+    """Names of a trace's groups, in their order: what follows "weight/", whatever it is."""
+    return [name.removeprefix("weight/") for name in columns if name.startswith("weight/")]
+
+
+def loss_columns(columns: Sequence[str], groups: Sequence[str]) -> list[list[str]] | None:
+    """The columns of a trace that add up to the loss of each group.
+
+    A name may hold any character, "/" too; that of a term holds none.
+
+    Args:
+        columns: All of the trace's.
+        groups: Names of its groups.
+
+    Returns:
+        As many columns for each group; None where the losses are not those of the groups.
+    """
+    losses = {name for name in columns if name.startswith("loss/")}
+    if not losses:
+        return None
+    if losses == {f"loss/{group}" for group in groups}:
+        return [[f"loss/{group}"] for group in groups]
+    terms = list(dict.fromkeys(name.split("/")[1] for name in columns if name in losses))
+    found = [[f"loss/{term}/{group}" for term in terms] for group in groups]
+    return found if losses == {name for names in found for name in names} else None
+
+
+def background_columns(columns: Sequence[str]) -> list[str]:
+    """The columns that add up to the background's loss; none where it is in the groups."""
+    return [name for name in columns if name.partition("/")[0] == "background"]

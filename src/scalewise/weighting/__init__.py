@@ -1,13 +1,20 @@
-"""Loss weights for the levels of a detector: the balancer and its schemes."""
+"""Loss weights for the groups of a detector: the balancer and its schemes."""
 
 from scalewise.weighting.avw import AVW
 from scalewise.weighting.balancer import LossBalancer
-from scalewise.weighting.cov import CoV
-from scalewise.weighting.dwa import DWA
-from scalewise.weighting.inverse import InverseLoss
-from scalewise.weighting.levels import scale_gradients, split_levels
+from scalewise.weighting.groups import (
+    Grouping,
+    by_class,
+    by_level,
+    by_size,
+    product,
+    scale_gradients,
+    split_levels,
+    sum_groups,
+    weigh_positives,
+)
 from scalewise.weighting.moments import Moments
-from scalewise.weighting.permuted import Permuted
+from scalewise.weighting.peers import DWA, CoV, InverseLoss, Permuted, RandomWeights, Uncertainty
 from scalewise.weighting.rlo import RLO
 from scalewise.weighting.scheme import (
     LearnedScheme,
@@ -17,8 +24,8 @@ from scalewise.weighting.scheme import (
     scheme_class,
     scheme_names,
 )
-from scalewise.weighting.simple import Equal, RandomWeights, Static
-from scalewise.weighting.uncertainty import Uncertainty
+from scalewise.weighting.share import EffectiveNumber, LossProportional, Share
+from scalewise.weighting.simple import Equal, Given, Static
 from scalewise.weighting.words import scheme_from_words
 
 __all__ = [
@@ -26,21 +33,32 @@ __all__ = [
     "DWA",
     "RLO",
     "CoV",
+    "EffectiveNumber",
     "Equal",
+    "Given",
+    "Grouping",
     "InverseLoss",
     "LearnedScheme",
     "LossBalancer",
+    "LossProportional",
     "Moments",
     "Permuted",
     "RandomWeights",
     "Scheme",
     "SchemeLike",
+    "Share",
     "Static",
     "Uncertainty",
+    "by_class",
+    "by_level",
+    "by_size",
+    "product",
     "register",
     "scale_gradients",
     "scheme_class",
     "scheme_from_words",
     "scheme_names",
     "split_levels",
+    "sum_groups",
+    "weigh_positives",
 ]

@@ -1,4 +1,4 @@
-"""Adaptive variance weighting: weigh levels by how the variance of their loss behaves."""
+"""Adaptive variance weighting: weigh groups by how the variance of their loss behaves."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from scalewise.weighting.scheme import Scheme, register, softmax_weights
 
 
 def decline(current: Moments, previous: Moments) -> Tensor:
-    """`ln v(t-1) - ln v(t)`, float32 [n]: how fast a level's variance falls."""
+    """`ln v(t-1) - ln v(t)`, float32 [n]: how fast a group's variance falls."""
     return previous.variance.log() - current.variance.log()
 
 
 def dispersion(current: Moments, previous: Moments) -> Tensor:
-    """`ln(sqrt(v) / m)`, float32 [n]: relative unrest of a level."""
+    """`ln(sqrt(v) / m)`, float32 [n]: relative unrest of a group."""
     return (current.variance.sqrt() / current.mean).log()
 
 
 def magnitude(current: Moments, previous: Moments) -> Tensor:
-    """`ln v`, float32 [n]: absolute unrest of a level."""
+    """`ln v`, float32 [n]: absolute unrest of a group."""
     return current.variance.log()
 
 
@@ -36,24 +36,31 @@ SIGNALS: dict[str, Signal] = {
 
 @register("avw")
 class AVW(Scheme):
-    """Softmax of a smoothed variance signal, blended with equal weights.
+    """Softmax of a variance signal, blended with equal weights.
 
     The idea is the adaptive variance weighting of Luo et al. (arXiv 2108.04014); the rule is this
-    project's own: `z = momentum z + (1 - momentum) s`, `w = 1 + strength (n softmax(z /
-    temperature) - 1)`. A level whose signal is undefined (too few values, no variance) keeps its
-    `z`; a level that was never scored weighs exactly 1 and stays out of the softmax of the others.
-    So does a level while its share of the loss is below `min_share`: it cannot change the training,
-    but the logarithm of its variance would take the weight from those that can.
+    project's own: `w = 1 + strength (n softmax(z / temperature) - 1)`. A group that was never
+    scored weighs exactly 1 and stays out of the softmax of the others.
+
+    For whole levels the score s of an interval is smoothed, `z = momentum z + (1 - momentum) s`; a
+    level without a score keeps its `z`. While a level's share of the loss is below `min_share` it
+    weighs 1: it cannot change the training, but the logarithm of its variance would take the
+    weight from those that can. For groups of positives the score is that of the pooled moments,
+    which a group that is absent for some intervals has as well, and `z` is the last one.
 
     Args:
-        signal: "decline", "dispersion", "magnitude", or a function (current, previous) -> score
-            float32 [n], non-finite where a level has none. Higher score, higher weight.
-        temperature: above 0; the lower, the more one level takes. Unit of the score (nats).
-        strength: 0 to 1; every weight is at least `1 - strength`.
-        momentum: 0 to below 1, per interval.
+        signal: "decline", "dispersion", "magnitude", or a function (current, previous) ->
+            score float32 [n], non-finite where a group has none. Higher score, higher weight.
+            Default: "decline" for whole levels, "magnitude" for positives, which with the default
+            temperature gives weights in proportion to the standard deviation from step to step: it
+            is high where a group is rare, and where its objects differ in how well they are found.
+        temperature: above 0; the lower, the more one group takes. Unit of the score (nats).
+            Default: 1 for whole levels, 2 for positives.
+        strength: 0 to 1; every weight is at least `1 - strength`. Default: 0.5 for whole levels, 1
+            for positives.
+        momentum: 0 to below 1, per interval; for whole levels.
         invert: flip the sign of the score, to help the level that lags.
-        min_share: 0 to below 1, of the total loss.
-        per_positive: look at each level's loss over its share of the positives, not at the loss.
+        min_share: 0 to below 1, of the total loss; for whole levels.
 
     Raises:
         ValueError: an argument is out of range, or the signal is unknown.
@@ -64,23 +71,22 @@ class AVW(Scheme):
 
     def __init__(
         self,
-        signal: str | Signal = "decline",
-        temperature: float = 1.0,
-        strength: float = 0.5,
+        signal: str | Signal | None = None,
+        temperature: float | None = None,
+        strength: float | None = None,
         momentum: float = 0.9,
         invert: bool = False,
         min_share: float = 0.0,
-        per_positive: bool = False,
     ) -> None:
         super().__init__()
         if isinstance(signal, str) and signal not in SIGNALS:
             raise ValueError(f"unknown signal {signal!r}; known are {', '.join(SIGNALS)}")
-        if not temperature > 0:
+        if temperature is not None and not temperature > 0:
             raise ValueError(
                 f"temperature must be above 0, got {temperature}; "
                 "to favour low scores use invert=True instead of a negative temperature"
             )
-        if not 0 <= strength <= 1:
+        if strength is not None and not 0 <= strength <= 1:
             raise ValueError(
                 f"strength must lie in 0..1, got {strength}; above 1 weights could turn negative: "
                 "lower the temperature for sharper weights"
@@ -95,28 +101,37 @@ class AVW(Scheme):
         self.momentum = momentum
         self.invert = invert
         self.min_share = min_share
-        self.per_positive = per_positive
 
     @property
     def name(self) -> str:
-        """Such as "avw-decline" or "avw-decline-invert-per-positive"."""
-        signal = getattr(self.signal, "__name__", type(self.signal).__name__)
-        invert, share = "-invert" * self.invert, "-per-positive" * self.per_positive
-        return f"avw-{signal}{invert}{share}"
+        """Such as "avw-decline" or "avw-decline-invert"."""
+        signal = self.signal or (decline if self.by == "level" else magnitude)
+        label = getattr(signal, "__name__", type(signal).__name__)
+        return f"avw-{label}{'-invert' * self.invert}"
 
-    def build(self, num_levels: int, seed: int) -> None:
-        """Create the smoothed scores."""
-        self.register_buffer("z", torch.zeros(num_levels))
-        self.register_buffer("scored", torch.zeros(num_levels, dtype=torch.bool))
+    def build(self, num_groups: int, seed: int) -> None:
+        """Create the scores, and take the defaults that suit the groups."""
+        whole = self.by == "level"
+        self.signal = self.signal or (decline if whole else magnitude)
+        self.temperature = self.temperature or (1.0 if whole else 2.0)
+        self.strength = (0.5 if whole else 1.0) if self.strength is None else self.strength
+        self.register_buffer("z", torch.zeros(num_groups))
+        self.register_buffer("scored", torch.zeros(num_groups, dtype=torch.bool))
 
     def propose(self, current: Moments, previous: Moments) -> Tensor:
-        """Score the interval, smooth, and share out the weight; see the class."""
+        """Score the interval, and share out the weight; see the class."""
+        assert self.signal is not None
+        assert self.temperature is not None
+        assert self.strength is not None
         score = self.signal(self.view(current), self.view(previous))
         defined = is_finite(score)
         if self.invert:
             score = -score
-        smooth = torch.where(self.scored, self.z.lerp(score, 1 - self.momentum), score)
-        torch.where(defined, smooth, self.z, out=self.z)
+        if current.pooled is None:
+            score = torch.where(self.scored, self.z.lerp(score, 1 - self.momentum), score)
+        torch.where(defined, score, self.z, out=self.z)
         self.scored.logical_or_(defined)
-        live = self.scored & (current.mean >= self.min_share * current.mean.sum())
+        live = self.scored
+        if current.pooled is None:
+            live = live & (current.mean >= self.min_share * current.mean.sum())
         return 1 + self.strength * (softmax_weights(self.z / self.temperature, live) - 1)

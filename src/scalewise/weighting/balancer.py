@@ -1,43 +1,53 @@
-"""The module a training loop calls: weighs the level losses and keeps their statistics."""
+"""The module a training loop calls: weighs the losses of groups and keeps their statistics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from scalewise.default import SCHEME
-from scalewise.weighting.clock import Clock
+from scalewise.default import default_scheme
+from scalewise.weighting.clock import Clock, growing_interval
 from scalewise.weighting.guard import sift
 from scalewise.weighting.moments import (
+    POOLED,
+    ROWS,
     Moments,
     finish,
+    finish_pooled,
     is_finite,
     merge,
-    split,
+    pool,
     summarize,
-    summarize_per_positive,
+    summarize_positives,
 )
-from scalewise.weighting.parallel import Group, merge_ranks
+from scalewise.weighting.parallel import Ranks, merge_ranks
+from scalewise.weighting.rlo import RLO
 from scalewise.weighting.scheme import LearnedScheme, SchemeLike, attach
 from scalewise.weighting.words import as_scheme
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+CLIP = (0.25, 8.0)
+LEAST = 1.0
+MEMORY = 0.9
 # Steps recorded between two reductions, and the memory of the outlier guard. One reduction per
 # interval at the default of 100 steps; longer intervals are reduced in blocks, in the same memory.
 BLOCK = 128
 
 
 class LossBalancer(nn.Module):
-    """Weighs the losses of a detector's levels, and renews the weights once per interval.
+    """Weighs the losses of a detector's groups, and renews the weights once per interval.
 
-    Call it with the level losses on every training step and back-propagate what it returns. It is
-    differentiable with respect to the losses; the weights carry no gradient. In eval mode or with
-    gradients disabled it weighs, but records and changes nothing.
+    A group is a level with all that lies on it (`by="level"`), or the positives whose object has
+    one size, class, or level. Call it with the losses of the groups on every training step and
+    back-propagate what it returns. It is differentiable with respect to the losses; the weights
+    carry no gradient. In eval mode or with gradients disabled it weighs, but records and changes
+    nothing.
 
     Inside `torch.compile` or a CUDA graph the call only weighs and records; call `advance()` once
     after each call, outside and after the backward pass. In eager mode that is done already and
@@ -46,18 +56,30 @@ class LossBalancer(nn.Module):
     No step, interval ends included, moves a value from the device to the host.
 
     Args:
-        num_levels: number of levels n, at least 1.
+        groups: number n of groups, at least 1, or their names.
         scheme: words (see `scheme_from_words`), a `Scheme`, or a function (current, previous) ->
-            weights float32 [n] of two `Moments`.
-        interval: optimizer steps between two weight updates.
-        normalize: "loss" scales the weights by one factor so that the last interval's mean loss
-            stays what it was unweighted. "mean" keeps the mean weight at 1. Schemes with parameters
-            compute the total themselves and are not scaled.
+            weights float32 [n] of two `Moments`. Default: the one that suits `by`.
+        interval: optimizer steps between two weight updates. "auto" is 100 for whole levels; for
+            positives it is a tenth of the steps so far, at least 5 and at most 100, so that the
+            weights move early in a training of any length.
+        normalize: what the weights keep. "loss" scales them by one factor so that the mean loss
+            stays what it is unweighted; "mean" keeps the mean weight at 1; "positives" the mean
+            weight over the positives; "lift" lets no group of positives weigh less than 1, and
+            takes nothing from the others for it. "auto" is "loss" for whole levels, else
+            "positives".
+            Schemes with parameters or with given weights are not scaled.
         accumulate: calls per optimizer step; the weights never change between them.
         guard: steps whose total exceeds this many times the median of the last 128 are left out of
             the statistics (never out of the loss); None keeps all. Above 1.
         seed: of the schemes' random numbers.
         process_group: ranks whose statistics are merged; None is the default group.
+        by: "level" for whole levels; any other word says by what positives are grouped ("size",
+            "class", "level-positives"), and the balancer is then called with their numbers.
+        clip: least and largest weight of a group of positives, before the last scaling.
+        least: positives that a group must have had before its weight leaves 1.
+        memory: 0 to below 1; how much an interval counts in the pooled statistics of positives when
+            the next one has ended, relative to before.
+        objects: number of objects of each group in the training set, for schemes that ask for it.
 
     Attributes:
         weights: buffer float32 [n], the weights in force. Its storage never changes, its values do
@@ -65,6 +87,8 @@ class LossBalancer(nn.Module):
         rejected: buffer int64 scalar, proposals that were not finite, had a negative weight or only
             zeros; the weights then stayed as they were.
         scheme: the scheme.
+        num_groups: n.
+        names: of the groups; "level0" or "group0", ... where only their number was given.
 
     Raises:
         ValueError: an argument is out of range.
@@ -72,66 +96,104 @@ class LossBalancer(nn.Module):
     """
 
     weights: Tensor
+    padded: Tensor
     left_out: Tensor
     rejected: Tensor
     block: Tensor
     latest: Tensor
     running: Tensor
     finished: Tensor
+    pooled: Tensor
+    seen: Tensor
 
     if TYPE_CHECKING:
 
         def __call__(
-            self, level_losses: Tensor | Sequence[Tensor], positives: Tensor | None = None
+            self,
+            losses: Tensor | Sequence[Tensor],
+            positives: Tensor | None = None,
         ) -> Tensor:
             """See `forward`."""
 
     def __init__(
         self,
-        num_levels: int,
-        scheme: SchemeLike = SCHEME,
-        interval: int = 100,
-        normalize: Literal["mean", "loss"] = "loss",
+        groups: int | Sequence[str],
+        scheme: SchemeLike | None = None,
+        interval: int | Literal["auto"] = "auto",
+        normalize: Literal["auto", "mean", "loss", "positives", "lift"] = "auto",
         accumulate: int = 1,
         guard: float | None = 10.0,
         seed: int = 0,
         process_group: ProcessGroup | None = None,
+        *,
+        by: str = "level",
+        clip: tuple[float, float] = CLIP,
+        least: float = LEAST,
+        memory: float = MEMORY,
+        objects: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        kind = "level" if by == "level" else "group"
+        if isinstance(groups, int):
+            groups = [f"{kind}{i}" for i in range(groups)]
+        names = list(groups)
         for name, value in (
-            ("num_levels", num_levels),
-            ("interval", interval),
+            ("groups", len(names)),
+            ("interval", 1 if interval == "auto" else interval),
             ("accumulate", accumulate),
         ):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if normalize not in ("mean", "loss"):
-            raise ValueError(f"normalize must be 'mean' or 'loss', got {normalize!r}")
+        self.by = by
+        self._whole = by == "level"
+        known = ["auto", "mean", "loss", *([] if self._whole else ["positives", "lift"])]
+        if normalize not in known:
+            raise ValueError(
+                f"normalize must be one of {', '.join(map(repr, known))} by {by}, got {normalize!r}"
+            )
         if guard is not None and not guard > 1:
             raise ValueError(f"guard must be above 1, or None to keep all values; got {guard}")
-        self.scheme = as_scheme(scheme)
+        if not 0 <= clip[0] <= 1 <= clip[1]:
+            raise ValueError(f"clip must hold 1 and nothing below 0, got {clip}")
+        if not 0 <= memory < 1:
+            raise ValueError(f"memory must lie in 0..1 without 1, got {memory}")
+        if len(set(names)) < len(names):
+            raise ValueError(f"each group needs a name of its own, got {names}")
+        self.names = tuple(names)
+        self.num_groups = len(names)
+        self.scheme = as_scheme(default_scheme(by) if scheme is None else scheme)
         self._learned = isinstance(self.scheme, LearnedScheme)
-        self._per_positive = self.scheme.per_positive
-        attach(self.scheme, num_levels, seed)
-        self.num_levels = num_levels
-        self.interval = interval
-        self.normalize = normalize
+        if objects is not None and len(objects) != self.num_groups:
+            raise ValueError(f"{len(objects)} numbers of objects for {self.num_groups} groups")
+        attach(self.scheme, self.names, by, seed, None if objects is None else tuple(objects))
+        self.interval = 100 if interval == "auto" and self._whole else interval
+        self.normalize = (
+            normalize if normalize != "auto" else "loss" if self._whole else "positives"
+        )
         self.accumulate = accumulate
         self.guard = guard
-        self._group = Group(process_group)
+        self.clip = clip
+        self.least = least
+        self.memory = memory
+        self._ranks = Ranks(process_group)
         self._clock = Clock()
-        self._period = interval * accumulate
-        self._last_window = self._period - accumulate
         initial = self.scheme.initial()
-        self.register_buffer("weights", initial * (num_levels / initial.sum()))
-        self.register_buffer("left_out", torch.zeros(2, num_levels, dtype=torch.int64))
+        if not self.scheme.fixed:
+            initial = initial * (self.num_groups / initial.sum())
+        # One place more, for the background, whose weight is 1.
+        self.register_buffer("padded", torch.cat((initial, torch.ones(1))), persistent=False)
+        self.register_buffer("weights", self.padded[:-1])
+        self.register_buffer("left_out", torch.zeros(2, self.num_groups, dtype=torch.int64))
         self.register_buffer("rejected", torch.tensor(0))
-        # Losses and, for schemes that look at them, positives beside them.
-        width = 2 * num_levels if self._per_positive else num_levels
+        # Losses and, for groups of positives, the background's and the numbers of positives.
+        width = self.num_groups if self._whole else 2 * self.num_groups + 1
         self.register_buffer("block", torch.zeros(BLOCK, width))
         self.register_buffer("latest", torch.zeros(width))
-        self.register_buffer("running", torch.zeros(5, width))  # a partial
-        self.register_buffer("finished", torch.zeros(3, width))  # moments
+        self.register_buffer("running", torch.zeros(ROWS, self.num_groups))  # a partial
+        self.register_buffer("finished", torch.zeros(4, self.num_groups))  # moments
+        if not self._whole:
+            self.register_buffer("pooled", torch.zeros(POOLED, self.num_groups))
+            self.register_buffer("seen", torch.zeros(self.num_groups))
 
     @property
     def calls(self) -> int:
@@ -141,7 +203,7 @@ class LossBalancer(nn.Module):
     @property
     def last_losses(self) -> Tensor:
         """The unweighted losses of the last recorded call, float32 [n]; all 0 before the first."""
-        return self.block[(self.calls - 1) % BLOCK, : self.num_levels].clone()
+        return self.block[(self.calls - 1) % BLOCK, : self.num_groups].clone()
 
     @property
     def intervals(self) -> int:
@@ -151,8 +213,9 @@ class LossBalancer(nn.Module):
     @property
     def statistics(self) -> Moments:
         """Moments of the last finished interval; all 0 before the first. A copy, on the device."""
-        count, mean, variance = self.finished.clone().unbind(0)
-        return self._split(Moments(count, mean, variance))
+        if self._whole:
+            return Moments(*self.finished.clone())
+        return replace(Moments(*self.finished.clone()), pooled=finish_pooled(self.pooled.clone()))
 
     @property
     def skipped(self) -> Tensor:
@@ -164,44 +227,66 @@ class LossBalancer(nn.Module):
         """Values left out by the guard, over all ranks and finished intervals: int64 [n]."""
         return self.left_out[1]
 
-    def forward(
-        self, level_losses: Tensor | Sequence[Tensor], positives: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, losses: Tensor | Sequence[Tensor], positives: Tensor | None = None) -> Tensor:
         """Weigh the losses of one step.
 
         Args:
-            level_losses: floating [n], or n floating scalars. Their sum is the detector's own loss.
-            positives: [n], positive anchors or locations of each level in this step, on the losses'
-                device. Needed where `scheme.per_positive`, else not looked at.
+            losses: floating [n], or n floating scalars: the loss of each group, normalised as the
+                detector normalises it. For groups of positives also [n + 1]: the last is the loss
+                of the background and of all else that is in no group. Their sum is the detector's
+                own loss.
+            positives: [n], positive anchors or locations of each group in this step, on the losses'
+                device. Needed for groups of positives, else not looked at.
 
         Returns:
-            Scalar `sum_i w_i l_i`: float64 for float64 input, else float32, also under autocast.
+            Scalar `sum_i w_i l_i`, the background's weight 1: float64 for float64 input, else
+            float32, also under autocast.
 
         Raises:
             ValueError: the number or shape of the losses or positives does not fit, they are on
-                another device, or the scheme needs positives and none are given.
+                another device, or positives are missing.
         """
-        levels = level_losses if isinstance(level_losses, Tensor) else self._stack(level_losses)
+        groups = losses if isinstance(losses, Tensor) else self._stack(losses)
         weights = cast(Tensor, self._buffers["weights"])  # Module.__getattr__ is slow
-        if levels.shape != weights.shape or levels.device != weights.device:
-            raise self._misfit(levels)
+        if groups.shape != weights.shape or groups.device != weights.device:
+            weights = self._with_background(groups, weights)
         recording = self.training and torch.is_grad_enabled()
         if torch.compiler.is_compiling() or (
-            levels.is_cuda and torch.cuda.is_current_stream_capturing()
+            groups.is_cuda and torch.cuda.is_current_stream_capturing()
         ):
             if recording:
-                self.latest.copy_(self._row(levels, positives))
-            return self._total(levels, weights.clone())
+                self.latest.copy_(self._row(groups, positives))
+            return self._total(groups, weights.clone())
         if not recording:
-            return self._total(levels, weights)
+            return self._total(groups, weights)
         clock = self._clock
-        if clock.phase >= self._last_window:
+        if clock.phase + self.accumulate >= (clock.period or self._set_period(clock)):
             # The update may come before this window's backward, which still needs today's weights.
             weights = weights.clone()
-        total = self._total(levels, weights)
-        self._record(self._row(levels, positives))
+        total = self._total(groups, weights)
+        self._record(self._row(groups, positives))
         clock.advanced = True
         return total
+
+    def _with_background(self, groups: Tensor, weights: Tensor) -> Tensor:
+        """The weights for losses [n + 1].
+
+        Raises:
+            ValueError: the losses are of another shape or on another device.
+        """
+        padded = cast(Tensor, self._buffers["padded"])
+        if self._whole or groups.shape != padded.shape or groups.device != padded.device:
+            raise self._misfit(groups)
+        if weights._base is not padded:  # replaced, by a load with assign=True
+            self._join()
+            padded = self.padded
+        return padded
+
+    def _join(self) -> None:
+        """Make the weights a part of the padded ones again."""
+        weights = self.weights
+        self.padded = torch.cat((weights, weights.new_ones(1)))
+        self._buffers["weights"] = self.padded[:-1]
 
     def advance(self) -> None:
         """Count a call made inside a compiled function or a CUDA graph.
@@ -218,32 +303,65 @@ class LossBalancer(nn.Module):
             return
         self._record(self.latest)
 
-    def _total(self, levels: Tensor, weights: Tensor) -> Tensor:
-        if levels.dtype is not torch.float32:
-            # bf16 would round a weight of 1.003 to 1.
-            levels = levels if levels.dtype is torch.float64 else levels.float()
-            weights = weights.to(levels.dtype)
-        if self._learned:
-            return cast(LearnedScheme, self.scheme).weigh(levels)
-        return torch.dot(weights, levels)
+    def reward(self, value: float | Tensor) -> None:
+        """Tell a policy what its weights have led to: a number that the training is to raise.
 
-    def _row(self, levels: Tensor, positives: Tensor | None) -> Tensor:
-        """What is recorded of a step: [n], or [2n] with the positives behind the losses."""
-        if not self._per_positive:
-            return levels.detach()
+        Such as AP on images kept out of training, after each validation; `RLO(reward="validation")`
+        learns from its rise. Never hand over figures of the split that is reported in the end.
+
+        Args:
+            value: floating scalar.
+
+        Raises:
+            ValueError: the scheme learns from no such number.
+        """
+        scheme = self.scheme
+        if not isinstance(scheme, RLO) or scheme.reward != "validation":
+            raise ValueError(
+                f"scheme {scheme.name} learns from no reward; use 'rlo:reward=validation'"
+            )
+        scheme.hear(torch.as_tensor(value, dtype=torch.float32, device=self.weights.device))
+
+    def _total(self, groups: Tensor, weights: Tensor) -> Tensor:
+        if groups.dtype is not torch.float32:
+            # bf16 would round a weight of 1.003 to 1.
+            groups = groups if groups.dtype is torch.float64 else groups.float()
+            weights = weights.to(groups.dtype)
+        if self._learned:
+            scheme = cast(LearnedScheme, self.scheme)
+            if self._whole:
+                return scheme.weigh(groups)
+            return scheme.weigh(groups[: self.num_groups]) + groups[self.num_groups :].sum()
+        return torch.dot(weights, groups)
+
+    def _row(self, groups: Tensor, positives: Tensor | None) -> Tensor:
+        """What is recorded of a step: [n], or [2n + 1] with the background and the positives."""
+        if self._whole:
+            return groups.detach()
         if positives is None:
             raise ValueError(
-                f"scheme {self.scheme.name!r} looks at losses per positive: call the balancer with "
-                "the number of positives of each level as well, balancer(losses, positives), or "
-                "make the scheme without per_positive"
+                f"by {self.by} the balancer weighs positives: call it with the number of positives "
+                "of each group as well, balancer(losses, positives)"
             )
-        if positives.shape != levels.shape or positives.device != levels.device:
+        if positives.shape != (self.num_groups,) or positives.device != groups.device:
             raise ValueError(
-                f"the positives are of shape {tuple(positives.shape)} on {positives.device}, the "
-                f"losses of shape {tuple(levels.shape)} on {levels.device}; pass one number for "
-                "each level, on the device of the losses"
+                f"the positives are of shape {tuple(positives.shape)} on {positives.device}, for "
+                f"{self.num_groups} groups with losses on {groups.device}; pass one number for "
+                "each group, on the device of the losses"
             )
-        return torch.cat((levels.detach().float(), positives.detach().float()))
+        losses = groups.detach()
+        if losses.dtype is not torch.float32 or positives.dtype is not torch.float32:
+            losses, positives = losses.float(), positives.float()
+        if len(losses) == self.num_groups:
+            losses = torch.cat((losses, losses.new_zeros(1)))
+        return torch.cat((losses, positives.detach()))
+
+    def _set_period(self, clock: Clock) -> int:
+        """Calls in the interval that goes on now, from the steps before it."""
+        begun = (clock.calls - clock.phase) // self.accumulate
+        steps = growing_interval(begun) if self.interval == "auto" else self.interval
+        clock.period = steps * self.accumulate
+        return clock.period
 
     def _record(self, row: Tensor) -> None:
         """Store one step, and end the block or the interval when it is due."""
@@ -254,10 +372,11 @@ class LossBalancer(nn.Module):
         clock.rows[clock.calls % BLOCK].copy_(row)
         clock.calls += 1
         clock.phase = phase = clock.phase + 1
-        if phase >= self._period:
+        if phase >= (clock.period or self._set_period(clock)):
             self._reduce(clock)
             self._renew()
             clock.phase = 0
+            clock.period = 0
             clock.intervals += 1
         elif phase % BLOCK == 0:
             self._reduce(clock)
@@ -266,15 +385,14 @@ class LossBalancer(nn.Module):
     def _reduce(self, clock: Clock) -> None:
         """Merge the rows recorded since the last reduction into the running interval."""
         fresh = (clock.phase - 1) % BLOCK + 1
-        recent = self.block.roll(-(clock.calls % BLOCK), 0)  # [B, n] or [B, 2n], oldest first
-        losses = recent[:, : self.num_levels]
+        recent = self.block.roll(-(clock.calls % BLOCK), 0)  # [B, n] or [B, 2n + 1], oldest first
+        losses = recent[:, : self.num_groups]
         sifted = sift(losses[-min(clock.calls, BLOCK) :], fresh, self.guard)
-        partial = summarize(sifted.values, sifted.finite, sifted.outlier)
-        if self._per_positive:
-            keep = sifted.finite ^ sifted.outlier
-            positives = recent[-fresh:, self.num_levels :]
-            shared = summarize_per_positive(sifted.values, positives, keep)
-            partial = torch.cat((partial, shared), 1)
+        if self._whole:
+            partial = summarize(sifted.values, sifted.finite, sifted.outlier)
+        else:
+            positives = recent[-fresh:, self.num_groups + 1 :]
+            partial = summarize_positives(sifted.values, positives, sifted.finite, sifted.outlier)
         if clock.phase > BLOCK:
             partial = merge(torch.stack((self.running, partial)))
         self.running.copy_(partial)
@@ -282,26 +400,31 @@ class LossBalancer(nn.Module):
     @torch.no_grad()
     def _renew(self) -> None:
         """End the interval: merge the ranks, ask the scheme, set the weights."""
-        partial = merge_ranks(self.running, self._group)
-        finished = finish(partial)
-        current = self._split(finished)
-        self.left_out.add_(partial[3:, : self.num_levels].to(torch.int64))
-        proposal = self.scheme.propose(current, self.statistics)
+        partial = merge_ranks(self.running, self._ranks)
+        current = finish(partial[0], partial[1], partial[2], partial[5])
+        self.left_out.add_(partial[3:5].to(torch.int64))
+        before = self.statistics
+        if not self._whole:
+            self.pooled.copy_(pool(self.pooled, partial, self.memory))
+            self.seen.add_(partial[5])
+            current = replace(current, pooled=finish_pooled(self.pooled))
+        proposal = self.scheme.propose(current, before)
         if proposal.shape != self.weights.shape:
             raise ValueError(
                 f"scheme {self.scheme.name!r} proposed weights of shape {tuple(proposal.shape)} "
-                f"for {self.num_levels} levels; return a tensor of shape ({self.num_levels},)"
+                f"for {self.num_groups} groups; return a tensor of shape ({self.num_groups},)"
             )
-        if self._learned:
+        if self._learned or self.scheme.fixed:
             self.weights.copy_(proposal)
+        elif self._whole:
+            self._set_level_weights(proposal, current)
         else:
-            self._set_weights(proposal, current)
-        self.finished.copy_(torch.stack((finished.count, finished.mean, finished.variance)))
+            self._set_positive_weights(proposal, current.pooled or current)
+        self.finished.copy_(
+            torch.stack((current.count, current.mean, current.variance, partial[5]))
+        )
 
-    def _split(self, moments: Moments) -> Moments:
-        return split(moments, self.num_levels) if self._per_positive else moments
-
-    def _set_weights(self, proposal: Tensor, current: Moments) -> None:
+    def _set_level_weights(self, proposal: Tensor, current: Moments) -> None:
         mean = proposal.mean()
         weights = proposal / mean
         sound = (weights >= 0).all() & (mean > 0)  # also False for NaN and infinity
@@ -313,33 +436,58 @@ class LossBalancer(nn.Module):
         torch.where(sound, weights, self.weights, out=self.weights)
         self.rejected += ~sound
 
+    def _set_positive_weights(self, proposal: Tensor, pooled: Moments) -> None:
+        """Scale, clip and scale again over the groups that count; the others weigh 1."""
+        assert pooled.positives is not None
+        live = (pooled.positives > 0) & (self.seen >= self.least)  # [n]
+        kept = {
+            "positives": pooled.positives,
+            "lift": pooled.positives,
+            "loss": pooled.positives * pooled.mean,
+            "mean": torch.ones_like(proposal),
+        }[self.normalize]
+        kept = torch.where(live, kept, 0.0)
+
+        def scaled(weights: Tensor) -> Tensor:
+            factor = kept.sum() / (kept * weights).sum()
+            return weights * torch.where(is_finite(factor) & (factor > 0), factor, 1.0)
+
+        among = torch.where(live, proposal, 0.0)
+        sound = (among >= 0).all() & is_finite(proposal).all()
+        sound = sound & ((among.sum() > 0) | ~live.any())
+        weights = scaled(proposal).clamp(*self.clip)
+        weights = weights.clamp(min=1.0) if self.normalize == "lift" else scaled(weights)
+        weights = torch.where(live, weights, 1.0)
+        torch.where(sound & is_finite(weights).all(), weights, self.weights, out=self.weights)
+        self.rejected += ~sound
+
     def _stack(self, losses: Sequence[Tensor]) -> Tensor:
         losses = list(losses)
-        if len(losses) != self.num_levels:
+        if len(losses) != self.num_groups:
             raise self._mismatch(f"{len(losses)} losses")
-        for level, loss in enumerate(losses):
+        for group, loss in enumerate(losses):
             if not isinstance(loss, Tensor) or loss.dim() != 0:
                 what = (
                     f"a tensor of shape {tuple(loss.shape)}"
                     if isinstance(loss, Tensor)
                     else f"a {type(loss).__name__}"
                 )
-                raise ValueError(f"the loss of level {level} is {what}; pass a scalar tensor each")
+                raise ValueError(f"the loss of group {group} is {what}; pass a scalar tensor each")
         return torch.stack(losses)
 
-    def _misfit(self, levels: Tensor) -> ValueError:
-        if levels.shape != self.weights.shape:
-            return self._mismatch(f"a tensor of shape {tuple(levels.shape)}")
+    def _misfit(self, groups: Tensor) -> ValueError:
+        if groups.shape != self.weights.shape:
+            return self._mismatch(f"a tensor of shape {tuple(groups.shape)}")
         return ValueError(
-            f"the losses are on {levels.device}, the balancer on {self.weights.device}; "
-            f"move it: balancer.to({str(levels.device)!r})"
+            f"the losses are on {groups.device}, the balancer on {self.weights.device}; "
+            f"move it: balancer.to({str(groups.device)!r})"
         )
 
     def _mismatch(self, got: str) -> ValueError:
         return ValueError(
-            f"this balancer has num_levels={self.num_levels} but got {got}; pass a tensor of shape "
-            f"({self.num_levels},) or {self.num_levels} scalars, or make the balancer with the "
-            "model's number of levels"
+            f"this balancer has {self.num_groups} groups but got {got}; pass a tensor of shape "
+            f"({self.num_groups},) or {self.num_groups} scalars, or make the balancer with the "
+            "model's number of groups"
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LossBalancer:
@@ -350,13 +498,18 @@ class LossBalancer(nn.Module):
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
         cast(Callable[..., Any], super()._apply)(move, recurse)
+        self._join()
         return self
 
     def get_extra_state(self) -> Tensor:
-        """Host counters and the scheme's name as int64, for `state_dict`."""
+        """Host counters, and the scheme and the kind of groups, as int64, for `state_dict`."""
         clock = self._clock
-        header = [self.num_levels, clock.calls, clock.phase, clock.intervals]
-        return torch.tensor(header + list(self.scheme.name.encode()), device="cpu")
+        header = [self.num_groups, clock.calls, clock.phase, clock.intervals]
+        return torch.tensor(header + list(self._label.encode()), device="cpu")
+
+    @property
+    def _label(self) -> str:
+        return self.scheme.name if self._whole else f"{self.scheme.name} by {self.by}"
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restore what `get_extra_state` returned."""
@@ -366,15 +519,15 @@ class LossBalancer(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Refuse a state of another scheme or number of levels before anything is overwritten."""
+        """Refuse a state of another scheme or other groups before anything is overwritten."""
         saved = state_dict.get(f"{prefix}_extra_state")
         if saved is not None:
             codes = cast(list[int], saved.tolist())
-            name = bytes(codes[4:]).decode()
-            if codes[0] != self.num_levels or name != self.scheme.name:
+            label = bytes(codes[4:]).decode()
+            if codes[0] != self.num_groups or label != self._label:
                 raise ValueError(
-                    f"the saved balancer has {codes[0]} levels and scheme {name!r}, this one "
-                    f"{self.num_levels} levels and scheme {self.scheme.name!r}; "
+                    f"the saved balancer has {codes[0]} groups and scheme {label!r}, this one "
+                    f"{self.num_groups} groups and scheme {self._label!r}; "
                     "make it with the saved settings, or start without its state"
                 )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

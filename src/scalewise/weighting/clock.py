@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
+SHORTEST, LONGEST = 5, 100  # steps of an interval that grows
+GROWTH = 0.1  # of the steps so far
+
+
+def growing_interval(steps: int) -> int:
+    """Length of the interval that begins after `steps` optimizer steps: a tenth of them.
+
+    At least 5, so that the weights move within the first steps of any training, and at most 100.
+    """
+    return min(LONGEST, max(SHORTEST, int(GROWTH * steps)))
+
 
 class Clock:
     """Counts calls, and knows which row of the block is next.
@@ -18,9 +29,10 @@ class Clock:
         advanced: whether the last eager forward already counted itself.
         block: the tensor that `rows` are views of.
         rows: its rows, cached because making a view costs more than writing through it.
+        period: calls in the current interval; 0 until the balancer has set it.
     """
 
-    __slots__ = ("advanced", "block", "calls", "intervals", "phase", "rows")
+    __slots__ = ("advanced", "block", "calls", "intervals", "period", "phase", "rows")
 
     def __init__(self, calls: int = 0, phase: int = 0, intervals: int = 0) -> None:
         self.calls = calls
@@ -29,6 +41,7 @@ class Clock:
         self.advanced = False
         self.block: Tensor | None = None
         self.rows: tuple[Tensor, ...] = ()
+        self.period = 0
 
     def __reduce__(self) -> tuple[type[Clock], tuple[int, int, int]]:
         return Clock, (self.calls, self.phase, self.intervals)

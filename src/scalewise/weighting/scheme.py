@@ -25,42 +25,39 @@ class Scheme(nn.Module, ABC):
     A scheme object serves one balancer; a second one is refused.
 
     Attributes:
-        num_levels: number of levels n; 0 until a balancer has it.
-        per_positive: whether it looks at `Moments.per_positive`, for which the balancer must be
-            given the positives of each level. `view` then takes them from the moments.
+        num_groups: number of groups n; 0 until a balancer has it.
+        names: of the groups.
+        by: what they are groups by: "level" for whole levels, else groups of positives.
+        objects: number of objects of each group in the training set, where the balancer knows it.
+        fixed: whether its weights are used as they are, not scaled to keep the loss's size.
     """
 
-    num_levels: int = 0
-    per_positive: bool = False
+    num_groups: int = 0
+    names: tuple[str, ...] = ()
+    by: str = "level"
+    objects: tuple[float, ...] | None = None
+    fixed: bool = False
 
     @property
     def name(self) -> str:
         """Short label, used in logs and to check that a saved state belongs to this scheme."""
         return _registered_name(type(self)) or type(self).__name__.lower()
 
-    def build(self, num_levels: int, seed: int) -> None:
+    def build(self, num_groups: int, seed: int) -> None:
         """Create the state; called once, by the balancer.
 
         Args:
-            num_levels: number of levels n.
+            num_groups: number of groups n.
             seed: an integer that no other scheme of this balancer was given.
         """
 
     def initial(self) -> Tensor:
         """Weights float32 [n] before any interval has ended."""
-        return torch.ones(self.num_levels)
+        return torch.ones(self.num_groups)
 
     def view(self, moments: Moments) -> Moments:
-        """The moments that the scheme looks at: of the losses, or of the losses per positive.
-
-        Raises:
-            ValueError: it wants those per positive, and there are none.
-        """
-        if not self.per_positive:
-            return moments
-        if moments.per_positive is None:
-            raise ValueError(f"{self.name} needs moments per positive, and these have none")
-        return moments.per_positive
+        """The moments to judge by: those of the interval, or the pooled ones of positives."""
+        return moments.pooled or moments
 
     @abstractmethod
     def propose(self, current: Moments, previous: Moments) -> Tensor:
@@ -82,11 +79,11 @@ class LearnedScheme(Scheme):
     """
 
     @abstractmethod
-    def weigh(self, levels: Tensor) -> Tensor:
-        """The total loss, differentiable with respect to the levels and the parameters.
+    def weigh(self, losses: Tensor) -> Tensor:
+        """The total loss, differentiable with respect to the losses and the parameters.
 
         Args:
-            levels: float32 or float64 [n].
+            losses: float32 or float64 [n].
 
         Returns:
             Scalar of the same dtype.
@@ -138,23 +135,29 @@ def scheme_class(name: str) -> type[Scheme]:
     return _BY_NAME[name]
 
 
-def attach(scheme: Scheme, num_levels: int, seed: int) -> None:
-    """Give a scheme its number of levels and its state.
+def attach(
+    scheme: Scheme,
+    names: tuple[str, ...],
+    by: str,
+    seed: int,
+    objects: tuple[float, ...] | None = None,
+) -> None:
+    """Give a scheme its groups and its state.
 
     Raises:
         ValueError: it has them already; two owners would overwrite each other's state.
     """
-    if scheme.num_levels:
+    if scheme.num_groups:
         raise ValueError(
             f"this {type(scheme).__name__} already serves a balancer or an action; "
             "make a new one for each"
         )
-    scheme.num_levels = num_levels
-    scheme.build(num_levels, seed)
+    scheme.num_groups, scheme.names, scheme.by, scheme.objects = len(names), names, by, objects
+    scheme.build(len(names), seed)
 
 
 def softmax_weights(scores: Tensor, live: Tensor) -> Tensor:
-    """Softmax over the live levels, times their number; exactly 1 for the others.
+    """Softmax over the live groups, times their number; exactly 1 for the others.
 
     Args:
         scores: float32 [n]; ignored, and free to be non-finite, where not live.
@@ -169,7 +172,7 @@ def softmax_weights(scores: Tensor, live: Tensor) -> Tensor:
 
 
 def proportional_weights(scores: Tensor, live: Tensor) -> Tensor:
-    """Weights in proportion to non-negative scores among the live levels; 1 for the others.
+    """Weights in proportion to non-negative scores among the live groups; 1 for the others.
 
     Args:
         scores: float32 [n]; ignored, and free to be non-finite, where not live.

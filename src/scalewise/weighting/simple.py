@@ -1,20 +1,20 @@
-"""Schemes that do not look at the losses."""
+"""Schemes that do not look at the losses: equal, static and given weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from scalewise.weighting.moments import Moments
-from scalewise.weighting.random import CounterRandom
 from scalewise.weighting.scheme import Scheme, register
 
 
 @register("equal")
 class Equal(Scheme):
-    """Every level weighs 1: the detector's own loss."""
+    """Every group weighs 1: the detector's own loss."""
 
     def propose(self, current: Moments, previous: Moments) -> Tensor:
         """Return ones."""
@@ -26,10 +26,10 @@ class Static(Scheme):
     """Given weights from the first step on; only their ratios matter, the mean is made 1.
 
     Args:
-        weights: one per level, finite, at least 0 and not all 0.
+        weights: one per group, finite, at least 0 and not all 0.
 
     Raises:
-        ValueError: the weights are unusable, or their number is not that of the levels.
+        ValueError: the weights are unusable, or their number is not that of the groups.
     """
 
     given: Tensor
@@ -45,11 +45,11 @@ class Static(Scheme):
             )
         self.register_buffer("given", given / given.mean())
 
-    def build(self, num_levels: int, seed: int) -> None:
+    def build(self, num_groups: int, seed: int) -> None:
         """Check the number of weights."""
-        if len(self.given) != num_levels:
+        if len(self.given) != num_groups:
             raise ValueError(
-                f"{len(self.given)} static weights for {num_levels} levels; give one per level"
+                f"{len(self.given)} static weights for {num_groups} groups; give one per group"
             )
 
     def initial(self) -> Tensor:
@@ -61,17 +61,49 @@ class Static(Scheme):
         return self.given
 
 
-@register("random")
-class RandomWeights(Scheme):
-    """Softmax of standard normal draws, new in every interval (Lin et al., 2021: RLW).
+class Given(Scheme):
+    """Weights that are named: `class:platelet=2` doubles the loss of that class's positives.
 
-    With `interval=1` this is the published rule, which draws on every step.
+    They are used as they are; groups that are not named weigh 1.
+
+    Args:
+        by: what the groups are by.
+        weights: finite and at least 0, by the group's name.
+
+    Raises:
+        ValueError: a weight is unusable, or the balancer has no group of that name or other groups.
     """
 
-    def build(self, num_levels: int, seed: int) -> None:
-        """Create the generator."""
-        self.random = CounterRandom(seed)
+    fixed = True
+    given: Tensor
+
+    def __init__(self, by: str, weights: Mapping[str, float]) -> None:
+        super().__init__()
+        for name, weight in weights.items():
+            if not (isinstance(weight, float | int) and 0 <= weight < math.inf):
+                raise ValueError(f"the weight of {name} must be a number from 0 on, got {weight}")
+        self.wanted_by = by
+        self.wanted = dict(weights)
+
+    @property
+    def name(self) -> str:
+        """Such as "class:platelet=2"."""
+        return ":".join([self.wanted_by, *(f"{n}={w:g}" for n, w in self.wanted.items())])
+
+    def build(self, num_groups: int, seed: int) -> None:
+        """Find the groups."""
+        if self.by != self.wanted_by:
+            raise ValueError(f"{self.name} weighs by {self.wanted_by}, the groups are by {self.by}")
+        unknown = [name for name in self.wanted if name not in self.names]
+        if unknown:
+            raise ValueError(f"no group {', '.join(unknown)}; there are: {', '.join(self.names)}")
+        weights = [float(self.wanted.get(name, 1.0)) for name in self.names]
+        self.register_buffer("given", torch.tensor(weights))
+
+    def initial(self) -> Tensor:
+        """The given weights."""
+        return self.given
 
     def propose(self, current: Moments, previous: Moments) -> Tensor:
-        """Draw weights."""
-        return self.num_levels * self.random.normal(self.num_levels).softmax(0)
+        """Return the given weights."""
+        return self.given

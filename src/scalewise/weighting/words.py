@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from scalewise.default import GIVEN
 from scalewise.weighting.scheme import (
     FunctionScheme,
     Scheme,
@@ -16,6 +17,7 @@ from scalewise.weighting.scheme import (
     scheme_class,
     scheme_names,
 )
+from scalewise.weighting.simple import Given
 
 _INNER = re.compile(r"\((.*)\)$")
 
@@ -49,6 +51,8 @@ def scheme_from_words(words: str) -> Scheme:
             joined by "+". Arguments of a scheme in a list stand in parentheses:
             "rlo:actions=equal+avw(invert=true:strength=1)".
 
+    "class:platelet=2:RBC=0.5" and "size:small=1.5" are given weights, by the names of the groups.
+
     Returns:
         The scheme.
 
@@ -57,6 +61,8 @@ def scheme_from_words(words: str) -> Scheme:
             scheme refuses.
     """
     name, *pairs = _split(words, ":")
+    if name in GIVEN:
+        return _given(words, name, pairs)
     names = list(scheme_names())
     if name not in names:
         raise ValueError(f"unknown scheme {name!r}{_hint(name, names)}")
@@ -85,6 +91,22 @@ def scheme_from_words(words: str) -> Scheme:
         return kind(**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{words}: {error}") from None
+
+
+def _given(words: str, by: str, pairs: list[str]) -> Scheme:
+    """Weights by the groups' own names, which may hold anything but ":" and "="."""
+    weights: dict[str, float] = {}
+    for pair in pairs:
+        group, equals, value = pair.rpartition("=")
+        try:
+            weights[group] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals or not group:
+            raise ValueError(f"{words}: {pair!r} is no group=weight, such as {by}:{pair}=2")
+    if not weights:
+        raise ValueError(f"{words}: name a group and its weight, such as {by}:NAME=2")
+    return Given(by, weights)
 
 
 def _split(text: str, separator: str) -> list[str]:

@@ -1,0 +1,125 @@
+"""Weights from how rare or how costly a group of positives is, and nothing else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from scalewise.weighting.moments import Moments
+from scalewise.weighting.scheme import Scheme, proportional_weights, register
+
+FEWEST = 1e-6  # positives; of a group not seen for long fewer are left, and 1 / 1e-40 is infinite
+
+
+class _OverPositives(Scheme):
+    """A scheme that needs the numbers of positives."""
+
+    def build(self, num_groups: int, seed: int) -> None:
+        """Refuse whole levels, whose positives are not counted."""
+        if self.by == "level":
+            raise ValueError(
+                f"{self.name} weighs positives, and the groups are whole levels; group them by "
+                "level-positives, size or class"
+            )
+
+
+@register("share")
+class Share(_OverPositives):
+    """`w = (1 / (n share))^power`: a rare group weighs more, from its share of the positives.
+
+    The static rule that a dynamic one has to beat. With power 1 every group adds as much as every
+    other, with 0 all weigh 1.
+
+    Args:
+        power: 0 to 1.
+
+    Raises:
+        ValueError: the power is out of range.
+    """
+
+    def __init__(self, power: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= power <= 1:
+            raise ValueError(f"power must lie in 0..1, got {power}")
+        self.power = power
+
+    @property
+    def name(self) -> str:
+        """Either "share" or such as "share-0.25"."""
+        return "share" if self.power == 0.5 else f"share-{self.power:g}"
+
+    def propose(self, current: Moments, previous: Moments) -> Tensor:
+        """Weigh by the pooled shares."""
+        positives = self.view(current).positives
+        assert positives is not None
+        live = positives > 0
+        rare = positives.clamp(min=FEWEST) ** -self.power
+        return proportional_weights(rare, live)
+
+
+@register("effective")
+class EffectiveNumber(_OverPositives):
+    """Class-balanced weights by the effective number of objects (Cui et al., CVPR 2019).
+
+    `w` in proportion to `(1 - beta) / (1 - beta^k)`, k the objects of a group in the training set,
+    which the balancer has to be told.
+
+    Args:
+        beta: 0 to below 1; 0 weighs all alike, towards 1 by `1 / k`. The paper takes 0.9 to 0.9999.
+
+    Raises:
+        ValueError: beta is out of range, or the balancer does not know the objects.
+    """
+
+    found: Tensor
+
+    def __init__(self, beta: float = 0.999) -> None:
+        super().__init__()
+        if not 0 <= beta < 1:
+            raise ValueError(f"beta must lie in 0..1 without 1, got {beta}")
+        self.beta = beta
+
+    def build(self, num_groups: int, seed: int) -> None:
+        """Work the weights out."""
+        super().build(num_groups, seed)
+        if self.objects is None:
+            raise ValueError(
+                "effective needs to know how many objects each group has in the training set: "
+                "LossBalancer(..., objects=[...])"
+            )
+        count = torch.tensor(self.objects, dtype=torch.float64)
+        live = count > 0
+        weights = (1 - self.beta) / (1 - self.beta ** count.clamp(min=1))
+        self.register_buffer("found", proportional_weights(weights.float(), live))
+
+    def initial(self) -> Tensor:
+        """The same weights from the start."""
+        return self.found
+
+    def propose(self, current: Moments, previous: Moments) -> Tensor:
+        """Return them."""
+        return self.found
+
+
+@register("loss")
+class LossProportional(_OverPositives):
+    """Weights in proportion to each group's mean loss per positive, to a power.
+
+    Args:
+        power: of the mean loss; above 0 helps what is not learned, below 0 what is.
+    """
+
+    def __init__(self, power: float = 1.0) -> None:
+        super().__init__()
+        self.power = power
+
+    @property
+    def name(self) -> str:
+        """Either "loss" or such as "loss-2"."""
+        return "loss" if self.power == 1 else f"loss-{self.power:g}"
+
+    def propose(self, current: Moments, previous: Moments) -> Tensor:
+        """Weigh by the pooled means."""
+        mean = self.view(current).mean
+        live = mean > 0
+        return proportional_weights(torch.where(live, mean, 1.0) ** self.power, live)
