@@ -73,7 +73,8 @@ def share(power: float) -> Propose:
         total = sum(current.positives)
         live = [p > 0 for p in current.positives]
         return proportional_among(
-            [(total / p) ** power if p > 0 else 0.0 for p in current.positives], live
+            [(total / max(p, 1e-30)) ** power if p > 0 else 0.0 for p in current.positives],
+            live,
         )
 
     return propose

@@ -39,7 +39,8 @@ def merged(rank: int) -> dict[str, Any]:
     trace: dict[str, Any] = {}
     for name in NAMES:
         scheme, _, by = name.partition(" by ")
-        balancer = LossBalancer(3, scheme, 4, accumulate=2, seed=1, by=by or "level")
+        kept: Any = "positives" if by else "loss"
+        balancer = LossBalancer(3, scheme, 4, kept, accumulate=2, seed=1, by=by or "level")
         weights = []
         for rows, positives in zip(ROWS, POSITIVES, strict=True):
             balancer(rows[rank], positives[rank])

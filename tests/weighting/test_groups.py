@@ -252,7 +252,7 @@ def test_weight_one_gives_the_plain_sum_and_its_gradient() -> None:
 
 def test_the_balancer_learns_from_the_losses_and_numbers_of_the_positives() -> None:
     """Group b costs 2 a positive, and half as many share what is divided by 6."""
-    balancer = LossBalancer(["a", "b"], "share:power=1", 2, by="class")
+    balancer = LossBalancer(["a", "b"], "share:power=1", 2, "positives", by="class")
     ids = torch.tensor([[-1, 0, 0, 0, 0, 1, 1]])
     loss = torch.tensor([[9.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0]]) / 6
     for _ in range(2):

@@ -90,7 +90,7 @@ class WeightingOptions:
             levels, else a tenth of the steps so far, from 5 to 100.
         normalize: What the weights keep: the mean loss ("loss"), their mean ("mean"), or their mean
             over the positives ("positives"); with "lift" no group weighs less than 1. "auto" is
-            "loss" for whole levels, else "positives".
+            "loss" for whole levels, else "lift".
         objective: What `rlo:reward=validation` is to raise, measured on the held-out part of the
             training split (--holdout): AP, AP50, AP_small, ... or a class, "class:platelet".
         size_edges: Sides in pixels of the original image that part small, medium and large: "coco"

@@ -64,9 +64,8 @@ class LossBalancer(nn.Module):
             weights move early in a training of any length.
         normalize: what the weights keep. "loss" scales them by one factor so that the mean loss
             stays what it is unweighted; "mean" keeps the mean weight at 1; "positives" the mean
-            weight over the positives; "lift" lets no group of positives weigh less than 1, and
-            takes nothing from the others for it. "auto" is "loss" for whole levels, else
-            "positives".
+            weight over the positives; "lift" does the same and then lifts every weight below 1 to
+            1, so that no group pays for another. "auto" is "loss" for whole levels, else "lift".
             Schemes with parameters or with given weights are not scaled.
         accumulate: calls per optimizer step; the weights never change between them.
         guard: steps whose total exceeds this many times the median of the last 128 are left out of
@@ -167,9 +166,8 @@ class LossBalancer(nn.Module):
             raise ValueError(f"{len(objects)} numbers of objects for {self.num_groups} groups")
         attach(self.scheme, self.names, by, seed, None if objects is None else tuple(objects))
         self.interval = 100 if interval == "auto" and self._whole else interval
-        self.normalize = (
-            normalize if normalize != "auto" else "loss" if self._whole else "positives"
-        )
+        natural = "loss" if self._whole else "lift"
+        self.normalize = natural if normalize == "auto" else normalize
         self.accumulate = accumulate
         self.guard = guard
         self.clip = clip

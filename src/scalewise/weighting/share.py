@@ -8,7 +8,7 @@ from torch import Tensor
 from scalewise.weighting.moments import Moments
 from scalewise.weighting.scheme import Scheme, proportional_weights, register
 
-FEWEST = 1e-6  # positives; of a group not seen for long fewer are left, and 1 / 1e-40 is infinite
+FEWEST = 1e-30  # positives: of a group not seen for long fewer are left, down to 1e-45
 
 
 class _OverPositives(Scheme):
