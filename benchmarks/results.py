@@ -7,6 +7,7 @@ python benchmarks/results.py
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import matplotlib
@@ -114,7 +115,8 @@ def has_levels(runs: list[Record]) -> bool:
         return False
     names = {name for path in paths for name in pq.read_schema(path).names}
     weighed = {name.removeprefix("weight/") for name in names if name.startswith("weight/")}
-    return all(f"positives/{name}" in names for name in weighed)
+    levels = all(re.fullmatch(r"P\d+", name) for name in weighed)
+    return levels and all(f"positives/{name}" in names for name in weighed)
 
 
 def draw_shares(study: StudyRecords, path: Path) -> None:
