@@ -31,6 +31,7 @@ import scalewise
 from scalewise.weighting import LossBalancer, Static, scheme_names
 
 LEVELS = 5
+WIDE = 240  # 80 classes in three sizes
 INTERVAL = 100
 Contender = Callable[[Tensor], Tensor]
 
@@ -78,6 +79,14 @@ class EpochDWA:
         return total
 
 
+def positives_of(groups: int, device: torch.device) -> Contender:
+    """A balancer of groups of positives with losses of its own, the background's too."""
+    balancer = LossBalancer(groups, "avw", INTERVAL, by="class").to(device)
+    losses = (torch.rand(groups + 1, device=device) + 0.1).requires_grad_()
+    positives = torch.full((groups,), 3.0, device=device)
+    return lambda levels: balancer(losses, positives)
+
+
 def contenders(device: torch.device) -> dict[str, Contender]:
     """All of them, by name; the first is the yardstick."""
     found: dict[str, Contender] = {
@@ -85,9 +94,13 @@ def contenders(device: torch.device) -> dict[str, Contender]:
         "losses.sum() in a module": PlainSum(),
     }
     for name in scheme_names():
+        if name in ("effective", "loss", "share"):  # of positives only
+            continue
         scheme = Static([1, 2, 3, 2, 1]) if name == "static" else name
         balancer = LossBalancer(LEVELS, scheme, INTERVAL).to(device)
         found[f"scalewise {name}"] = balancer
+    for groups in (LEVELS, WIDE):
+        found[f"scalewise avw, positives of {groups} groups"] = positives_of(groups, device)
     found["scalewise avw, normalize=loss"] = LossBalancer(
         LEVELS, "avw", INTERVAL, normalize="loss"
     ).to(device)

@@ -14,7 +14,7 @@ something. What fails is reported and the next part goes on. The folder then has
     profile.txt   where a step's time goes
     study.tar.gz  records of the study's finished runs
 
-Unpack the last one beside the study's plan (`tar -xzf study.tar.gz -C results/levels`) and call
+Unpack the last one beside the study's plan (`tar -xzf study.tar.gz -C results/groups`) and call
 `make results`: its rows join `runs.csv`, and the next visit runs what is missing there.
 """
 
@@ -45,7 +45,7 @@ from scalewise.study.records import Record
 from scalewise.training.runs import write_text
 
 ROOT = Path(__file__).parents[1]
-STUDY = "gpu-first"
+STUDY = "gpu-groups"
 PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "faster-coco-eval")
 RECORD = ("config.yaml", "environment.json", "metrics.json", "trace.parquet")
 TESTS, SPEED, PROFILE = 0.2, 0.3, 0.1  # most of the time that each may take; the study has the rest

@@ -40,15 +40,15 @@ def test_a_rehearsed_visit_brings_every_part(tmp_path: Path) -> None:
         ("card", "tests", "balancer", "detector_step", "overhead", "evaluation", "profile"), "ok"
     ), (out / "speed.md").read_text()
     assert (study, outcome) == (
-        "study gpu-first",
+        "study gpu-groups",
         "ok: 2 of 2 missing runs of 2, 2 at a time",
     ), done.stdout
     assert "PASSED tests/cuda/test_cuda_steps.py" in (out / "tests.txt").read_text()
     assert str(tmp_path) not in (out / "speed.md").read_text()
     assert "operators called" in (out / "profile.txt").read_text()
-    kept = tmp_path / "gpu-first"
+    kept = tmp_path / "gpu-groups"
     kept.mkdir()
-    (kept / "study.yaml").write_bytes((find_study("gpu-first") / "study.yaml").read_bytes())
+    (kept / "study.yaml").write_bytes((find_study("gpu-groups") / "study.yaml").read_bytes())
     with tarfile.open(out / "study.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
     found = kept_study(kept)

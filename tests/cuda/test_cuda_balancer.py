@@ -13,7 +13,8 @@ from waiting import no_waits
 from scalewise.weighting import LossBalancer, scheme_names
 
 pytestmark = pytest.mark.cuda
-NAMES = [name for name in scheme_names() if name != "static"]
+OF_POSITIVES = ("effective", "loss", "share")
+NAMES = [name for name in scheme_names() if name not in ("static", *OF_POSITIVES)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -23,6 +24,17 @@ def test_steps_and_interval_ends_never_wait(name: str, device: torch.device) -> 
     with no_waits(device):
         for row in rows:
             torch.autograd.backward(balancer(row), retain_graph=True)
+    assert balancer.intervals == 6
+
+
+@pytest.mark.parametrize("name", [n for n in [*NAMES, *OF_POSITIVES] if n != "uncertainty"])
+def test_groups_of_positives_never_wait(name: str, device: torch.device) -> None:
+    balancer = LossBalancer(3, name, 5, by="class", objects=[9, 4, 1]).to(device)
+    rows = [*torch.rand(30, 4, device=device, requires_grad=True).unbind(0)]
+    positives = torch.tensor([5.0, 2.0, 0.0], device=device)
+    with no_waits(device):
+        for row in rows:
+            torch.autograd.backward(balancer(row, positives), retain_graph=True)
     assert balancer.intervals == 6
 
 
