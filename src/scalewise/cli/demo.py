@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scalewise.study.plan import Cell, Plan
     from scalewise.study.records import Record
 
-DATA = "demo:skew=0,rarer=1.3"  # all sizes alike, each class 2.5 times rarer than the one before
+DATA = "demo:skew=0,rarer=1"  # all sizes alike, each class half as frequent as the one before
 
 
 @dataclass(kw_only=True)
@@ -37,7 +37,7 @@ class DemoOptions:
     out: str = "runs"
     scheme: str = SCHEME
     detector: Literal["atss", "fcos", "retinanet"] = "atss"
-    epochs: int = 16
+    epochs: int = 24
     seed: int = 0
 
 
