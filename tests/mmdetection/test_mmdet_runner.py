@@ -138,7 +138,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path: Path, monkeypatch
     # with another scheme it is refused, and the model left alone
     other = runner(parts, [{**HOOK, "scheme": "avw"}], epochs=3, resume=True)
     with pytest.raises(
-        AttachError, match=r"levels and scheme 'rlo.*, this one 3 levels and scheme 'avw"
+        AttachError, match=r"groups and scheme 'rlo.*, this one 3 groups and scheme 'avw"
     ):
         other.train()
     assert "parse_losses" not in vars(other.model)
