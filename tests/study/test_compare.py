@@ -129,7 +129,7 @@ def test_jobs_share_cores_loaders_and_the_memory_of_one_gpu(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     seen = [share_of_machine(slot, 4).environment["CUDA_VISIBLE_DEVICES"] for slot in range(4)]
     assert seen == ["2", "5", "2", "5"]
-    assert share_of_machine(0, 1) == local.Share({}, None, 1.0)
+    assert share_of_machine(0, 1) == local.MachineShare({}, None, 1.0)
 
 
 def test_ctrl_c_ends_tidily_and_says_how_to_go_on(stopped: tuple[Path, str, int]) -> None:

@@ -117,7 +117,7 @@ def _start(study: Path, plan: Plan, cell: Cell, slot: int, jobs: int) -> _Runnin
 
 
 @dataclass(frozen=True)
-class Share:
+class MachineShare:
     """One job's part of the machine.
 
     Attributes:
@@ -131,7 +131,7 @@ class Share:
     gpu_memory: float
 
 
-def share_of_machine(slot: int, jobs: int) -> Share:
+def share_of_machine(slot: int, jobs: int) -> MachineShare:
     """Give one of `jobs` processes its part of the cores and GPUs.
 
     With more jobs than GPUs several share one, with an equal part of its memory each, so that none
@@ -142,15 +142,15 @@ def share_of_machine(slot: int, jobs: int) -> Share:
         jobs: processes at a time.
     """
     if jobs == 1:
-        return Share({}, None, 1.0)
+        return MachineShare({}, None, 1.0)
     cores = max(1, (os.cpu_count() or 1) // jobs)
     environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(cores)}
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = listed.split(",") if listed else [str(i) for i in range(_gpu_count())]
     if not gpus:
-        return Share(environment, max(1, cores // 2), 1.0)
+        return MachineShare(environment, max(1, cores // 2), 1.0)
     environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-    return Share(environment, max(1, cores // 2), 1 / -(-jobs // len(gpus)))
+    return MachineShare(environment, max(1, cores // 2), 1 / -(-jobs // len(gpus)))
 
 
 def _gpu_count() -> int:
