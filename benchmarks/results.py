@@ -41,6 +41,8 @@ NO_IMAGES = (
 def write_study(study: StudyRecords, folder: Path) -> None:
     """Write the tables and figures of a study; what needs raw records, only where these are.
 
+    A study that tuned (`*-tune`) measures nothing that is claimed, and gets no figures.
+
     Raises:
         UserError: when no run is finished; nothing is written then.
     """
@@ -48,6 +50,8 @@ def write_study(study: StudyRecords, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "tables.md", tables)
     write_text(folder / "runs.csv", runs_csv(study))
+    if folder.name.endswith("-tune"):
+        return
     draw_differences(study, folder / "differences.png")
     if all(has_levels(baseline_runs(study, detector)) for detector in study.plan.detectors):
         draw_shares(study, folder / "shares.png")

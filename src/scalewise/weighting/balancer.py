@@ -26,6 +26,7 @@ from scalewise.weighting.moments import (
 )
 from scalewise.weighting.parallel import Ranks, merge_ranks
 from scalewise.weighting.rlo import RLO
+from scalewise.weighting.scaling import scale_levels, scale_positives
 from scalewise.weighting.scheme import LearnedScheme, SchemeLike, attach
 from scalewise.weighting.words import as_scheme
 
@@ -414,50 +415,21 @@ class LossBalancer(nn.Module):
             )
         if self._learned or self.scheme.fixed:
             self.weights.copy_(proposal)
-        elif self._whole:
-            self._set_level_weights(proposal, current)
         else:
-            self._set_positive_weights(proposal, current.pooled or current)
+            weights, sound = self._scaled(proposal, current)
+            usable = sound & is_finite(weights).all()
+            torch.where(usable, weights, self.weights, out=self.weights)
+            self.rejected += ~sound
         self.finished.copy_(
             torch.stack((current.count, current.mean, current.variance, partial[5]))
         )
 
-    def _set_level_weights(self, proposal: Tensor, current: Moments) -> None:
-        mean = proposal.mean()
-        weights = proposal / mean
-        sound = (weights >= 0).all() & (mean > 0)  # also False for NaN and infinity
-        if self.normalize == "loss":
-            # Levels without values have mean 0 and drop out of both sums, which are alike, so that
-            # equal weights stay 1 to the bit.
-            factor = current.mean.sum() / (weights * current.mean).sum()
-            weights = weights * torch.where(is_finite(factor) & (factor > 0), factor, 1.0)
-        torch.where(sound, weights, self.weights, out=self.weights)
-        self.rejected += ~sound
-
-    def _set_positive_weights(self, proposal: Tensor, pooled: Moments) -> None:
-        """Scale, clip and scale again over the groups that count; the others weigh 1."""
-        assert pooled.positives is not None
-        live = (pooled.positives > 0) & (self.seen >= self.least)  # [n]
-        kept = {
-            "positives": pooled.positives,
-            "lift": pooled.positives,
-            "loss": pooled.positives * pooled.mean,
-            "mean": torch.ones_like(proposal),
-        }[self.normalize]
-        kept = torch.where(live, kept, 0.0)
-
-        def scaled(weights: Tensor) -> Tensor:
-            factor = kept.sum() / (kept * weights).sum()
-            return weights * torch.where(is_finite(factor) & (factor > 0), factor, 1.0)
-
-        among = torch.where(live, proposal, 0.0)
-        sound = (among >= 0).all() & is_finite(proposal).all()
-        sound = sound & ((among.sum() > 0) | ~live.any())
-        weights = scaled(proposal).clamp(*self.clip)
-        weights = weights.clamp(min=1.0) if self.normalize == "lift" else scaled(weights)
-        weights = torch.where(live, weights, 1.0)
-        torch.where(sound & is_finite(weights).all(), weights, self.weights, out=self.weights)
-        self.rejected += ~sound
+    def _scaled(self, proposal: Tensor, current: Moments) -> tuple[Tensor, Tensor]:
+        """Weights [n], and whether the proposal could be used."""
+        if current.pooled is None or current.pooled.positives is None:
+            return scale_levels(proposal, current.mean, self.normalize)
+        live = (current.pooled.positives > 0) & (self.seen >= self.least)  # [n]
+        return scale_positives(proposal, current.pooled, live, self.normalize, self.clip)
 
     def _stack(self, losses: Sequence[Tensor]) -> Tensor:
         losses = list(losses)

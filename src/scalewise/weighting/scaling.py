@@ -1,0 +1,67 @@
+"""From what a scheme proposes to weights in force: scaled, clipped, and sound."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from scalewise.weighting.moments import Moments, is_finite
+
+
+def scale_levels(proposal: Tensor, mean: Tensor, normalize: str) -> tuple[Tensor, Tensor]:
+    """Weights of whole levels.
+
+    Args:
+        proposal: float32 [n].
+        mean: float32 [n], loss of each level over the interval.
+        normalize: "mean" or "loss", see `LossBalancer`.
+
+    Returns:
+        Weights float32 [n], and bool scalar, whether they can be used.
+    """
+    average = proposal.mean()
+    weights = proposal / average
+    sound = (weights >= 0).all() & (average > 0)  # also False for NaN and infinity
+    if normalize == "loss":
+        # Levels without values have mean 0 and drop out of both sums, which are alike, so that
+        # equal weights stay 1 to the bit.
+        weights = _keep(weights, mean)
+    return weights, sound
+
+
+def scale_positives(
+    proposal: Tensor, pooled: Moments, live: Tensor, normalize: str, clip: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """Weights of groups of positives: scaled, clipped, and scaled or lifted.
+
+    Args:
+        proposal: float32 [n].
+        pooled: moments with positives.
+        live: bool [n], groups that count; the others weigh 1.
+        normalize: "mean", "loss", "positives" or "lift", see `LossBalancer`.
+        clip: least and largest weight, before the last scaling.
+
+    Returns:
+        Weights float32 [n], and bool scalar, whether the proposal could be used.
+    """
+    assert pooled.positives is not None
+    kept = {
+        "positives": pooled.positives,
+        "lift": pooled.positives,
+        "loss": pooled.positives * pooled.mean,
+        "mean": torch.ones_like(proposal),
+    }[normalize]
+    kept = torch.where(live, kept, 0.0)
+    among = torch.where(live, proposal, 0.0)
+    sound = (among >= 0).all() & is_finite(proposal).all()
+    sound = sound & ((among.sum() > 0) | ~live.any())
+    weights = _keep(proposal, kept).clamp(*clip)
+    weights = weights.clamp(min=1.0) if normalize == "lift" else _keep(weights, kept)
+    weights = torch.where(live, weights, 1.0)
+    return weights, sound
+
+
+def _keep(weights: Tensor, kept: Tensor) -> Tensor:
+    """Scale weights [n] so that `(kept * weights).sum()` is `kept.sum()`."""
+    factor = kept.sum() / (weights * kept).sum()
+    return weights * torch.where(is_finite(factor) & (factor > 0), factor, 1.0)
