@@ -127,9 +127,9 @@ def test_recording_changes_nothing(tmp_path: Path) -> None:
     assert table["interval"].to_pylist() == [row // 6 for row in range(20)]
 
 
-def test_lists_keywords_half_precision_and_level_names(tmp_path: Path) -> None:
+def test_lists_keywords_half_precision_and_names(tmp_path: Path) -> None:
     balancer = sw.LossBalancer(3)
-    recording = record(balancer, tmp_path / "t.parquet", levels=("P3", "P4", "P5"))
+    recording = record(balancer, tmp_path / "t.parquet", groups=("P3", "P4/5", "P6"))
     balancer([torch.tensor(float(n)) for n in range(3)])
     balancer(losses=torch.ones(3))
     balancer(torch.full((3,), 2.5, dtype=torch.bfloat16))
@@ -137,7 +137,7 @@ def test_lists_keywords_half_precision_and_level_names(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="1 calls of the balancer are not in"):
         recording.close()
     found = read_losses(recording.path)
-    assert found.groups == ("P3", "P4", "P5")
+    assert found.groups == ("P3", "P4/5", "P6")
     assert found.values.tolist() == [[0, 1, 2], [1] * 3, [2.5] * 3]
 
 
@@ -252,9 +252,9 @@ def test_what_cannot_be_recorded_is_refused(tmp_path: Path) -> None:
         record(cast(nn.Module, run_python), path)
     with pytest.raises(RecordError, match="at least 1 step, got 0"):
         record(two["a"], path, every=0)
-    for levels in (["P3"], ["P3", "P3"], ["a/b", "c"]):
+    for groups in (["P3"], ["P3", "P3"], ["", "c"]):
         with pytest.raises(RecordError, match="must be 2 different names"):
-            record(two["a"], path, levels=levels)
+            record(two["a"], path, groups=groups)
     assert not path.exists()
 
 

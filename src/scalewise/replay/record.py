@@ -24,9 +24,9 @@ def record(
     model_or_balancer: nn.Module,
     path: str | Path,
     every: int = 1000,
-    levels: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
 ) -> Recording:
-    """Record the level losses that a balancer sees from now on, as `scalewise replay` reads them.
+    """Record the losses of the groups that a balancer sees from now on, as `scalewise replay` reads them.
 
     Every eager call in training mode with gradients enabled is one row: the unweighted losses, the
     positives where the balancer is given them (at every call, or at none), the weights in force
@@ -40,7 +40,7 @@ def record(
         model_or_balancer: The balancer, or a module that holds exactly one.
         path: Parquet file to write; "-2", "-3", ... is added to its name where it exists.
         every: Steps between two writes of the file.
-        levels: Names of the groups; the balancer's own when left out.
+        groups: Their names; the balancer's own when left out.
 
     Returns:
         The recording. Close it, or use it in a `with` statement; what is left open is written when
@@ -53,11 +53,11 @@ def record(
     balancer = _find(model_or_balancer)
     if every < 1:
         raise RecordError(f"record: every must be at least 1 step, got {every}")
-    names = list(balancer.names) if levels is None else list(levels)
-    if len(set(names)) != balancer.num_groups or any("/" in name or not name for name in names):
+    names = list(balancer.names) if groups is None else list(groups)
+    if len(names) != balancer.num_groups or len({*names, ""}) != len(names) + 1:
         raise RecordError(
-            f"record: levels={names} must be {balancer.num_groups} different names without '/', "
-            "one for each group of the balancer"
+            f"record: groups={names} must be {balancer.num_groups} different names, one for "
+            "each group of the balancer"
         )
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         rank = torch.distributed.get_rank()

@@ -24,7 +24,7 @@ class Recording:
         balancer: What is recorded.
         path: Wished name of the file.
         every: Steps between two writes.
-        levels: Names of the levels.
+        groups: Their names.
 
     Attributes:
         path: The file that is written.
@@ -33,10 +33,10 @@ class Recording:
     """
 
     def __init__(
-        self, balancer: LossBalancer, path: Path, every: int, levels: Sequence[str]
+        self, balancer: LossBalancer, path: Path, every: int, groups: Sequence[str]
     ) -> None:
         actions = getattr(balancer.scheme, "action_names", ())
-        self._trace = _reserve(path, lambda free: Trace(free, ("",), levels, actions))
+        self._trace = _reserve(path, lambda free: Trace(free, ("",), groups, actions))
         self.path = self._trace.path
         self.steps = 0
         self.missed = 0
