@@ -18,17 +18,22 @@ ROUNDING = 16 * 2.0**-23
 
 @dataclass
 class Pooled(Stats):
-    """Moments with the number of positives of each group."""
+    """Moments per positive, with the number of positives and how often there are any."""
 
     positives: Vector
+    presence: Vector
+
+
+@dataclass
+class Kept:
+    """What an interval holds of a group: one entry for each step whose loss counts."""
+
+    losses: list[float]
+    positives: list[float]
+    shares: list[float]
 
 
 Propose = Callable[[Pooled, Pooled], Vector]
-
-
-def squares(values: Sequence[float]) -> float:
-    """The sum of squared deviations from the values' own mean."""
-    return float(len(values) * np.var(values)) if len(values) else 0.0
 
 
 def sound(variance: float, mean: float) -> float:
@@ -36,34 +41,30 @@ def sound(variance: float, mean: float) -> float:
     return variance if variance > (ROUNDING * mean) ** 2 else 0.0
 
 
-def moments_of(values: Sequence[float]) -> tuple[float, float, float]:
-    """Count, mean and sample variance."""
-    count, mean = len(values), float(np.mean(values)) if len(values) else 0.0
-    return count, mean, sound(squares(values) / (count - 1), mean) if count > 1 else 0.0
+def moments_of(
+    intervals: Sequence[Kept], memory: float
+) -> tuple[float, float, float, float, float]:
+    """Of one group: steps with any, mean and variance per positive, positives, share of the steps.
 
-
-def pooled_moments(
-    intervals: Sequence[Sequence[float]], memory: float
-) -> tuple[float, float, float]:
-    """Count, mean and variance of intervals, which count `memory` times as much for each later one.
-
-    The variance has the deviations within each interval, and those that appear when an interval is
-    thrown together with the one before: one more degree of freedom.
+    An interval counts `memory` times as much with each later one; the variance is the mean over the
+    intervals of the variance within each.
     """
-    count = total = deviation = freedom = 0.0
-    for k, values in enumerate(intervals):
-        weight = memory ** (len(intervals) - 1 - k)
-        count += weight * len(values)
-        total += weight * sum(values)
-        deviation += weight * squares(values)
-        freedom += weight * (len(values) - 1)
-        if k:
-            past = intervals[k - 1]
-            jump = squares([*past, *values]) - squares(past) - squares(values)
-            deviation += weight * jump
-            freedom += weight
-    mean = total / count if count else 0.0
-    return count, mean, sound(deviation / freedom, mean) if freedom else 0.0
+    ages = [memory ** (len(intervals) - 1 - k) for k in range(len(intervals))]
+
+    def total(part: Callable[[Kept], float]) -> float:
+        return sum(age * part(kept) for age, kept in zip(ages, intervals, strict=True))
+
+    steps = total(lambda kept: len(kept.losses))
+    there = total(lambda kept: sum(p > 0 for p in kept.positives))
+    positives = total(lambda kept: sum(kept.positives))
+    shares = total(lambda kept: sum(kept.shares))
+    freedom = total(lambda kept: max(len(kept.losses) - 1, 0))
+    squares = total(lambda kept: len(kept.losses) * np.var(kept.losses) if kept.losses else 0.0)
+    if not steps or shares <= 1e-30:
+        return there, 0.0, 0.0, positives, there / steps if steps else 0.0
+    mean, share = total(lambda kept: sum(kept.losses)) / steps, shares / steps
+    variance = sound(squares / freedom, mean) if freedom else 0.0
+    return there, mean / share, variance / share**2, positives, there / steps
 
 
 def share(power: float) -> Propose:
@@ -127,19 +128,16 @@ class RefPositives(RefBalancer):
         normalize: str = "positives",
         accumulate: int = 1,
         clip: tuple[float, float] = (0.25, 8.0),
-        least: float = 1.0,
         memory: float = 0.9,
         initial: Sequence[float] | None = None,
     ) -> None:
         super().__init__(n, lambda current, previous: current.mean, 1, normalize, accumulate)
         self.scheme, self.interval, self.accumulate = propose, interval, accumulate
-        self.clip, self.least, self.memory = clip, least, memory
+        self.clip, self.memory = clip, memory
         self.counted: list[Sequence[float]] = []  # positives of this interval's calls
-        # intervals so far; of each the values per positive and the positives, by group
-        self.values: list[list[Vector]] = []
-        self.positives: list[Vector] = []
-        self.before = self.pooled()
-        self.last = self.pooled()  # of the last interval alone
+        self.intervals: list[list[Kept]] = [[] for _ in range(n)]  # of each group, all so far
+        self.before = self.moments(self.intervals)
+        self.last = self.before  # of the last interval alone
         self.weights = list(initial or self.weights)
         self.period = self.length(0) * accumulate
 
@@ -156,48 +154,30 @@ class RefPositives(RefBalancer):
         return self.call(losses) + background
 
     def end(self) -> None:
-        """Keep the interval's values, pool all of them, and set the weights."""
-        values: list[Vector] = [[] for _ in range(self.n)]
-        found = [0.0] * self.n
-        for row, positives in zip(self.open, self.counted, strict=True):
-            for g in range(self.n):
-                if math.isfinite(row[g]) and positives[g] > 0:
-                    values[g].append(row[g] * sum(positives) / positives[g])
-                    found[g] += positives[g]
-        self.values.append(values)
-        self.positives.append(found)
-        now = self.pooled()
-        count, mean, variance = (list(part) for part in zip(*map(moments_of, values), strict=True))
-        self.last = Pooled(count, mean, variance, found)
+        """Keep what the interval holds, pool all intervals, and set the weights."""
+        for g, intervals in enumerate(self.intervals):
+            kept = Kept([], [], [])
+            for row, positives in zip(self.open, self.counted, strict=True):
+                if math.isfinite(row[g]):
+                    kept.losses.append(row[g] if positives[g] > 0 else 0.0)
+                    kept.positives.append(positives[g])
+                    kept.shares.append(positives[g] / max(sum(positives), 1))
+            intervals.append(kept)
+        now = self.moments(self.intervals)
+        self.last = self.moments([intervals[-1:] for intervals in self.intervals])
         self.weights = self.normalised(self.scheme(now, self.before), now)
         self.before, self.open, self.counted = now, [], []
         self.period = self.length(len(self.seen) // self.accumulate) * self.accumulate
 
-    def pooled(self) -> Pooled:
-        """Of all intervals; a group's moments of those in which it has a value."""
-        result = Pooled([], [], [], [])
-        for g in range(self.n):
-            present = [values[g] for values in self.values if values[g]]
-            count, mean, variance = pooled_moments(present, self.memory)
-            result.count.append(count)
-            result.mean.append(mean)
-            result.variance.append(variance)
-            ages = range(len(self.positives) - 1, -1, -1)
-            result.positives.append(
-                sum(
-                    self.memory**age * found[g]
-                    for age, found in zip(ages, self.positives, strict=True)
-                )
-            )
-        return result
+    def moments(self, intervals: Sequence[Sequence[Kept]]) -> Pooled:
+        """Of each group's intervals."""
+        found = [moments_of(own, self.memory) for own in intervals]
+        return Pooled(*(list(part) for part in zip(*found, strict=True)))
 
     def normalised(self, proposal: Vector, now: Pooled) -> Vector:
-        """Scale, clip and scale the groups that have had enough positives; 1 for the others."""
-        live = [
-            g
-            for g in range(self.n)
-            if now.positives[g] > 0 and sum(found[g] for found in self.positives) >= self.least
-        ]
+        """Scale, clip, draw towards 1 what is seldom there, and scale; 1 for what never was."""
+        presence = [1 - (1 - p) ** self.accumulate for p in now.presence]
+        live = [g for g in range(self.n) if now.presence[g] > 0]
         kept = {
             "positives": now.positives,
             "loss": [p * m for p, m in zip(now.positives, now.mean, strict=True)],
@@ -211,5 +191,6 @@ class RefPositives(RefBalancer):
             for g in live:
                 weights[g] *= before / after if before > 0 and after > 0 else 1.0
                 if not last:
-                    weights[g] = min(max(weights[g], self.clip[0]), self.clip[1])
+                    clipped = min(max(weights[g], self.clip[0]), self.clip[1])
+                    weights[g] = presence[g] * clipped + (1 - presence[g])
         return list(weights.values())

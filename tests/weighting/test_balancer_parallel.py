@@ -103,24 +103,22 @@ def test_statistics_are_those_of_all_ranks_together(ranks: list[dict[str, Any]])
         assert rank["avw skipped"].tolist() == [0, 0, 1]
 
 
-def per_positive(rows: Tensor, positives: Tensor, group: int) -> Tensor:
-    """The losses per positive of a group, of steps in which it has any and its loss is finite."""
-    scaled = rows[:, group] * positives.sum(1) / positives[:, group]
-    return scaled[(positives[:, group] > 0) & rows[:, group].isfinite()]
-
-
 def test_statistics_of_positives_are_those_of_all_ranks_together(
     ranks: list[dict[str, Any]],
 ) -> None:
     rows, positives = ROWS[-8:].reshape(-1, 3), POSITIVES[-8:].reshape(-1, 3)
     for name in OF_POSITIVES:
         for rank in ranks:
-            assert rank[f"{name} positives"].tolist() == positives.sum(0).tolist()
             for group in range(3):
-                values = per_positive(rows, positives, group)
-                assert float(rank[f"{name} count"][group]) == len(values)
-                torch.testing.assert_close(rank[f"{name} mean"][group], values.mean())
-                torch.testing.assert_close(rank[f"{name} variance"][group], values.var())
+                kept = rows[:, group].isfinite()
+                own, there = positives[kept, group], positives[kept, group] > 0
+                values = torch.where(there, rows[kept, group], 0)
+                share = (own / positives[kept].sum(1)).mean()
+                assert float(rank[f"{name} positives"][group]) == float(own.sum())
+                assert float(rank[f"{name} count"][group]) == float(there.sum())
+                torch.testing.assert_close(rank[f"{name} mean"][group], values.mean() / share)
+                variance = values.var() / share.square()
+                torch.testing.assert_close(rank[f"{name} variance"][group], variance)
             assert rank[f"{name} skipped"].tolist() == [0, 0, 1]
 
 
@@ -128,7 +126,13 @@ def test_shares_are_pooled_over_ranks_and_intervals(ranks: list[dict[str, Any]])
     counted = torch.where(ROWS.isfinite(), POSITIVES, 0).view(6, -1, 3).sum(1).float()
     pooled = (counted * 0.9 ** torch.arange(5.0, -1, -1)[:, None]).sum(0)
     rare = pooled**-0.5
-    expected = rare * pooled.sum() / (rare * pooled).sum()
+    weights = rare * pooled.sum() / (rare * pooled).sum()
+    finite, there = ROWS.isfinite(), ROWS.isfinite() & (POSITIVES > 0)
+    shares = [part.view(6, -1, 3).sum(1).float() for part in (there, finite)]
+    aged = [(part * 0.9 ** torch.arange(5.0, -1, -1)[:, None]).sum(0) for part in shares]
+    presence = 1 - (1 - aged[0] / aged[1]) ** 4  # two ranks, two calls to a step
+    weights = 1 + presence * (weights - 1)
+    expected = weights * pooled.sum() / (weights * pooled).sum()
     for rank in ranks:
         torch.testing.assert_close(rank["share by class"][-1], expected)
 

@@ -30,7 +30,6 @@ class Setting:
     by: str = "level"
     least_weight: float = 0.25
     largest_weight: float = 8.0
-    least_positives: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,6 @@ class BalancerOptions(Protocol):
     def largest_weight(self) -> float:
         """Largest weight of a group of positives."""
 
-    @property
-    def least_positives(self) -> float:
-        """Positives that a group must have had."""
-
 
 def build_balancer(
     groups: int | Sequence[str],
@@ -76,7 +72,6 @@ def build_balancer(
             seed=options.seed,
             by=options.by,
             clip=(options.least_weight, options.largest_weight),
-            least=options.least_positives,
             objects=objects,
         )
     except ValueError as error:

@@ -52,8 +52,9 @@ class AVW(Scheme):
         signal: "decline", "dispersion", "magnitude", or a function (current, previous) ->
             score float32 [n], non-finite where a group has none. Higher score, higher weight.
             Default: "decline" for whole levels, "magnitude" for positives, which with the default
-            temperature gives weights in proportion to the standard deviation from step to step: it
-            is high where a group is rare, and where its objects differ in how well they are found.
+            temperature gives weights in proportion to the standard deviation from step to step, per
+            positive: it is high where a group is rare, so that its number of objects differs from
+            step to step, where its objects cost much, and where they differ in what they cost.
         temperature: above 0; the lower, the more one group takes. Unit of the score (nats).
             Default: 1 for whole levels, 2 for positives.
         strength: 0 to 1; every weight is at least `1 - strength`. Default: 0.5 for whole levels, 1

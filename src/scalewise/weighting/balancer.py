@@ -24,7 +24,7 @@ from scalewise.weighting.moments import (
     summarize,
     summarize_positives,
 )
-from scalewise.weighting.parallel import Ranks, merge_ranks
+from scalewise.weighting.parallel import Ranks, merge_ranks, world_size
 from scalewise.weighting.rlo import RLO
 from scalewise.weighting.scaling import scale_levels, scale_positives
 from scalewise.weighting.scheme import LearnedScheme, SchemeLike, attach
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 CLIP = (0.25, 8.0)
-LEAST = 1.0
 MEMORY = 0.9
 # Steps recorded between two reductions, and the memory of the outlier guard. One reduction per
 # interval at the default of 100 steps; longer intervals are reduced in blocks, in the same memory.
@@ -75,8 +74,8 @@ class LossBalancer(nn.Module):
         process_group: ranks whose statistics are merged; None is the default group.
         by: "level" for whole levels; any other word says by what positives are grouped ("size",
             "class", "level-positives"), and the balancer is then called with their numbers.
-        clip: least and largest weight of a group of positives, before the last scaling.
-        least: positives that a group must have had before its weight leaves 1.
+        clip: least and largest weight of a group of positives, before the last scaling. The weight
+            of a group that is in few of the optimizer's steps leaves 1 by that much less.
         memory: 0 to below 1; how much an interval counts in the pooled statistics of positives when
             the next one has ended, relative to before.
         objects: number of objects of each group in the training set, for schemes that ask for it.
@@ -104,7 +103,6 @@ class LossBalancer(nn.Module):
     running: Tensor
     finished: Tensor
     pooled: Tensor
-    seen: Tensor
 
     if TYPE_CHECKING:
 
@@ -128,7 +126,6 @@ class LossBalancer(nn.Module):
         *,
         by: str = "level",
         clip: tuple[float, float] = CLIP,
-        least: float = LEAST,
         memory: float = MEMORY,
         objects: Sequence[float] | None = None,
     ) -> None:
@@ -172,7 +169,6 @@ class LossBalancer(nn.Module):
         self.accumulate = accumulate
         self.guard = guard
         self.clip = clip
-        self.least = least
         self.memory = memory
         self._ranks = Ranks(process_group)
         self._clock = Clock()
@@ -189,10 +185,10 @@ class LossBalancer(nn.Module):
         self.register_buffer("block", torch.zeros(BLOCK, width))
         self.register_buffer("latest", torch.zeros(width))
         self.register_buffer("running", torch.zeros(ROWS, self.num_groups))  # a partial
-        self.register_buffer("finished", torch.zeros(4, self.num_groups))  # moments
+        fields = 3 if self._whole else 5
+        self.register_buffer("finished", torch.zeros(fields, self.num_groups))  # moments
         if not self._whole:
             self.register_buffer("pooled", torch.zeros(POOLED, self.num_groups))
-            self.register_buffer("seen", torch.zeros(self.num_groups))
 
     @property
     def calls(self) -> int:
@@ -400,13 +396,14 @@ class LossBalancer(nn.Module):
     def _renew(self) -> None:
         """End the interval: merge the ranks, ask the scheme, set the weights."""
         partial = merge_ranks(self.running, self._ranks)
-        current = finish(partial[0], partial[1], partial[2], partial[5])
         self.left_out.add_(partial[3:5].to(torch.int64))
         before = self.statistics
-        if not self._whole:
+        if self._whole:
+            current = finish(partial)
+        else:
             self.pooled.copy_(pool(self.pooled, partial, self.memory))
-            self.seen.add_(partial[5])
-            current = replace(current, pooled=finish_pooled(self.pooled))
+            alone = finish_pooled(pool(torch.zeros_like(self.pooled), partial, 0.0))
+            current = replace(alone, pooled=finish_pooled(self.pooled))
         proposal = self.scheme.propose(current, before)
         if proposal.shape != self.weights.shape:
             raise ValueError(
@@ -420,16 +417,15 @@ class LossBalancer(nn.Module):
             usable = sound & is_finite(weights).all()
             torch.where(usable, weights, self.weights, out=self.weights)
             self.rejected += ~sound
-        self.finished.copy_(
-            torch.stack((current.count, current.mean, current.variance, partial[5]))
-        )
+        rows = (current.count, current.mean, current.variance, current.positives, current.presence)
+        self.finished.copy_(torch.stack([row for row in rows if row is not None]))
 
     def _scaled(self, proposal: Tensor, current: Moments) -> tuple[Tensor, Tensor]:
         """Weights [n], and whether the proposal could be used."""
-        if current.pooled is None or current.pooled.positives is None:
+        if current.pooled is None:
             return scale_levels(proposal, current.mean, self.normalize)
-        live = (current.pooled.positives > 0) & (self.seen >= self.least)  # [n]
-        return scale_positives(proposal, current.pooled, live, self.normalize, self.clip)
+        calls = self.accumulate * world_size(self._ranks)
+        return scale_positives(proposal, current.pooled, calls, self.normalize, self.clip)
 
     def _stack(self, losses: Sequence[Tensor]) -> Tensor:
         losses = list(losses)

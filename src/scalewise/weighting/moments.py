@@ -1,8 +1,9 @@
 """Count, mean and variance of the groups' losses, reduced in blocks and merged exactly.
 
-A *partial* is a float32 tensor [6, n] with the rows count, mean and sum of squared deviations, the
+A *partial* is a float32 tensor [8, n] with the rows count, mean and sum of squared deviations, the
 form in which moments add up (Chan, Golub and LeVeque, 1979), then the numbers of values left out
-(not finite, and outliers), and the number of positives.
+(not finite, and outliers); and for positives their number, the number of steps that have any, and
+the sum over the steps of the group's share of the step's positives.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ROWS, POOLED = 6, 7  # of a partial, and of what `pool` keeps
+ROWS, POOLED = 8, 7  # of a partial, and of what `pool` keeps
+FEWEST = 1e-30  # of what is left of a group's share: below, float32 has no digits to divide by
 # A relative spread this small is what float32 rounding makes of a constant loss: it is none.
 ROUNDING = 16 * torch.finfo(torch.float32).eps
 
@@ -22,25 +24,29 @@ class Moments:
     """Statistics of each group's unweighted loss over one interval.
 
     For whole levels the loss is the level's. For positives it is the group's loss per positive, on
-    the scale of the detector's whole loss: the group's loss over its share of the step's positives,
-    from the steps in which it has any. Weighted by the shares, these add up to the loss of all
-    positives.
+    the scale of the detector's whole loss: the group's loss in a step, 0 where it has no positives,
+    over its mean share of the steps' positives. Weighted by the shares, the means add up to the
+    loss of all positives.
 
     Attributes:
-        count: float32 [n], number of values; 0 for a group without any (or when there is no
-            interval).
+        count: float32 [n], number of values; of positives the steps in which the group has any.
+            0 for a group without any (or when there is no interval).
         mean: float32 [n], in units of the loss; 0 where count is 0.
-        variance: float32 [n], sample variance (divisor count - 1); 0 where count is below 2 or
-            where float32 cannot tell the spread from rounding.
-        positives: float32 [n], number of positives in the interval; 0 for whole levels.
-        pooled: over the intervals so far, older ones counting less, with the variance from step to
-            step (see `pool`); for positives only, where an interval may hold nothing of a group.
+        variance: float32 [n], sample variance over the steps; 0 where there are fewer than two, or
+            where float32 cannot tell the spread from rounding. Of positives it is the larger the
+            rarer the group, since its number of positives then differs more from step to step.
+        positives: float32 [n], number of positives in the interval; None for whole levels.
+        presence: float32 [n], share of the steps in which the group has positives; None for whole
+            levels.
+        pooled: over the intervals so far, older ones counting less; for positives only, where an
+            interval may hold nothing of a group.
     """
 
     count: Tensor
     mean: Tensor
     variance: Tensor
     positives: Tensor | None = None
+    presence: Tensor | None = None
     pooled: Moments | None = None
 
 
@@ -58,20 +64,21 @@ def summarize(values: Tensor, finite: Tensor, outlier: Tensor) -> Tensor:
         outlier: bool [R, n], finite but left out.
 
     Returns:
-        Partial, float32 [6, n]; no positives.
+        Partial, float32 [8, n]; no positives.
     """
     keep = finite ^ outlier
     count, outliers = keep.sum(0), outlier.sum(0)  # [n] each
     mean = torch.where(keep, values, 0.0).sum(0) / count.clamp(min=1)
     deviation = torch.where(keep, values - mean, 0.0).square().sum(0)
     skipped = len(values) - count - outliers
-    return torch.stack((count, mean, deviation, skipped, outliers, torch.zeros_like(mean)))
+    none = torch.zeros_like(mean)
+    return torch.stack((count, mean, deviation, skipped, outliers, none, none, none))
 
 
 def summarize_positives(
     values: Tensor, positives: Tensor, finite: Tensor, outlier: Tensor
 ) -> Tensor:
-    """Reduce rows of the losses of groups of positives to one partial, of losses per positive.
+    """Reduce rows of the losses of groups of positives to one partial.
 
     Args:
         values: float32 [R, n], losses of R steps, 0 where not finite.
@@ -80,25 +87,24 @@ def summarize_positives(
         outlier: bool [R, n], finite but left out.
 
     Returns:
-        Partial, float32 [6, n].
+        Partial, float32 [8, n].
     """
-    keep = (finite ^ outlier) & (positives > 0)
-    scaled = torch.where(keep, values * (positives.sum(1, keepdim=True) / positives), 0.0)
-    partial = summarize(scaled, keep, torch.zeros_like(keep))
-    left_out = torch.stack(
-        ((~finite).sum(0), outlier.sum(0), torch.where(keep, positives, 0).sum(0))
-    )
-    return torch.cat((partial[:3], left_out))
+    there = positives > 0
+    partial = summarize(torch.where(there, values, 0.0), finite, outlier)
+    keep = finite ^ outlier
+    shares = positives / positives.sum(1, keepdim=True).clamp(min=1)
+    counts = torch.stack((positives, there.to(positives.dtype), shares))  # [3, R, n]
+    return torch.cat((partial[:5], torch.where(keep, counts, 0.0).sum(1)))
 
 
 def merge(partials: Tensor) -> Tensor:
     """Merge partials of disjoint samples (blocks of an interval, ranks) into one.
 
     Args:
-        partials: float32 [P, 6, n].
+        partials: float32 [P, 8, n].
 
     Returns:
-        Partial, float32 [6, n].
+        Partial, float32 [8, n].
     """
     counts, means, deviations = partials[:, :3].unbind(1)  # [P, n] each
     count = counts.sum(0)  # [n]
@@ -110,56 +116,43 @@ def merge(partials: Tensor) -> Tensor:
 def pool(past: Tensor, partial: Tensor, memory: float) -> Tensor:
     """Add an interval to the intervals before it, which count `memory` times as much as before.
 
-    The variance is that from step to step: squared deviations within each interval, and the jumps
-    from an interval's mean to the next one's, each with its degrees of freedom (von Neumann's mean
-    square successive difference). A loss that falls slowly is calm by it, where the deviation from
-    one common mean would call every group uneasy that learns. A group without a value in the
-    interval keeps its moments, so that a rare one is not forgotten between two appearances; its
-    number of positives shrinks as everyone's does.
+    Squared deviations are those from each interval's own mean: a loss that falls from interval to
+    interval is calm by them, where the deviation from one common mean would call every group uneasy
+    that learns.
 
     Args:
         past: float32 [7, n], what this returned before; zeros at first. Rows count, mean, squared
-            deviations, degrees of freedom, positives, and count and mean of the last interval in
-            which the group had a value.
-        partial: float32 [6, n], of the interval.
+            deviations and their degrees of freedom, positives, steps with any, and shares.
+        partial: float32 [8, n], of the interval.
         memory: 0 to below 1.
 
     Returns:
         float32 [7, n].
     """
-    count, mean, deviation, freedom, positives, last_count, last_mean = past.unbind(0)
-    new, new_mean = partial[0], partial[1]
-    fresh = new > 0  # [n]
-    keep = torch.where(fresh, memory, 1.0)
-    old = count * keep
+    count, mean = past[0], past[1]
+    old, new = memory * count, partial[0]
     total = old + new
-    pooled_mean = (old * mean + new * new_mean) / torch.where(total > 0, total, 1.0)
-    both = fresh & (last_count > 0)
-    harmonic = last_count * new / torch.where(both, last_count + new, 1.0)
-    jump = torch.where(both, harmonic * (new_mean - last_mean).square(), 0.0)
-    return torch.stack(
-        (
-            total,
-            pooled_mean,
-            deviation * keep + partial[2] + jump,
-            freedom * keep + (new - 1).clamp(min=0) + both,
-            memory * positives + partial[5],
-            torch.where(fresh, new, last_count),
-            torch.where(fresh, new_mean, last_mean),
-        )
-    )
+    pooled_mean = (old * mean + new * partial[1]) / torch.where(total > 0, total, 1.0)
+    fresh = torch.stack((partial[2], (new - 1).clamp(min=0), *partial[5:]))
+    return torch.cat((torch.stack((total, pooled_mean)), memory * past[2:] + fresh))
 
 
 def finish_pooled(pooled: Tensor) -> Moments:
-    """Turn what `pool` returned, float32 [7, n], into moments."""
-    count, mean, deviation, freedom, positives = pooled[:5].unbind(0)
+    """Turn what `pool` returned, float32 [7, n], into moments of positives."""
+    count, mean, deviation, freedom, positives, present, shares = pooled.unbind(0)
     variance = deviation / torch.where(freedom > 0, freedom, 1.0)
     sound = variance > (ROUNDING * mean).square()
-    return Moments(count, mean, torch.where(sound, variance, 0.0), positives)
+    # per positive: over the group's mean share of the steps' positives
+    live = shares > FEWEST
+    per = torch.where(live, count / torch.where(live, shares, 1.0), 0.0)
+    variance = torch.where(sound, variance * per.square(), 0.0)
+    presence = present / torch.where(count > 0, count, 1.0)
+    return Moments(present, mean * per, variance, positives, presence)
 
 
-def finish(count: Tensor, mean: Tensor, deviation: Tensor, positives: Tensor) -> Moments:
-    """Turn sums, float32 [n] each, into moments."""
+def finish(partial: Tensor) -> Moments:
+    """Turn a partial, float32 [8, n], into the moments of whole levels."""
+    count, mean, deviation = partial[:3].unbind(0)
     variance = deviation / (count - 1)  # NaN or -0 below two values, which the next line drops
     sound = variance > (ROUNDING * mean).square()
-    return Moments(count, mean, torch.where(sound & (count > 1), variance, 0.0), positives)
+    return Moments(count, mean, torch.where(sound & (count > 1), variance, 0.0))

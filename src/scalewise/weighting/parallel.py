@@ -23,6 +23,13 @@ class Ranks:
         return Ranks, ()
 
 
+def world_size(ranks: Ranks) -> int:
+    """How many ranks take part; 1 outside data parallelism."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 1
+    return distributed.get_world_size(ranks.group)
+
+
 def merge_ranks(partial: Tensor, ranks: Ranks) -> Tensor:
     """Merge every rank's partial, by a single all-reduce.
 
@@ -36,9 +43,7 @@ def merge_ranks(partial: Tensor, ranks: Ranks) -> Tensor:
     Returns:
         float32 [6, n], the same on every rank; the argument itself outside data parallelism.
     """
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return partial
-    world = distributed.get_world_size(ranks.group)
+    world = world_size(ranks)
     if world == 1:
         return partial
     table = partial.new_zeros((world, *partial.shape))

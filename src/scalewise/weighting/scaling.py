@@ -30,32 +30,38 @@ def scale_levels(proposal: Tensor, mean: Tensor, normalize: str) -> tuple[Tensor
 
 
 def scale_positives(
-    proposal: Tensor, pooled: Moments, live: Tensor, normalize: str, clip: tuple[float, float]
+    proposal: Tensor, pooled: Moments, calls: int, normalize: str, clip: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
-    """Weights of groups of positives: scaled, clipped, and scaled or lifted.
+    """Weights of groups of positives: scaled, clipped, held by presence, and scaled or lifted.
+
+    A group that is in few of the optimizer's steps would move the parameters seldom and far, so its
+    weight goes only that part of the way from 1, `w = 1 + p (w - 1)`, p its share of the steps.
 
     Args:
         proposal: float32 [n].
-        pooled: moments with positives.
-        live: bool [n], groups that count; the others weigh 1.
+        pooled: moments of positives; a group that has none weighs 1 and is no part of the scaling.
+        calls: that make one optimizer step: the accumulated ones, times the ranks.
         normalize: "mean", "loss", "positives" or "lift", see `LossBalancer`.
-        clip: least and largest weight, before the last scaling.
+        clip: least and largest weight, before presence and the last scaling.
 
     Returns:
         Weights float32 [n], and bool scalar, whether the proposal could be used.
     """
     assert pooled.positives is not None
+    assert pooled.presence is not None
+    presence = 1 - (1 - pooled.presence) ** calls  # [n], in the optimizer's steps
     kept = {
         "positives": pooled.positives,
         "lift": pooled.positives,
         "loss": pooled.positives * pooled.mean,
         "mean": torch.ones_like(proposal),
     }[normalize]
+    live = pooled.presence > 0  # [n]
     kept = torch.where(live, kept, 0.0)
     among = torch.where(live, proposal, 0.0)
     sound = (among >= 0).all() & is_finite(proposal).all()
     sound = sound & ((among.sum() > 0) | ~live.any())
-    weights = _keep(proposal, kept).clamp(*clip)
+    weights = 1 + presence * (_keep(proposal, kept).clamp(*clip) - 1)
     weights = weights.clamp(min=1.0) if normalize == "lift" else _keep(weights, kept)
     weights = torch.where(live, weights, 1.0)
     return weights, sound
