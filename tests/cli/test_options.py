@@ -118,6 +118,7 @@ def test_printed_config_reads_back(capsys: pytest.CaptureFixture[str], tmp_path:
         (["--data", "x", "--warmup", "-1"], "--warmup must not be negative"),
         (["--data", "x", "--ema", "1"], "--ema must be at least 0 and below 1"),
         (["--data", "x", "--flip", "2"], "--flip is a probability"),
+        (["--data", "x", "--mosaic", "--batch_size", "3"], "set it to 4 or more, or leave"),
         (["--data", "x", "--name", "a/b"], "--name is the name of a folder"),
         (["--data", "x", "--workers", "-2"], "--workers must not be negative"),
     ],

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -28,10 +30,21 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 
 
 def _batches(
-    split: Split, epochs: list[int], workers: int = 0, start: int = 0, seed: int = 7
+    split: Split,
+    epochs: list[int],
+    workers: int = 0,
+    start: int = 0,
+    seed: int = 7,
+    cache: Literal["none", "ram"] = "none",
+    mosaic_epochs: int = 0,
 ) -> list[Batch]:
     loader = make_loader(
-        DetectionDataset(split, 64, augment=True), 4, shuffle=True, seed=seed, workers=workers
+        DetectionDataset(split, 64, augment=True, cache=cache),
+        4,
+        shuffle=True,
+        seed=seed,
+        workers=workers,
+        mosaic_epochs=mosaic_epochs,
     )
     sampler = loader.batch_sampler
     assert isinstance(sampler, EpochSampler)
@@ -52,14 +65,30 @@ def _equal(ours: list[Batch], theirs: list[Batch]) -> bool:
     )
 
 
-def test_batches_depend_on_seed_and_epoch_alone(split: Split) -> None:
+@pytest.mark.parametrize("mosaic_epochs", [0, 2])
+def test_batches_depend_on_seed_and_epoch_alone(split: Split, mosaic_epochs: int) -> None:
+    load = partial(_batches, split, mosaic_epochs=mosaic_epochs)
     torch.manual_seed(1)
-    once = _batches(split, [0, 1])
+    once = load([0, 1])
     torch.manual_seed(2)
-    assert _equal(once, _batches(split, [0, 1]))
-    assert _equal(once[6:], _batches(split, [1]))
-    assert _equal(once, _batches(split, [0, 1], workers=2))
-    assert not _equal(once, _batches(split, [0, 1], seed=8))
+    assert _equal(once, load([0, 1]))
+    assert _equal(once[6:], load([1]))
+    assert _equal(once, load([0, 1], workers=2))
+    assert _equal(once, load([0, 1], cache="ram"))
+    assert not _equal(once, load([0, 1], seed=8))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_collages_end_with_their_epochs(split: Split, workers: int) -> None:
+    plain = _batches(split, [0, 1, 2])
+    found = _batches(split, [0, 1, 2], workers=workers, mosaic_epochs=2)
+    counts = []
+    for one, other in zip(plain, found, strict=True):
+        assert torch.equal(one.image_ids, other.image_ids)
+        counts.append(int((one.images != other.images).flatten(1).any(1).sum()))
+    assert 10 < sum(counts) < 30, "about half of the images in ten batches of four"
+    assert [counts[5], counts[11]] == [0, 0], "batches of two"
+    assert _equal(plain[12:], found[12:])
 
 
 def test_every_epoch_has_its_own_order_of_all_images(split: Split) -> None:
@@ -82,9 +111,13 @@ def test_augmentation_differs_between_epochs_and_images(split: Split) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_epoch_goes_on_where_it_stopped(split: Split, workers: int) -> None:
-    whole = _batches(split, [3, 4])
-    assert _equal(whole[4:], _batches(split, [3, 4], workers=workers, start=4))
+@pytest.mark.parametrize("mosaic_epochs", [0, 4])
+def test_a_resumed_epoch_goes_on_where_it_stopped(
+    split: Split, workers: int, mosaic_epochs: int
+) -> None:
+    whole = _batches(split, [3, 4], mosaic_epochs=mosaic_epochs)
+    resumed = _batches(split, [3, 4], workers=workers, start=4, mosaic_epochs=mosaic_epochs)
+    assert _equal(whole[4:], resumed)
 
 
 def test_skipped_batches_load_nothing(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +136,7 @@ def test_skipped_batches_load_nothing(split: Split, monkeypatch: pytest.MonkeyPa
 def test_the_global_random_state_is_left_alone(split: Split) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    _batches(split, [0])
+    _batches(split, [0], mosaic_epochs=1)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from scalewise.errors import UsageError
 from scalewise.study.plan import (
@@ -90,6 +91,10 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
     loaded = load_plan(tmp_path / "s")
     assert (loaded.cells, loaded.baseline) == (plan.cells, "equal")
     assert (loaded.options.size, loaded.options.lr) == (96, 3e-4)
+    written = yaml.safe_load((tmp_path / "s/study.yaml").read_text())
+    del written["mosaic"]  # as a version without this option wrote it
+    (tmp_path / "s/study.yaml").write_text(yaml.safe_dump(written))
+    assert load_plan(tmp_path / "s") == loaded
 
 
 @pytest.mark.parametrize("text", ["", "- 1", "schemes: [equal]", "{a: ["])
@@ -106,3 +111,5 @@ def test_a_study_grows_but_keeps_its_options() -> None:
     assert extend(old, new).seeds == (0, 1, 2)
     with pytest.raises(UsageError, match="--epochs was 12 and is 3"):
         extend(old, _plan(epochs=3))
+    with pytest.raises(UsageError, match="--mosaic was False and is True"):
+        extend(old, _plan(mosaic=True))

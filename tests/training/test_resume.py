@@ -49,7 +49,7 @@ def test_killed_and_resumed_equals_undisturbed(
     if pretrained:
         torch.save(mobilenet_v3_small().state_dict(), tmp_path / "weights.pth")
         common |= {"weights_backbone": str(tmp_path / "weights.pth")}
-        common |= {"accumulate": 2, "ema": 0.9, "optimizer": "sgd"}
+        common |= {"accumulate": 2, "ema": 0.9, "optimizer": "sgd", "mosaic": True}
     whole = train(tiny(tmp_path, name="whole", **common))
     config = tiny(tmp_path, name="killed", **common)
     process = start(_train_until_killed, config, 9)

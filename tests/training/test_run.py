@@ -12,15 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from scalewise.cli import main
 from scalewise.cli.display import show_run
 from scalewise.data import open_split
+from scalewise.detectors import Batch
 from scalewise.errors import UserError
 from scalewise.training import runs
 from scalewise.training.config import TrainConfig
 from scalewise.training.fit import train
 from scalewise.training.inference import evaluate, load_run, predict
+from scalewise.training.module import DetectionModule
 from scalewise.training.schemes import build_balancer
 from scalewise.weighting import RLO
 
@@ -238,6 +241,43 @@ def test_validation_every_other_epoch(tiny: Tiny, tmp_path: Path) -> None:
     assert again["AP"] == pytest.approx(metrics["best"]["AP"], abs=1e-6)
     with pytest.raises(UserError, match="--val_every 3 does not divide --epochs 4"):
         train(tiny(tmp_path, epochs=4, val_every=3))
+
+
+def test_mosaic_is_for_training_but_not_at_its_end_and_the_same_for_all_schemes(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[tuple[int, Tensor, Tensor]]] = {}  # epoch, images, boxes
+
+    def note(name: str) -> None:
+        step = getattr(DetectionModule, name)
+
+        def noting(self: DetectionModule, batch: Batch, index: int) -> object:
+            row = (self.current_epoch, batch.images.clone(), batch.boxes.clone())
+            seen.setdefault(f"{self.config.name} {name}", []).append(row)
+            return step(self, batch, index)
+
+        monkeypatch.setattr(DetectionModule, name, noting)
+
+    def unlike(one: str, other: str) -> list[int]:
+        """Epochs in which two runs saw different batches."""
+        return sorted(
+            {
+                a[0]
+                for a, b in zip(seen[one], seen[other], strict=True)
+                if not (torch.equal(a[1], b[1]) and torch.equal(a[2], b[2]))
+            }
+        )
+
+    note("training_step")
+    note("validation_step")
+    common = {"epochs": 11, "val_every": 11, "holdout": 0.4}  # three batches, and two held out
+    train(tiny(tmp_path, name="plain", scheme="equal", **common))
+    train(tiny(tmp_path, name="equal", scheme="equal", mosaic=True, **common))
+    train(tiny(tmp_path, name="rlo", scheme="rlo", mosaic=True, workers=2, cache="ram", **common))
+    assert unlike("plain training_step", "equal training_step") == list(range(9))
+    assert unlike("plain validation_step", "equal validation_step") == []
+    assert unlike("equal training_step", "rlo training_step") == []
+    assert len(seen["rlo training_step"]) == 33
 
 
 def test_classes_of_other_data_are_refused(tiny: Tiny, trained: Path, tmp_path: Path) -> None:

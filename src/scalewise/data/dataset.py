@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from scalewise.data.faults import BadData
+from scalewise.data.mosaic import mosaic
 from scalewise.data.split import ImageRecord, Split
 from scalewise.data.transforms import as_boxes, eval_transforms, train_transforms
 
@@ -22,10 +24,12 @@ class Request(NamedTuple):
     Attributes:
         item: index of the record in the split.
         seed: of this item's augmentation.
+        mosaic: the image may become a collage with others of its batch.
     """
 
     item: int
     seed: int
+    mosaic: bool = False
 
 
 class Item(NamedTuple):
@@ -36,8 +40,8 @@ class Item(NamedTuple):
         boxes: float32 [k, 4], corners in pixels of this image.
         labels: int64 [k].
         scale: (x, y) factors from original pixels to this image's; for an augmented image, whose
-            corner may have moved, of its size only.
-        image_id: the record's.
+            corner may have moved, of its size only; for a collage, the mean of its images'.
+        image_id: the record's; for a collage, of the image whose place it takes.
     """
 
     image: Tensor
@@ -91,7 +95,7 @@ class DetectionDataset(Dataset[Item]):
         Raises:
             BadData: when the image can no longer be read.
         """
-        index, seed = key if isinstance(key, tuple) else (key, 0)
+        index, seed, _ = key if isinstance(key, Request) else Request(key, 0)
         record = self.split.records[index]
         image = self._cache.get(index) if self._cache else _decode(record)
         trained = ~record.crowd
@@ -115,6 +119,16 @@ class DetectionDataset(Dataset[Item]):
             scale=(width / record.width, height / record.height),
             image_id=record.image_id,
         )
+
+    def __getitems__(self, keys: Sequence[Request | int]) -> list[Item]:
+        """Return the items of a batch, with collages among them where the requests ask for it.
+
+        Raises:
+            BadData: when an image can no longer be read.
+        """
+        items = [self[key] for key in keys]
+        seeds = [key.seed if isinstance(key, Request) and key.mosaic else None for key in keys]
+        return mosaic(items, seeds)
 
 
 def _decode(record: ImageRecord) -> Tensor:

@@ -10,10 +10,10 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from scalewise.data.dataset import DetectionDataset, Item, Request
+from scalewise.data.transforms import GREY
 from scalewise.detectors.batch import Batch
 
 _STRIDE = 32
-_GREY = (124, 116, 104)  # ImageNet's mean colour, so that padding is near 0 once normalised
 
 
 class EpochSampler(Sampler[list[Request]]):
@@ -34,6 +34,7 @@ class EpochSampler(Sampler[list[Request]]):
         drop_last: leave out the last batch when it is not full.
         num_replicas: number of ranks.
         rank: of this process.
+        mosaic_epochs: in so many epochs, from the first, images become collages, see `mosaic`.
 
     Attributes:
         epoch: the epoch whose batches the next pass yields.
@@ -50,6 +51,7 @@ class EpochSampler(Sampler[list[Request]]):
         drop_last: bool = False,
         num_replicas: int = 1,
         rank: int = 0,
+        mosaic_epochs: int = 0,
     ) -> None:
         if batch_size < 1 or not 0 <= rank < num_replicas:
             raise ValueError(
@@ -58,6 +60,7 @@ class EpochSampler(Sampler[list[Request]]):
             )
         self.length, self.batch_size, self.shuffle, self.seed = length, batch_size, shuffle, seed
         self.drop_last, self.num_replicas, self.rank = drop_last, num_replicas, rank
+        self.mosaic_epochs = mosaic_epochs
         self.epoch = 0
         self.start_batch = 0
         if len(self) == 0 and shuffle:
@@ -82,10 +85,11 @@ class EpochSampler(Sampler[list[Request]]):
             order = np.random.default_rng([self.seed, epoch]).permutation(order)
             order = np.resize(order, self._share() * self.num_replicas)
         own = order[self.rank :: self.num_replicas]
+        mosaic = epoch < self.mosaic_epochs
         for batch in range(start, len(self)):
             first = batch * self.batch_size
             indices = (int(index) for index in own[first : first + self.batch_size])
-            yield [Request(index, self._item_seed(epoch, index)) for index in indices]
+            yield [Request(index, self._item_seed(epoch, index), mosaic) for index in indices]
 
     def _share(self) -> int:
         """Return the number of images of this rank."""
@@ -119,7 +123,7 @@ class Collate:
             sides = (max(height for height, _ in sizes), max(width for _, width in sizes))
         height, width = (-(-side // _STRIDE) * _STRIDE for side in sides)
         count = max(len(item.labels) for item in items)
-        fill = torch.tensor(_GREY, dtype=torch.uint8)[:, None, None]
+        fill = torch.tensor(GREY, dtype=torch.uint8)[:, None, None]
         images = fill.expand(len(items), 3, height, width).clone()  # [B, 3, H, W]
         boxes = torch.zeros(len(items), count, 4)  # [B, M, 4]
         labels = torch.zeros(len(items), count, dtype=torch.int64)
@@ -152,6 +156,7 @@ def make_loader(
     rank: int = 0,
     canvas: Literal["square", "batch"] = "square",
     pin_memory: bool = False,
+    mosaic_epochs: int = 0,
 ) -> DataLoader[Item]:
     """Return a loader of `Batch`es; its `batch_sampler` is an `EpochSampler`.
 
@@ -169,6 +174,7 @@ def make_loader(
         rank: of this process.
         canvas: see `Collate`.
         pin_memory: for faster copies to an accelerator.
+        mosaic_epochs: see `EpochSampler`.
 
     Returns:
         The loader.
@@ -176,7 +182,9 @@ def make_loader(
     Raises:
         ValueError: when the options leave no batch to train on.
     """
-    sampler = EpochSampler(len(dataset), batch_size, shuffle, seed, drop_last, num_replicas, rank)
+    sampler = EpochSampler(
+        len(dataset), batch_size, shuffle, seed, drop_last, num_replicas, rank, mosaic_epochs
+    )
     return DataLoader(
         dataset,
         batch_sampler=sampler,

@@ -11,6 +11,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 Sample = tuple[Tensor, dict[str, Any]]
+GREY = (124, 116, 104)  # ImageNet's mean colour, so that padding is near 0 once normalised
 
 
 class FitLongerSide(nn.Module):

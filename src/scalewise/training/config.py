@@ -32,6 +32,8 @@ class DataOptions:
         flip: Probability of a horizontal flip.
         color_jitter: Strength of the brightness, contrast and saturation jitter; 0 turns it off.
         scale_jitter: Largest relative change of scale; 0.5 draws scales from 0.5 to 1.5.
+        mosaic: Replace half of the images of a batch by collages of four of them, but for the last
+            tenth of the epochs (at least one).
     """
 
     data: str = ""
@@ -46,6 +48,7 @@ class DataOptions:
     flip: float = 0.5
     color_jitter: float = 0.2
     scale_jitter: float = 0.25
+    mosaic: bool = False
 
 
 @dataclass(kw_only=True)
@@ -99,7 +102,6 @@ class WeightingOptions:
             loss as it is, with 1 every object counts alike.
         least_weight: Least weight of a group of positives, before the last scaling.
         largest_weight: Largest weight of a group of positives, before the last scaling.
-        least_positives: Positives that a group must have had before its weight leaves 1.
     """
 
     by: Literal["auto", "level", "level-positives", "size", "class", "size*class"] = "auto"
@@ -111,7 +113,6 @@ class WeightingOptions:
     object_power: float = 0.0
     least_weight: float = 0.25
     largest_weight: float = 8.0
-    least_positives: float = 1.0
 
 
 @dataclass(kw_only=True)
@@ -244,6 +245,11 @@ def check(config: TrainConfig) -> None:
         )
     if not 0 <= config.flip <= 1:
         raise UsageError(f"--flip is a probability, 0 to 1, got {config.flip}")
+    if config.mosaic and config.batch_size < 4:
+        raise UsageError(
+            f"--mosaic puts four images of a batch together, and --batch_size is "
+            f"{config.batch_size}: set it to 4 or more, or leave out --mosaic"
+        )
     if config.gradient_every and config.compile:
         raise UsageError(
             "--gradient_every runs the backward pass of a step several times, which a compiled "

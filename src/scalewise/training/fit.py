@@ -263,7 +263,8 @@ def _loaders(
         color_jitter=config.color_jitter,
         scale_jitter=(1 - config.scale_jitter, 1 + config.scale_jitter),
     )
-    batches = load(data, shuffle=True, seed=config.seed)
+    mosaic_epochs = config.epochs * 9 // 10 if config.mosaic else 0
+    batches = load(data, shuffle=True, seed=config.seed, mosaic_epochs=mosaic_epochs)
     if checkpoint is not None:
         sampler = batches.batch_sampler
         assert isinstance(sampler, EpochSampler)
