@@ -82,7 +82,7 @@ def torchvision_pair(name: str, args: argparse.Namespace) -> Pair:
         return lambda: torch.stack(list(model(images, targets).values())).sum()
 
     def weigh(model: Any) -> Losses:
-        sw.attach(model, args.scheme)
+        sw.attach(model, args.by, args.scheme)
         return losses(model)
 
     return Pair(model, losses, weigh)
@@ -124,9 +124,7 @@ def ultralytics_pair(name: str, args: argparse.Namespace) -> Pair:
         return lambda: model(data)[0].sum()
 
     def weigh(model: Any) -> Losses:
-        from scalewise.integrations.ultralytics_loss import attach as attach_ultralytics
-
-        attach_ultralytics(model, args.scheme)
+        sw.attach(model, args.by, args.scheme)
         return losses(model)
 
     return Pair(model, losses, weigh)
@@ -242,6 +240,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--by", default="level", help="our own ATSS is always weighed by level")
     parser.add_argument("--scheme", default="rlo")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=60, help="for each detector")
@@ -264,7 +263,7 @@ def main() -> None:
 {processor(args.device)}, {args.threads} threads; Python {platform.python_version()},
 torch {torch.__version__}, torchvision {version("torchvision")}, {yolo},
 scalewise {sw.__version__}. {args.size} px, batch {args.batch},
-{"bfloat16 autocast" if args.bf16 else "float32"}, scheme {args.scheme}, interval 100."""
+{"bfloat16 autocast" if args.bf16 else "float32"}, by {args.by}, scheme {args.scheme}."""
     if args.profile:
         parts = [f"- **{name}**: {profile(PAIRS[name](args), args)}" for name in names]
         text = f"# What level weights add to a step, {args.device}\n\n{head}\n\n"

@@ -19,7 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint
 import scalewise as sw
 from scalewise.data import Collate, DetectionDataset, Item, Request, open_split
 from scalewise.detectors import Batch
-from scalewise.integrations.transformers import log_levels
+from scalewise.integrations.transformers import log_groups
 
 
 class MyDetector(nn.Module):
@@ -98,7 +98,7 @@ def train(out: Path, steps: int, images: int, **options: Any) -> MyDetector:
     model = MyDetector(len(split.classes), arguments.gradient_accumulation_steps)
     data = Images(DetectionDataset(split, 96, augment=True))
     trainer = Trainer(model, arguments, data_collator=collate, train_dataset=data)
-    log_levels(trainer)
+    log_groups(trainer)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(out)))
     return model
 

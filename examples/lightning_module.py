@@ -18,7 +18,7 @@ from torch import Tensor
 import scalewise as sw
 from scalewise.data import DetectionDataset, make_loader, open_split
 from scalewise.detectors import Batch
-from scalewise.integrations.lightning import LevelWeights
+from scalewise.integrations.lightning import BalancerCallback
 
 
 class MyDetector(L.LightningModule):
@@ -56,7 +56,7 @@ def train(out: Path, epochs: int, images: int) -> MyDetector:
         max_epochs=epochs,
         accelerator="cpu",
         devices=1,
-        callbacks=[LevelWeights()],
+        callbacks=[BalancerCallback()],
         logger=CSVLogger(out, name="log"),
         log_every_n_steps=3,
         enable_checkpointing=False,

@@ -1,4 +1,4 @@
-"""Train a small ATSS of MMDetection, from scratch, with level weights on a VOC folder.
+"""Train a small ATSS of MMDetection, from scratch, on a VOC folder, with weights for its classes.
 
 python examples/mmdet_bccd.py --data BCCD_Dataset/BCCD --out runs/mmdet --epochs 12
 """
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--size", type=int, default=256, help="longer side in pixels")
-    parser.add_argument("--scheme", default="rlo")
+    parser.add_argument("--scheme")
     options = parser.parse_args()
 
     register_all_modules()
@@ -129,7 +129,7 @@ def main() -> None:
                 "optim_wrapper": {"optimizer": {"type": "AdamW", "lr": 1e-3}},
                 "param_scheduler": [{"type": "CosineAnnealingLR", "T_max": options.epochs}],
                 "custom_hooks": [
-                    {"type": ScalewiseHook.__name__, "scheme": options.scheme, "interval": 25}
+                    {"type": ScalewiseHook.__name__, "by": "class", "scheme": options.scheme}
                 ],
                 "default_hooks": {"logger": {"type": "LoggerHook", "interval": 25}},
                 "work_dir": str(options.out),
@@ -138,9 +138,9 @@ def main() -> None:
         )
     )
     runner.train()
-    for level, stride in enumerate(STRIDES):
-        weight = runner.message_hub.get_scalar(f"train/dense/weight_{level}").current()
-        print(f"stride {stride:3d}: weight {weight:.3f}")
+    for name in CLASSES:
+        weight = runner.message_hub.get_scalar(f"train/dense/weight_{name}").current()
+        print(f"{name}: weight {weight:.3f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train YOLO11n, from scratch, with level weights on a VOC folder.
+"""Train YOLO11n, from scratch, on a VOC folder, with weights for its classes.
 
 python examples/ultralytics_bccd.py --data BCCD_Dataset/BCCD --out runs/yolo --epochs 12
 """
@@ -65,13 +65,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--size", type=int, default=256, help="longer side in pixels")
-    parser.add_argument("--scheme", default="rlo")
+    parser.add_argument("--by", default="class")
+    parser.add_argument("--scheme")
     options = parser.parse_args()
 
     model = YOLO("yolo11n.yaml")
     metrics = model.train(
         data=str(convert(options.data, options.out / "data")),
-        trainer=balanced_trainer(options.scheme, interval=10),
+        trainer=balanced_trainer(by=options.by, scheme=options.scheme),
         epochs=options.epochs,
         imgsz=options.size,
         batch=8,
@@ -82,7 +83,7 @@ def main() -> None:
     )
     with (Path(model.trainer.save_dir) / "scalewise.csv").open(newline="") as lines:
         for row in csv.DictReader(lines):
-            weights = [f"{k.split('/')[0]} {v}" for k, v in row.items() if k.endswith("/weight")]
+            weights = [f"{k[7:]} {v}" for k, v in row.items() if k.startswith("weight/")]
             print(f"epoch {row['epoch']}: mean weights {', '.join(weights)}")
     for name, value in metrics.results_dict.items():
         print(f"{name} {value:.4f}")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scalewise import detectors as detectors
-    from scalewise.integrations.torchvision import attach as attach
-    from scalewise.integrations.torchvision import detach as detach
+    from scalewise.integrations.attach import attach as attach
+    from scalewise.integrations.attach import detach as detach
     from scalewise.replay.record import record as record
     from scalewise.weighting import (
         AVW as AVW,
@@ -100,8 +100,8 @@ _WEIGHTING = (
     "Share", "Static", "Uncertainty",
 )  # fmt: skip
 _FUNCTIONS = {
-    "attach": "scalewise.integrations.torchvision",
-    "detach": "scalewise.integrations.torchvision",
+    "attach": "scalewise.integrations.attach",
+    "detach": "scalewise.integrations.attach",
     "record": "scalewise.replay.record",
     "by_class": "scalewise.weighting",
     "by_level": "scalewise.weighting",

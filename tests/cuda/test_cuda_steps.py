@@ -13,7 +13,8 @@ from torch import Tensor
 from waiting import count_waits, no_waits
 
 from scalewise.detectors import Batch
-from scalewise.integrations.torchvision import attach
+from scalewise.integrations.options import Options
+from scalewise.integrations.torchvision import attach_torchvision
 from scalewise.training.average import update
 from scalewise.weighting import LossBalancer
 
@@ -51,9 +52,10 @@ def test_a_whole_step_never_waits_for_the_device(name: str, device: torch.device
     assert balancer.intervals == 2
 
 
+@pytest.mark.parametrize("by", ["level", "size", "class"])
 @pytest.mark.parametrize("family", torchvision_models.FAMILIES)
 def test_attached_weights_wait_no_more_than_torchvision_itself(
-    family: str, device: torch.device
+    family: str, by: str, device: torch.device
 ) -> None:
     model = torchvision_models.make(family).to(device)
     images, targets = torchvision_models.batch((3, 0, 5))
@@ -65,16 +67,18 @@ def test_attached_weights_wait_no_more_than_torchvision_itself(
 
     step()
     plain = count_waits(device, step)
-    attached = attach(model, "rlo", interval=2)
+    attached = attach_torchvision(model, Options(by, "rlo", interval=2))
     step()
     weighted = max(count_waits(device, step) for _ in range(3))
     # Mask R-CNN finds the positive regions of each image a second time.
     assert weighted <= plain + (len(images) if family == "mask_rcnn" else 0)
     for name in attached.balancers:
-        levels = attached[name].last_losses.clone().requires_grad_()
+        losses = attached[name].last_losses.clone().requires_grad_()
+        positives = None if by == "level" else torch.ones_like(losses)
+        losses = losses if by == "level" else torch.nn.functional.pad(losses, (0, 1))
         with no_waits(device):
             for _ in range(4):
-                attached.weigh(name, {"loss": levels})
+                attached.weigh(name, {"loss": losses}, positives)
 
 
 @every_method

@@ -15,8 +15,10 @@ from subject import Subject
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from scalewise.weighting import LossBalancer
+
 BATCHES = ((3, 1), (2, 0), (0, 0), (4,))  # objects per image
-STEPS = 8
+STEPS = 4
 
 
 @dataclass
@@ -24,10 +26,11 @@ class Rank:
     """What one of the data parallel processes saw.
 
     Attributes:
-        weights: float32 [steps, n], all sets of levels side by side.
-        counts: of the last interval's statistics, by set of levels.
+        weights: float32 [steps, n], all sets of groups side by side.
+        counts: of the last interval's statistics, by set of groups.
         means: of the same.
-        losses: of the steps of that interval, unweighted, of this rank: [2, n] by set.
+        seen: of the steps of that interval, of this rank: [steps, 2, n] by set, the unweighted
+            losses and the groups' shares of the positives, 1 for whole levels.
         gradients: of one step under random weights, averaged over the ranks.
         reference: the same of this rank alone, in the other way.
     """
@@ -35,7 +38,7 @@ class Rank:
     weights: Tensor
     counts: dict[str, Tensor]
     means: dict[str, Tensor]
-    losses: dict[str, Tensor]
+    seen: dict[str, Tensor]
     gradients: dict[str, Tensor]
     reference: dict[str, Tensor]
 
@@ -51,50 +54,53 @@ def close(found: dict[str, Tensor], expected: dict[str, Tensor], what: str) -> N
         )
 
 
-def same_weights(subject: Subject, levels: int) -> None:
+def same_weights(subject: Subject, levels: int, by: str) -> None:
     """At weight 1 losses and gradients are the plain framework's."""
     for counts in BATCHES:
         data = subject.batch(counts, 1)
         plain, weighted = subject.make(levels, 0), subject.make(levels, 0)
-        balancers = subject.attach(weighted, "equal")
-        assert all(b.num_groups == levels for b in balancers.values())
+        balancers = subject.attach(weighted, "equal", by=by)
+        groups = {"size": 3, "level": levels, "level-positives": levels}
+        assert all(b.num_groups == groups.get(by, b.num_groups) for b in balancers.values())
         found, expected = subject.step(weighted, data), subject.step(plain, data)
-        close(found[0], expected[0], f"losses of {counts}")
-        close(found[1], expected[1], f"gradients of {counts}")
+        for mine, own, what in zip(found, expected, ("losses", "gradients"), strict=True):
+            close(mine, own, f"{what} of {counts}")
+            if by in subject.exact:
+                assert all(torch.equal(mine[name], own[name]) for name in own), what
 
 
-def random_weights(subject: Subject) -> None:
+def random_weights(subject: Subject, by: str) -> None:
     """Under random weights the gradients are the reference's."""
     for counts in BATCHES:
         data = subject.batch(counts, 1)
-        plain, weighted, weights = _under_random_weights(subject)
-        subject.weigh(plain, weights)
+        plain, weighted, weights = _under_random_weights(subject, by)
+        subject.weigh(plain, weights, by)
         found, expected = subject.step(weighted, data)[1], subject.step(plain, data)[1]
         close(found, expected, f"gradients of {counts}")
     unweighted = subject.step(subject.make(subject.levels[0], 0), data)[1]
     assert any(not torch.allclose(found[name], unweighted[name], rtol=1e-2) for name in found)
 
 
-def _under_random_weights(subject: Subject) -> tuple[Any, Any, dict[str, Tensor]]:
+def _under_random_weights(subject: Subject, by: str) -> tuple[Any, Any, dict[str, Tensor]]:
     """A plain model, a weighted one, and the weights in force in the latter."""
     plain, weighted = subject.make(subject.levels[0], 0), subject.make(subject.levels[0], 0)
-    balancers = subject.attach(weighted, "equal")
+    balancers = subject.attach(weighted, "equal", by=by)
     draw = torch.Generator().manual_seed(3)
     for balancer in balancers.values():
         balancer.weights.copy_(0.2 + 1.6 * torch.rand(balancer.num_groups, generator=draw))
     return plain, weighted, {name: b.weights.clone() for name, b in balancers.items()}
 
 
-def bfloat16(subject: Subject) -> None:
+def bfloat16(subject: Subject, by: str) -> None:
     """Under autocast, equal weights and random ones give what they should to bf16's precision."""
     data = subject.batch((3, 1), 1)
     with torch.autocast("cpu", torch.bfloat16):
-        plain, weighted, weights = _under_random_weights(subject)
+        plain, weighted, weights = _under_random_weights(subject, by)
         expected = subject.step(subject.make(subject.levels[0], 0), data)
-        subject.weigh(plain, weights)
+        subject.weigh(plain, weights, by)
         assert _distance(subject.step(weighted, data)[1], subject.step(plain, data)[1]) < 0.03
         equal = subject.make(subject.levels[0], 0)
-        subject.attach(equal, "equal")
+        subject.attach(equal, "equal", by=by)
         found = subject.step(equal, data)
     assert _distance(found[1], expected[1]) < 0.03
     for name, value in expected[0].items():
@@ -109,24 +115,25 @@ def _distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     return cast(float, (apart / whole) ** 0.5)
 
 
-def accumulation(subject: Subject) -> None:
+def accumulation(subject: Subject, by: str) -> None:
     """Weights change with the optimizer step, not with the forward pass."""
     model = subject.make(subject.levels[0], 0)
-    balancers = subject.attach(model, "random", interval=1, accumulate=3)
+    options = {"interval": 1, "accumulate": 3, "normalize": "mean"}
+    balancers = subject.attach(model, "random", by=by, **options)
     seen = []
     for seed in range(7):
         seen.append(torch.cat([b.weights.clone() for b in balancers.values()]))
-        subject.step(model, subject.batch((2,), seed))
+        subject.step(model, subject.batch((4,), seed))
     for first in (0, 3):
         assert torch.equal(seen[first], seen[first + 1])
         assert torch.equal(seen[first], seen[first + 2])
         assert not torch.equal(seen[first], seen[first + 3])
 
 
-def checkpoint(subject: Subject) -> None:
+def checkpoint(subject: Subject, by: str) -> None:
     """A model made anew from a `state_dict` that went through a file goes on like the first."""
     first, second = subject.make(subject.levels[0], 0), subject.make(subject.levels[0], 5)
-    own, other = (subject.attach(m, "rlo", interval=2, seed=3) for m in (first, second))
+    own, other = (subject.attach(m, "rlo", by=by, interval=2, seed=3) for m in (first, second))
     for seed in range(5):
         subject.step(first, subject.batch((2, 1), seed))
     second.load_state_dict(_through_a_file(first.state_dict()))
@@ -148,17 +155,20 @@ def _through_a_file(state: Any) -> Any:
     return torch.load(file, weights_only=True)
 
 
-def run_two_processes(module: str) -> dict[str, list[Rank]]:
+def run_two_processes(module: str) -> dict[str, dict[str, list[Rank]]]:
     """Train every subject of a module in two data parallel processes.
 
     Args:
         module: name of an importable module with `SUBJECTS`.
 
     Returns:
-        What each rank saw, by subject.
+        What each rank saw, by subject and by what was weighed.
     """
     seen = run_ranks(_rank, module)
-    return {key: [Rank(**one[key]) for one in seen] for key in seen[0]}
+    return {
+        key: {by: [Rank(**one[key][by]) for one in seen] for by in kinds}
+        for key, kinds in seen[0].items()
+    }
 
 
 def two_processes(ranks: list[Rank]) -> None:
@@ -167,46 +177,64 @@ def two_processes(ranks: list[Rank]) -> None:
     assert torch.equal(first.weights, second.weights)
     assert (first.weights[-1] != 1).any()
     for name, counts in first.counts.items():
-        assert counts.tolist() == [2 * WORLD] * len(counts), name
-        seen = torch.cat([rank.losses[name] for rank in ranks])
-        assert not torch.equal(first.losses[name], second.losses[name])
+        losses, shares = torch.cat([rank.seen[name] for rank in ranks]).unbind(1)
+        assert counts.tolist() == (shares > 0).sum(0).tolist(), name
+        assert counts.max() == 2 * WORLD, name
+        assert not torch.equal(first.seen[name], second.seen[name])
+        mean = (losses.mean(0) / shares.mean(0)).nan_to_num()
         for rank in ranks:
-            torch.testing.assert_close(rank.means[name], seen.mean(0))
-    mean = {n: (g + second.reference[n]) / WORLD for n, g in first.reference.items()}
+            torch.testing.assert_close(rank.means[name], mean)
+    expected = {n: (g + second.reference[n]) / WORLD for n, g in first.reference.items()}
     found = {n.removeprefix("module."): g for n, g in first.gradients.items()}
-    close(found, mean, "gradients averaged over the ranks")
+    close(found, expected, "gradients averaged over the ranks")
 
 
-def _rank(rank: int, module: str) -> dict[str, dict[str, Any]]:
+def _rank(rank: int, module: str) -> dict[str, dict[str, dict[str, Any]]]:
     subjects: dict[str, Subject] = importlib.import_module(module).SUBJECTS
-    return {key: dataclasses.asdict(_see(subject, rank)) for key, subject in subjects.items()}
+    return {
+        key: {by: dataclasses.asdict(_see(subject, rank, by)) for by in subject.main}
+        for key, subject in subjects.items()
+    }
 
 
-def _see(subject: Subject, rank: int) -> Rank:
+def _last_step(balancer: LossBalancer) -> Tensor:
+    """Its losses and shares of the positives, float32 [2, n]."""
+    losses = balancer.last_losses
+    if balancer.by == "level":
+        return torch.stack((losses, torch.ones_like(losses)))
+    positives = balancer.block[(balancer.calls - 1) % len(balancer.block), len(losses) + 1 :]
+    return torch.stack((losses, positives / positives.sum()))
+
+
+def _see(subject: Subject, rank: int, by: str) -> Rank:
     model = subject.make(subject.levels[0], 0)
-    balancers = subject.attach(model, "avw:signal=magnitude", interval=2)
+    balancers = subject.attach(model, "avw:signal=magnitude", by=by, interval=2)
     parallel = DistributedDataParallel(model)
-    weights, losses = [], []
+    weights, seen = [], []
     for step in range(STEPS):
         subject.step(parallel, subject.batch((2, 1), 10 * step + rank))
         weights.append(torch.cat([b.weights.clone() for b in balancers.values()]))
-        losses.append({name: b.last_losses for name, b in balancers.items()})
-    plain, fixed, in_force = _under_random_weights(subject)
-    subject.weigh(plain, in_force)
+        seen.append({name: _last_step(b) for name, b in balancers.items()})
+    plain, fixed, in_force = _under_random_weights(subject, by)
+    subject.weigh(plain, in_force, by)
     data = subject.batch((2, 1), 20 + rank)
     return Rank(
         torch.stack(weights),
         {name: b.statistics.count for name, b in balancers.items()},
         {name: b.statistics.mean for name, b in balancers.items()},
-        {name: torch.stack([step[name] for step in losses[-2:]]) for name in balancers},
+        {name: torch.stack([step[name] for step in seen[-2:]]) for name in balancers},
         subject.step(DistributedDataParallel(fixed), data)[1],
         subject.step(plain, data)[1],
     )
 
 
-CHECKS: dict[str, Callable[[Subject], None]] = {
-    "weight 1 = plain": lambda subject: same_weights(subject, subject.levels[0]),
-    "random weights": random_weights,
+def weighs(subject: Subject, by: str) -> None:
+    """Equal weights change nothing, and random ones act as they should."""
+    same_weights(subject, subject.levels[0], by)
+    random_weights(subject, by)
+
+
+CHECKS: dict[str, Callable[[Subject, str], None]] = {
     "bf16": bfloat16,
     "accumulation": accumulation,
     "checkpoint": checkpoint,

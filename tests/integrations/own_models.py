@@ -1,8 +1,10 @@
-"""Scalewise's own detectors as subjects: level losses through a `LossBalancer`."""
+"""Scalewise's own detectors as subjects: losses of groups through a `LossBalancer`."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,9 +14,13 @@ from torch import Tensor, nn
 import scalewise as sw
 from scalewise.detectors import Batch, DenseDetector, atss, fcos, retinanet
 from scalewise.integrations.loops import keep_from_broadcast
-from scalewise.weighting import LossBalancer
+from scalewise.weighting import LossBalancer, by_class, by_size
 
 SIDE, CLASSES = 128, 4
+GROUPINGS = {
+    "class": by_class([f"class{i}" for i in range(CLASSES)]),
+    "size": by_size((24.0, 64.0)),
+}
 FACTORIES = {"atss": atss, "fcos": fcos, "retinanet": retinanet}
 
 
@@ -28,22 +34,38 @@ class Weighted(nn.Module):
         self.detector = detector
         self.balancer = None
 
-    def levels(self, batch: Batch) -> Tensor:
-        """Loss [n] of each level, over all terms."""
+    def group(self, by: str) -> None:
+        """From now on the detector's losses come by these groups."""
+        detector = self.detector
+        detector.grouping = GROUPINGS.get(by)
+        if detector.grouping is not None:
+            detector.group_names = detector.grouping.names
+            detector.positives = torch.zeros(len(detector.group_names))
+
+    def losses(self, batch: Batch) -> Tensor:
+        """Loss of each group, over all terms: [n] of whole levels, [n + 1] of positives."""
         return torch.stack(list(self.detector.losses(batch).values())).sum(0)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        levels = self.levels(batch)
-        return {"loss": levels.sum() if self.balancer is None else self.balancer(levels)}
+        losses = self.losses(batch)
+        if self.balancer is None:
+            return {"loss": losses.sum()}
+        return {"loss": self.balancer(losses, self.detector.positives)}
 
 
-class ByLevel(Weighted):
-    """The reference: each level's loss is back-propagated alone."""
+class ByGroup(Weighted):
+    """The reference: each group's loss is back-propagated alone."""
 
     reference: Tensor
 
 
 def make(name: str, seed: int) -> Weighted:
+    """A detector of its own, without a balancer."""
+    return copy.deepcopy(_made(name, seed))
+
+
+@cache
+def _made(name: str, seed: int) -> Weighted:
     """A detector with BatchNorm fixed at the statistics of noise, so that images do not interact.
 
     At the statistics of a fresh BatchNorm the coarse maps would hardly depend on the image.
@@ -85,9 +107,10 @@ def batch(counts: tuple[int, ...], seed: int = 1) -> Batch:
     )
 
 
-def attach(model: Weighted, scheme: Any, **options: Any) -> dict[str, LossBalancer]:
+def attach(model: Weighted, scheme: Any, by: str, **options: Any) -> dict[str, LossBalancer]:
     """Give the model a balancer, whose records data parallelism leaves alone."""
-    model.balancer = sw.LossBalancer(model.detector.num_levels, scheme, **options)
+    model.group(by)
+    model.balancer = sw.LossBalancer(model.detector.group_names, scheme, by=by, **options)
     keep_from_broadcast(model)
     return {"dense": model.balancer}
 
@@ -95,33 +118,35 @@ def attach(model: Weighted, scheme: Any, **options: Any) -> dict[str, LossBalanc
 def step(model: nn.Module, data: Batch) -> Step:
     """Loss and gradients of one training step."""
     model.zero_grad()
-    if isinstance(model, ByLevel):
-        return _by_level(model, data)
+    if isinstance(model, ByGroup):
+        return _by_group(model, data)
     losses = model(data)
     losses["loss"].backward()
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     return {"loss": losses["loss"].detach()}, gradients
 
 
-def weigh(model: Weighted, weights: Mapping[str, Tensor]) -> None:
-    """From now on `step` adds up gradients of single levels, each times its weight."""
-    model.__class__ = ByLevel
-    assert isinstance(model, ByLevel)
+def weigh(model: Weighted, weights: Mapping[str, Tensor], by: str) -> None:
+    """From now on `step` adds up gradients of single groups, each times its weight."""
+    model.group(by)
+    model.__class__ = ByGroup
+    assert isinstance(model, ByGroup)
     model.reference = weights["dense"]
 
 
-def _by_level(model: ByLevel, data: Batch) -> Step:
-    levels = model.levels(data)
+def _by_group(model: ByGroup, data: Batch) -> Step:
+    losses = model.losses(data)
+    weights = torch.cat((model.reference, torch.ones(len(losses) - len(model.reference))))
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     gradients: dict[str, Tensor] = {}
-    for weight, level in zip(model.reference.tolist(), levels, strict=True):
+    for weight, loss in zip(weights.tolist(), losses, strict=True):
         alone = torch.autograd.grad(
-            level, [p for _, p in named], retain_graph=True, allow_unused=True
+            loss, [p for _, p in named], retain_graph=True, allow_unused=True
         )
         for (name, _), gradient in zip(named, alone, strict=True):
             if gradient is not None:
                 gradients[name] = gradients.get(name, 0) + weight * gradient
-    total = (levels.detach() * model.reference).sum()
+    total = (losses.detach() * weights).sum()
     return {"loss": total}, {name: gradients[name] for name, _ in named if name in gradients}
 
 
@@ -136,6 +161,7 @@ def _subject(name: str) -> Subject:
         attach=attach,
         step=step,
         weigh=weigh,
+        by=("level", "class", "size") if name == "atss" else ("level",),
     )
 
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from torchvision_models import batch, make
 
 import scalewise as sw
-from scalewise.integrations.lightning import LevelWeights
+from scalewise.integrations.lightning import BalancerCallback
 from scalewise.integrations.loops import LoopError, find_balancers, readings
 
 LEVELS, STEPS = 3, 5  # steps: batches an epoch
@@ -97,9 +97,9 @@ def fit(
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_resumed_run_is_the_undisturbed_one(tmp_path: Path, inside: bool, precision: Any) -> None:
-    def start() -> tuple[Module, LevelWeights, sw.LossBalancer]:
+    def start() -> tuple[Module, BalancerCallback, sw.LossBalancer]:
         own = balancer(interval=2)  # 5 steps an epoch: the checkpoint lies inside an interval
-        return Module(own, inside), LevelWeights(None if inside else own), own
+        return Module(own, inside), BalancerCallback(None if inside else own), own
 
     whole, callback, expected = start()
     fit(tmp_path, whole, callback, max_epochs=4, precision=precision)
@@ -128,7 +128,9 @@ def test_without_the_callback_a_balancer_outside_starts_anew(tmp_path: Path) -> 
     fit(tmp_path, first, None, max_epochs=1).save_checkpoint(tmp_path / "one.ckpt")
     own = balancer()
     with pytest.warns(UserWarning, match=r"no state of \['balancer'\]; their weights start anew"):
-        fit(tmp_path, Module(own, False), LevelWeights(own), tmp_path / "one.ckpt", max_epochs=2)
+        fit(
+            tmp_path, Module(own, False), BalancerCallback(own), tmp_path / "one.ckpt", max_epochs=2
+        )
     assert int(own.get_extra_state()[1]) == STEPS  # of 10 calls only those after the resume
 
 
@@ -161,7 +163,7 @@ def test_it_logs_what_a_plain_loop_sees(tmp_path: Path, package: str) -> None:
         module = type("Other", (Steps, trainers.LightningModule), {})(balancer())
     logger = CSVLogger(tmp_path, name="log", version=0)
     options: Any = {"logger": logger, "log_every_n_steps": 2, "max_epochs": 6}
-    fit(tmp_path, module, LevelWeights(), package=trainers, **options)
+    fit(tmp_path, module, BalancerCallback(), package=trainers, **options)
     rows = list(csv.DictReader((tmp_path / "log/version_0/metrics.csv").open()))
     logged = {int(row["step"]): row for row in rows if row["action"]}
     own = [int(row["step"]) for row in rows if row["total"]]
@@ -174,7 +176,7 @@ def test_it_logs_what_a_plain_loop_sees(tmp_path: Path, package: str) -> None:
 
 
 def test_other_steps_touch_no_tensor(tmp_path: Path) -> None:
-    class Watched(LevelWeights):
+    class Watched(BalancerCallback):
         def on_train_batch_end(self, *args: Any) -> None:
             calls = 0
 
@@ -196,7 +198,7 @@ def test_other_steps_touch_no_tensor(tmp_path: Path) -> None:
 
 def test_several_balancers_are_told_apart_by_their_names() -> None:
     model = make("faster_rcnn")
-    sw.attach(model, "avw", interval=1)
+    sw.attach(model, "size", "avw", interval=1)
     both = nn.ModuleDict({"detector": model, "other": balancer("equal")})
     found = find_balancers(both)
     rpn, roi = (f"detector.scalewise.balancers.{name}" for name in ("rpn", "roi"))
@@ -204,27 +206,52 @@ def test_several_balancers_are_told_apart_by_their_names() -> None:
     assert "other/loss/level0" not in readings(found)  # nothing recorded yet
     model(*batch((2, 1)))
     values = readings(found)
-    assert values[f"{roi}/weight/level1"] == float(model.scalewise.weights["roi"][1])
-    seen = model.scalewise.level_losses
+    assert values[f"{roi}/weight/medium"] == float(model.scalewise.weights["roi"][1])
+    seen = model.scalewise.group_losses
     expected = seen["loss_classifier"] + seen["loss_box_reg"]
-    for level, loss in enumerate(expected.tolist()):
-        assert values[f"{roi}/loss/level{level}"] == pytest.approx(loss)
+    sizes = ("small", "medium", "large")
+    for size, loss in zip(sizes, expected.tolist(), strict=False):  # the last is the background's
+        assert values[f"{roi}/loss/{size}"] == pytest.approx(loss)
     assert values["other/weight/level2"] == 1
-    assert "loss/level0" in readings({"one": found[rpn]})
+    assert "loss/small" in readings({"one": found[rpn]})
+
+
+class ByClass(Steps, L.LightningModule):
+    """Losses per anchor, whose groups are drawn anew each step."""
+
+    def training_step(self, rows: Tensor, index: int) -> Tensor:
+        loss = (self.scale * rows).square() / rows.numel()
+        group = (10 * rows).long() % 4 - 1  # of each anchor; -1 is the background
+        self.last = [(loss[group == i].sum().item(), (group == i).sum()) for i in range(3)]
+        return sw.weigh_positives(loss, group, self.kept[0])
+
+
+def test_groups_of_positives_are_logged_by_name(tmp_path: Path) -> None:
+    names = ["red", "white", "platelet"]
+    own = sw.LossBalancer(names, "share", interval=2, by="class")
+    module = ByClass(own)
+    options: Any = {"logger": CSVLogger(tmp_path, name="log", version=0), "log_every_n_steps": 5}
+    fit(tmp_path, module, BalancerCallback(), max_epochs=2, **options)
+    *_, last = csv.DictReader((tmp_path / "log/version_0/metrics.csv").open())
+    for name, weight, (loss, _) in zip(names, own.weights.tolist(), module.last, strict=True):
+        assert float(last[f"weight/{name}"]) == weight
+        assert float(last[f"loss/{name}"]) == pytest.approx(loss)
+    assert own.intervals == 5
+    assert (own.weights != 1).any()
 
 
 def test_accumulated_batches_share_their_weights(tmp_path: Path) -> None:
     module = Module(balancer(sw.RandomWeights(), interval=1, accumulate=5))
     options: Any = {"max_epochs": 3, "accumulate_grad_batches": 5}
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="LevelWeights")
-        fit(tmp_path, module, LevelWeights(), **options)
+        warnings.filterwarnings("error", message="BalancerCallback")
+        fit(tmp_path, module, BalancerCallback(), **options)
     windows = torch.stack(module.seen).view(3, 5, LEVELS)
     assert torch.equal(windows, windows[:, :1].expand(3, 5, LEVELS))
     assert not torch.equal(windows[1], windows[2])
     module = Module(balancer(accumulate=2))
     with pytest.warns(UserWarning, match="5 batches an epoch .* limit_train_batches to a multiple"):
-        fit(tmp_path, module, LevelWeights(), max_epochs=1, accumulate_grad_batches=2)
+        fit(tmp_path, module, BalancerCallback(), max_epochs=1, accumulate_grad_batches=2)
 
 
 def refused(folder: Path, reason: str, module: Any, callback: Any, **options: Any) -> None:
@@ -234,38 +261,38 @@ def refused(folder: Path, reason: str, module: Any, callback: Any, **options: An
 
 def test_another_accumulation_is_refused(tmp_path: Path) -> None:
     reason = r"'balancer' has accumulate=1, but accumulate_grad_batches is 5; .*accumulate=5"
-    refused(tmp_path, reason, Module(balancer()), LevelWeights(), accumulate_grad_batches=5)
+    refused(tmp_path, reason, Module(balancer()), BalancerCallback(), accumulate_grad_batches=5)
     module = Module(balancer())
-    callbacks = [LevelWeights(), GradientAccumulationScheduler({1: 5})]
+    callbacks = [BalancerCallback(), GradientAccumulationScheduler({1: 5})]
     with pytest.raises(LoopError, match=reason):
         trainer(tmp_path, callbacks, max_epochs=2).fit(module, loader())
     assert len(module.seen) == STEPS  # the first epoch was fine
 
 
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
-    refused(tmp_path, "no LossBalancer among", Module(balancer(), False), LevelWeights())
-    other = LevelWeights({"balancer": balancer()})
+    refused(tmp_path, "no LossBalancer among", Module(balancer(), False), BalancerCallback())
+    other = BalancerCallback({"balancer": balancer()})
     refused(tmp_path, "has a balancer 'balancer' already", Module(balancer()), other)
     learned = balancer("uncertainty")
     reason = r"'balancer' has parameters of its own \(uncertainty\); make it a submodule"
-    refused(tmp_path, reason, Module(learned, False), LevelWeights(learned))
+    refused(tmp_path, reason, Module(learned, False), BalancerCallback(learned))
     rounded = Module(balancer())
     rounded.balancer.weights = rounded.balancer.weights.bfloat16()
-    refused(tmp_path, "made or loaded in torch.bfloat16", rounded, LevelWeights())
+    refused(tmp_path, "made or loaded in torch.bfloat16", rounded, BalancerCallback())
     with pytest.raises(LoopError, match=r"has balancers \['other'\] outside .* \['balancer'\]"):
-        LevelWeights(balancer()).load_state_dict({"other": {}})
+        BalancerCallback(balancer()).load_state_dict({"other": {}})
 
 
 def test_a_submodule_that_is_given_as_well_is_saved_once(tmp_path: Path) -> None:
     own = balancer()
-    callback = LevelWeights(own)
+    callback = BalancerCallback(own)
     run = fit(tmp_path, Module(own), callback, max_epochs=1)
     run.save_checkpoint(tmp_path / "one.ckpt")
     assert callback.state_dict() == {}
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="LevelWeights")
+        warnings.filterwarnings("error", message="BalancerCallback")
         own = balancer()
-        fit(tmp_path, Module(own), LevelWeights(own), tmp_path / "one.ckpt", max_epochs=2)
+        fit(tmp_path, Module(own), BalancerCallback(own), tmp_path / "one.ckpt", max_epochs=2)
     assert int(own.get_extra_state()[1]) == 2 * STEPS
 
 
@@ -302,7 +329,7 @@ needs_gloo = pytest.mark.skipif(
 def test_two_ranks_merge_what_each_of_them_saw(tmp_path: Path) -> None:
     module = ByRank(balancer("avw:signal=magnitude"))
     options: Any = {"strategy": "ddp_fork", "devices": 2, "use_distributed_sampler": False}
-    fit(tmp_path, module, LevelWeights(), max_epochs=3, **options)
+    fit(tmp_path, module, BalancerCallback(), max_epochs=3, **options)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert torch.equal(ranks[0]["weights"], ranks[1]["weights"])
     assert (ranks[0]["weights"] != 1).all()
@@ -323,13 +350,13 @@ def test_a_balancer_made_too_late_for_data_parallelism_is_refused(tmp_path: Path
             tmp_path,
             r"made in setup\(\) or configure_model\(\)",
             module,
-            LevelWeights(),
+            BalancerCallback(),
             strategy="ddp",
         )
     finally:
         distributed.destroy_process_group()
     late = Late(balancer(), inside=False)
-    fit(tmp_path, late, LevelWeights(), max_epochs=1)  # of one process nothing is broadcast
+    fit(tmp_path, late, BalancerCallback(), max_epochs=1)  # of one process nothing is broadcast
     assert late.balancer.intervals == 1
 
 
@@ -340,5 +367,5 @@ def test_pytorch_lightning_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> N
     for name in ("lightning", "lightning.pytorch"):
         monkeypatch.setitem(sys.modules, name, None)
     spec.loader.exec_module(module)
-    assert issubclass(module.LevelWeights, other.Callback)
-    assert not issubclass(LevelWeights, other.Callback)
+    assert issubclass(module.BalancerCallback, other.Callback)
+    assert not issubclass(BalancerCallback, other.Callback)

@@ -8,11 +8,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from checks import CHECKS, LEVELS, run_two_processes, same_weights, two_processes
+import torch
+from checks import CHECKS, LEVELS, run_two_processes, same_weights, two_processes, weighs
 from subject import Subject
 
-MODULES = ("torchvision_models", "own_models", "ultralytics_models", "mmdet_models")
-OPTIONAL = ("torchvision", "ultralytics", "mmengine", "mmcv", "mmdet")
+import scalewise as sw
+from scalewise.integrations.options import KINDS
+
+MODULES = (
+    "torchvision_models",
+    "own_models",
+    "ultralytics_models",
+    "mmdet_models",
+    "test_detr",
+)
+OPTIONAL = ("torchvision", "ultralytics", "mmengine", "mmcv", "mmdet", "transformers")
 Note = Callable[[str, object], None]
 
 
@@ -40,6 +50,8 @@ def rows() -> list[Row]:
     for module in MODULES:
         try:
             subjects: dict[str, Subject] = importlib.import_module(module).SUBJECTS
+        except pytest.skip.Exception:  # a module of tests that needs its framework
+            continue
         except ModuleNotFoundError as error:
             if str(error.name).partition(".")[0] not in OPTIONAL:
                 raise
@@ -48,8 +60,23 @@ def rows() -> list[Row]:
     return found
 
 
-each = pytest.mark.parametrize("row", rows(), ids=str)
+ROWS = rows()
+each = pytest.mark.parametrize("row", ROWS, ids=str)
 ranks = functools.cache(run_two_processes)
+
+
+@pytest.mark.parametrize(
+    ("row", "by"),
+    [
+        pytest.param(row, by, id=f"{row}-{by}")
+        for by in KINDS
+        for row in ROWS
+        if by in row.subject.by
+    ],
+)
+def test_by(row: Row, by: str, record_property: Note) -> None:
+    row.note(record_property, f"by {by}")
+    weighs(row.subject, by)
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -58,20 +85,43 @@ def test_matrix(row: Row, check: str, record_property: Note) -> None:
     row.note(record_property, check)
     if check in row.subject.unable:
         pytest.skip(row.subject.unable[check])
-    CHECKS[check](row.subject)
+    for by in row.subject.main:
+        CHECKS[check](row.subject, by)
 
 
 @pytest.mark.parametrize("levels", LEVELS)
 @each
 def test_levels(row: Row, levels: int, record_property: Note) -> None:
     row.note(record_property, f"{levels} level{'s' if levels > 1 else ''}")
+    if "level" not in row.subject.by:
+        pytest.skip(f"{row.subject.family} has no levels")
     if levels not in row.subject.levels:
         pytest.skip(f"{row.subject.family} has {' or '.join(map(str, row.subject.levels))} levels")
-    same_weights(row.subject, levels)
+    same_weights(row.subject, levels, "level")
 
 
 @pytest.mark.xdist_group("ranks")  # one worker starts the processes, once
 @each
 def test_ddp(row: Row, record_property: Note) -> None:
     row.note(record_property, "2 processes")
-    two_processes(ranks(row.module)[row.key])
+    for seen in ranks(row.module)[row.key].values():
+        two_processes(seen)
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m != "own_models"])
+def test_one_call_attaches_and_another_detaches(module: str) -> None:
+    row = next((row for row in ROWS if row.module == module), None)
+    if row is None:
+        pytest.skip("its framework is not installed")
+    subject = row.subject
+    model, plain = (subject.make(subject.levels[0], 0) for _ in range(2))
+    data = subject.batch((3, 1), 1)
+    attached = sw.attach(model, by="class", scheme=sw.RandomWeights(), interval=1)
+    subject.step(model, data)
+    (weights,) = attached.weights.values()
+    assert (weights != 1).any()
+    assert all(len(groups) == len(weights) + 1 for groups in attached.group_losses.values())
+    sw.detach(model)
+    for mine, own in zip(subject.step(model, data), subject.step(plain, data), strict=True):
+        assert list(mine) == list(own)
+        assert all(torch.equal(mine[name], own[name]) for name in own)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 import scalewise as sw
 from scalewise.integrations.loops import LoopError
-from scalewise.integrations.transformers import log_levels
+from scalewise.integrations.transformers import log_groups
 
 transformers: Any = pytest.importorskip("transformers", reason="transformers is not installed")
 pytest.importorskip("accelerate", reason="accelerate is not installed")
@@ -97,7 +97,7 @@ def trainer(folder: Path, model: Any, steps: int, **options: Any) -> Any:
 
 def train(folder: Path, model: Any, steps: int, resume: Any = None, **options: Any) -> Any:
     run = trainer(folder, model, steps, **options)
-    log_levels(run)
+    log_groups(run)
     run.train(resume_from_checkpoint=resume)
     return run
 
@@ -139,7 +139,7 @@ def test_it_logs_and_trains_as_a_plain_loop_does(tmp_path: Path, accumulate: int
     reporter = Reporter()
     reporter.logs = []
     run.callback_handler.callbacks.insert(0, reporter)  # where those of `report_to` stand
-    log_levels(run)
+    log_groups(run)
     run.train()
     same, history = plain_loop(24, accumulate)
     torch.testing.assert_close(model.scale, same.scale)
@@ -187,7 +187,7 @@ def test_a_pretrained_model_keeps_its_state(tmp_path: Path) -> None:
 
 def refused(reason: str, model: Any, folder: Path, **options: Any) -> None:
     with pytest.raises(LoopError, match=reason):
-        log_levels(trainer(folder, model, 2, **options))
+        log_groups(trainer(folder, model, 2, **options))
 
 
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     refused("no LossBalancer among the submodules of Linear", nn.Linear(2, 2), tmp_path)
     arguments = SimpleNamespace(gradient_accumulation_steps=1, n_gpu=2)
     with pytest.raises(LoopError, match="would use DataParallel on 2 GPUs"):
-        log_levels(SimpleNamespace(model=Plain(balancer()), args=arguments))
+        log_groups(SimpleNamespace(model=Plain(balancer()), args=arguments))
 
 
 def test_what_loading_spoils_is_refused(tmp_path: Path) -> None:
@@ -213,9 +213,87 @@ def test_what_loading_spoils_is_refused(tmp_path: Path) -> None:
     assert later.balancer.intervals == 1
 
 
+def detector() -> Any:
+    """A tiny Table Transformer, which has DETR's loss, with weights by class.
+
+    Of the others transformers 5 saves parameters under older names, which its Trainer cannot load.
+    """
+    sides = {"embedding_size": 8, "hidden_sizes": [8] * 4, "depths": [1] * 4}
+    layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+    heads = {"encoder_attention_heads": 1, "decoder_attention_heads": 1, "d_model": 8}
+    backbone = transformers.ResNetConfig(**sides, layer_type="basic", out_features=["stage4"])
+    names = {0: "red", 1: "platelet"}
+    config = transformers.TableTransformerConfig(
+        **layers,
+        **heads,
+        num_queries=4,
+        id2label=names,
+        use_timm_backbone=False,
+        backbone_config=backbone,
+    )
+    torch.manual_seed(0)
+    model = transformers.TableTransformerForObjectDetection(config)
+    sw.attach(model, "class", "avw", interval=2)
+    return model
+
+
+def images(count: int) -> list[dict[str, Any]]:
+    draw = torch.Generator().manual_seed(2)
+    boxes = [0.3 + 0.3 * torch.rand(2, 4, generator=draw) for _ in range(count)]
+    return [
+        {
+            "pixel_values": torch.randn(3, 32, 32, generator=draw),
+            "labels": {"class_labels": torch.tensor([0, 1]), "boxes": own},
+        }
+        for own in boxes
+    ]
+
+
+def stack(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    pixels = torch.stack([row["pixel_values"] for row in rows])
+    return {"pixel_values": pixels, "labels": [row["labels"] for row in rows]}
+
+
+def test_a_detector_of_transformers_is_trained_saved_and_resumed(tmp_path: Path) -> None:
+    def fit(folder: str, steps: int, resume: str | None = None) -> tuple[Any, Any]:
+        arguments = transformers.TrainingArguments(
+            output_dir=str(tmp_path / folder),
+            max_steps=steps,
+            per_device_train_batch_size=2,
+            lr_scheduler_type="constant",
+            logging_steps=1,
+            save_steps=3,
+            remove_unused_columns=False,
+            report_to="none",
+            use_cpu=True,
+            disable_tqdm=True,
+        )
+        model = detector()
+        run = transformers.Trainer(model, arguments, stack, images(6))
+        log_groups(run)
+        run.train(resume_from_checkpoint=resume)
+        return model, run
+
+    whole, run = fit("whole", 6)
+    fit("parts", 3)
+    second, _ = fit("parts", 6, str(tmp_path / "parts/checkpoint-3"))
+    found, expected = second.state_dict(), whole.state_dict()
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+    assert (whole.scalewise["queries"].weights != 1).any()
+    logged = [row for row in run.state.log_history if "loss/platelet" in row]
+    assert logged[-1]["weight/platelet"] == float(whole.scalewise["queries"].weights[1])
+
+
+def test_given_weights_are_no_spoiled_ones(tmp_path: Path) -> None:
+    named = sw.LossBalancer(["red", "platelet"], "class:platelet=2", by="class")
+    log_groups(trainer(tmp_path, Plain(named), 2))
+
+
 def test_data_parallel_ranks_keep_their_records(tmp_path: Path) -> None:
     model = Plain(balancer())
     model.register_buffer("other", torch.zeros(1))
-    log_levels(trainer(tmp_path, model, 2))
+    log_groups(trainer(tmp_path, model, 2))
     ignored: Any = model._ddp_params_and_buffers_to_ignore
     assert set(ignored) == {n for n, _ in model.named_buffers() if n != "other"}

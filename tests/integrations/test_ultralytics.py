@@ -1,4 +1,4 @@
-"""Runs of Ultralytics' trainer with level weights, against plain ones and its own losses."""
+"""Runs of Ultralytics' trainers with weights by group, against plain ones and their own losses."""
 
 from __future__ import annotations
 
@@ -26,20 +26,27 @@ from ultralytics import YOLO
 from ultralytics.engine import trainer as engine
 from ultralytics.utils import checks as ultralytics_checks
 from ultralytics.utils import loss as ultralytics_loss
-from ultralytics_models import CLASSES, SIDE, plan
+from ultralytics_models import CLASSES, POINTS, SIDE, plan
 
 import scalewise as sw
-from scalewise.integrations.attached import AttachError
-from scalewise.integrations.ultralytics import BalancedTrainer, balanced_trainer
+from scalewise.integrations.options import AttachError
+from scalewise.integrations.ultralytics import (
+    TRAINERS,
+    BalancedDetectionTrainer,
+    BalancedTrainer,
+    balanced_trainer,
+)
+from scalewise.integrations.ultralytics_log import GroupLog
 
 DOCS = Path(__file__).parents[2] / "docs" / "ultralytics.md"
 Train = Callable[..., Any]
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A data set of 10 training images."""
-    folder = tmp_path_factory.mktemp("data")
+NAMES = ["a", "b", "c, d", "e"][:CLASSES]
+
+
+def _images(folder: Path, task: str = "detect") -> str:
+    """A data set of 10 training images with objects of the first two classes."""
     draw = torch.Generator().manual_seed(0)
     for split, count in (("train", 10), ("val", 2)):
         for kind in ("images", "labels"):
@@ -48,12 +55,28 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
             pixels = torch.randint(0, 256, (SIDE, SIDE, 3), dtype=torch.uint8, generator=draw)
             Image.fromarray(pixels.numpy()).save(folder / "images" / split / f"{name}.png")
             boxes = 0.3 + 0.4 * torch.rand(1 + name % 3, 4, generator=draw)
-            lines = [f"{name % 2} " + " ".join(map(str, box)) for box in boxes.tolist()]
+            lines = [f"{name % 2} " + " ".join(map(str, _label(box, task))) for box in boxes]
             (folder / "labels" / split / f"{name}.txt").write_text("\n".join(lines))
-    names = ["a", "b", "c", "d"][:CLASSES]
-    text = {"path": str(folder), "train": "images/train", "val": "images/val", "names": names}
+    text: dict[str, Any] = {"path": str(folder), "train": "images/train", "val": "images/val"}
+    text |= {"names": NAMES, "kpt_shape": [POINTS, 3]}
     (folder / "data.yaml").write_text(yaml.safe_dump(text))
     return str(folder / "data.yaml")
+
+
+def _label(box: torch.Tensor, task: str) -> list[float]:
+    """What follows the class in a line: of segments and rotated boxes the corners."""
+    x, y, w, h = box.tolist()
+    if task == "pose":
+        return [x, y, w, h] + [x, y, 2.0] * POINTS
+    if task == "detect":
+        return [x, y, w, h]
+    w, h = w / 3, h / 3
+    return [x - w, y - h, x + w, y - h, x + w, y + h, x - w, y + h]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return _images(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +123,8 @@ def _rows(file: Path) -> list[dict[str, float]]:
         return [{k.strip(): float(v) for k, v in row.items()} for row in csv.DictReader(lines)]
 
 
-@pytest.mark.parametrize("model", ["yolo11n.yaml", "yolo26n.yaml"])
-def test_twenty_steps_at_weight_one_are_plain_training(model: str, train: Train) -> None:
+@pytest.mark.parametrize(("model", "by"), [("yolo11n.yaml", "level"), ("yolo26n.yaml", "class")])
+def test_twenty_steps_at_weight_one_are_plain_training(model: str, by: str, train: Train) -> None:
     seen: dict[str, list[list[float]]] = {"plain": [], "equal": []}
     runs = {}
     for name, losses in seen.items():
@@ -110,7 +133,9 @@ def test_twenty_steps_at_weight_one_are_plain_training(model: str, train: Train)
             items = [float(value) for value in trainer.loss_items.values()]
             losses.append([*items, float(trainer.loss.detach())])
 
-        own = {"trainer": balanced_trainer("equal", interval=3)} if name == "equal" else {}
+        own = {}
+        if name == "equal":
+            own = {"trainer": balanced_trainer(by, "equal", interval=3)}
         runs[name] = train(
             model, {"on_train_batch_end": note}, name=name, epochs=4, val=False, **own
         )
@@ -128,8 +153,9 @@ def test_twenty_steps_at_weight_one_are_plain_training(model: str, train: Train)
         # all that was trained on, of both branches of an end-to-end model, per image
         epoch = int(mine["epoch"])
         mean = sum(row[-1] for row in seen["plain"][5 * epoch - 5 : 5 * epoch]) / 5 / 2
-        levels = [mine[f"level_loss/stride{stride}"] for stride in (8, 16, 32)]
-        assert sum(levels) == pytest.approx(mean, rel=1e-4)
+        groups = [value for key, value in mine.items() if key.startswith("loss/")]
+        assert len(groups) == {"level": 3, "class": CLASSES + 1}[by]
+        assert sum(groups) == pytest.approx(mean, rel=1e-4)
 
 
 def test_weights_change_at_optimizer_steps_only(train: Train, tiny: str) -> None:
@@ -138,13 +164,13 @@ def test_weights_change_at_optimizer_steps_only(train: Train, tiny: str) -> None
     balancer: list[sw.LossBalancer] = []
 
     def note(trainer: BalancedTrainer) -> None:
-        balancer[:] = [trainer.levels.balancer]
-        seen.append((trainer.ema.updates, trainer.levels.weights.tolist()))
+        balancer[:] = [trainer.balancer]
+        seen.append((trainer.ema.updates, trainer.weighed.weights.tolist()))
 
     run = train(
         tiny,
         {"on_train_batch_start": note},
-        trainer=balanced_trainer("random", interval=1),
+        trainer=balanced_trainer("level", "random", interval=1),
         epochs=4,
         nbs=8,
         warmup_epochs=2,
@@ -169,20 +195,20 @@ def test_resume_restores_the_weighting_state(train: Train, tiny: str, tmp_path: 
 
     def stop(trainer: BalancedTrainer) -> None:
         if trainer.epoch == 1:
-            saved.update(copy.deepcopy(trainer.levels.balancer.state_dict()))
+            saved.update(copy.deepcopy(trainer.balancer.state_dict()))
             raise Interrupted
 
     options: dict[str, Any] = {"interval": 4, "seed": 3}
-    own = balanced_trainer("rlo", **options)
+    own = balanced_trainer(scheme="rlo", **options)
     with pytest.raises(Interrupted):
         train(tiny, {"on_train_epoch_start": stop}, trainer=own)
     last = tmp_path / "run" / "weights" / "last.pt"
     unfinished = shutil.copy(last, tmp_path / "unfinished.pt")
-    with pytest.raises(AttachError, match=r"last\.pt: the saved balancer has 3 groups and scheme"):
-        YOLO(last).train(resume=True, trainer=balanced_trainer("avw", **options))
+    with pytest.raises(AttachError, match=r"last\.pt: the saved balancer has 4 groups and scheme"):
+        YOLO(last).train(resume=True, trainer=balanced_trainer(scheme="avw", **options))
 
     def note(trainer: BalancedTrainer) -> None:
-        restored.update(copy.deepcopy(trainer.levels.balancer.state_dict()))
+        restored.update(copy.deepcopy(trainer.balancer.state_dict()))
 
     resumed = YOLO(last)
     resumed.add_callback("on_train_start", note)
@@ -222,7 +248,7 @@ def test_a_plain_run_can_go_on_with_weights(train: Train, tiny: str, tmp_path: P
     with pytest.raises(Interrupted):
         train(tiny, {"on_train_epoch_start": stop})
     YOLO(tmp_path / "run" / "weights" / "last.pt").train(
-        resume=True, trainer=balanced_trainer("avw", interval=2)
+        resume=True, trainer=balanced_trainer("size", "avw", interval=2)
     )
     first, second = _rows(tmp_path / "run" / "results.csv")
     assert list(first) == list(second)
@@ -238,23 +264,72 @@ def test_logs_and_plots(train: Train, tiny: str) -> None:
     run = train(
         tiny,
         {"on_fit_epoch_end": note},
-        trainer=balanced_trainer(sw.Static([3.0, 2.0, 1.0])),
+        trainer=balanced_trainer(scheme="class:a=1.5:b=0.5:c, d=3"),
     )
+    weights = {"a": 1.5, "b": 0.5, "c, d": 3.0, "e": 1.0}
     run.plot_metrics()  # what `plots=True` does, beside many pictures of images
     for file in ("results.png", "scalewise.png"):
         with Image.open(run.save_dir / file) as picture:
             assert picture.size[0] > 500
     assert run.save_dir / "scalewise.png" in run.plots
     for row, metrics in zip(_rows(run.save_dir / "results.csv"), logged, strict=False):
-        for stride, weight in zip((4, 8, 16), (1.5, 1.0, 0.5), strict=True):
-            assert row[f"loss_weight/stride{stride}"] == weight
-            assert metrics[f"loss_weight/stride{stride}"] == weight
+        for name, weight in weights.items():
+            assert row[f"weight/{name.replace(',', ';')}"] == weight
+            assert metrics[f"weight/{name.replace(',', ';')}"] == weight
+        assert row["loss/a"] > 0
+        assert row["loss/e"] == 0
     for row, own in zip(
         _rows(run.save_dir / "scalewise.csv"), _rows(run.save_dir / "results.csv"), strict=True
     ):
+        assert row["positives/a"] > row["positives/e"] == 0
         for term in ("box_loss", "cls_loss", "dfl_loss"):
-            weighed = sum(row[f"stride{s}/{term}"] * w for s, w in ((4, 1.5), (8, 1.0), (16, 0.5)))
-            assert own[f"train/{term}"] == pytest.approx(weighed, rel=1e-3)
+            weighed = sum(row[f"{term}/{name}"] * weight for name, weight in weights.items())
+            rest = row["loss/background"] if term == "cls_loss" else 0.0
+            assert own[f"train/{term}"] == pytest.approx(weighed + rest, rel=1e-3)
+
+
+def test_the_ten_that_matter_are_shown(tmp_path: Path) -> None:
+    names = [f"c{label}" for label in range(80)]
+    log = GroupLog(tmp_path / "scalewise.csv", names, 0)
+    weights = dict.fromkeys(names, 1.0) | {f"c{label}": 1.5 for label in range(20, 28)}
+    weights |= {"c3": 0.0, "c70": 0.4, "c71": 1.4}
+    means = {f"weight/{name}": value for name, value in weights.items()}
+    log.add(1, means | {f"loss/{name}": 1.0 for name in names})
+    assert log.shown() == ["c3", *(f"c{label}" for label in range(20, 28)), "c70"]
+    log.plot(tmp_path / "scalewise.png")
+    with Image.open(tmp_path / "scalewise.png") as picture:
+        assert picture.size == (1500, 600)
+    assert GroupLog(log.file, names, 1).shown() == log.shown()
+
+
+def test_many_groups_stay_out_of_results(train: Train, tiny: str) -> None:
+    run = train(tiny, trainer=balanced_trainer("size*class"), epochs=1, val=False)
+    assert run.balancer.names[:2] == ("small a", "small b")
+    (row,) = _rows(run.save_dir / "results.csv")
+    assert not [key for key in row if key.startswith(("loss/", "weight/"))]
+    (row,) = _rows(run.save_dir / "scalewise.csv")
+    assert len([key for key in row if key.startswith("weight/")]) == 3 * CLASSES
+
+
+@pytest.mark.parametrize(
+    ("family", "task"), [("yolo26", "segment"), ("yolo11", "pose"), ("yolo11", "obb")]
+)
+def test_other_tasks(family: str, task: str, train: Train, tmp_path: Path) -> None:
+    """One epoch under given weights, logged as the trainer's own losses and saved without ours."""
+    file = tmp_path / f"{family}-{task}.yaml"
+    file.write_text(yaml.safe_dump(plan(family, task=task)))
+    own = balanced_trainer(scheme="class:a=3:b=0.5")
+    images = _images(tmp_path / "images", task)
+    run = train(str(file), data=images, trainer=own, epochs=1, val=False)
+    assert type(run).__name__ == TRAINERS[task].__name__
+    (row,), (results,) = (_rows(run.save_dir / f) for f in ("scalewise.csv", "results.csv"))
+    assert row["positives/a"] > 0
+    weighed = 3.0 * row["box_loss/a"] + 0.5 * row["box_loss/b"]
+    if family != "yolo26":  # Ultralytics logs the one-to-one branch alone
+        assert results["train/box_loss"] == pytest.approx(weighed, rel=1e-3)
+    assert YOLO(run.last).task == task
+    state = YOLO(run.last).model.scalewise
+    assert state["weights"].tolist() == [3.0, 0.5, 1.0, 1.0]
 
 
 def test_compiled_training(train: Train, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,14 +339,18 @@ def test_compiled_training(train: Train, tiny: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(engine, "attempt_compile", compiled)
     runs = [
         train(
-            tiny, trainer=balanced_trainer("random", interval=2), name=name, compile=mode, val=False
+            tiny,
+            trainer=balanced_trainer("level", "random", interval=2),
+            name=name,
+            compile=mode,
+            val=False,
         )
         for name, mode in (("eager", False), ("compiled", True))
     ]
     one, other = (_rows(run.save_dir / "scalewise.csv") for run in runs)
     for mine, own in zip(one, other, strict=True):
         assert mine == pytest.approx(own, rel=1e-3)
-    assert one[0]["stride4/weight"] != 1
+    assert one[0]["weight/stride4"] != 1
 
 
 def test_several_gpus_get_the_options(
@@ -281,7 +360,9 @@ def test_several_gpus_get_the_options(
     monkeypatch.delenv("LOCAL_RANK", raising=False)  # which other frameworks leave behind
     monkeypatch.setitem(sys.modules, "cloudpickle", pickle)  # so classes go by name, as of old
     monkeypatch.setattr(ultralytics_checks, "check_requirements", lambda *names: True)
-    made = balanced_trainer("avw:strength=0.9:signal=magnitude", interval=7, seed=5)
+    made = balanced_trainer(
+        "size*class", "avw:strength=0.9:signal=magnitude", interval=7, seed=5, size_edges=(8, 32)
+    )
     trainer: Any = made(overrides=_fast(data, tmp_path) | {"model": tiny})
     trainer.callbacks.clear()
     trainer.ddp, trainer.world_size, trainer.args.device = True, 2, "0,1"
@@ -297,7 +378,9 @@ def test_several_gpus_get_the_options(
 
     monkeypatch.setattr(engine.subprocess, "run", on_cpu)
     trainer.train()
-    assert f"{BalancedTrainer} {trainer.options}" in seen[0]
+    assert f"{BalancedDetectionTrainer} " in seen[0]
+    assert "by='size*class', scheme='avw:strength=0.9:signal=magnitude', interval=7" in seen[0]
+    assert "seed=5, size_edges=[8, 32]" in seen[0]
     assert "SCALEWISE_ULTRALYTICS" not in os.environ
 
 
@@ -305,7 +388,7 @@ def test_several_gpus_need_words(
     data: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    trainer = balanced_trainer(sw.RLO())(overrides=_fast(data, tmp_path) | {"model": tiny})
+    trainer = balanced_trainer("class", sw.RLO())(overrides=_fast(data, tmp_path) | {"model": tiny})
     trainer.args.device = "0,1"
     with pytest.raises(AttachError, match=r"pass 'rlo' or .* instead of a RLO"):
         trainer.train()
@@ -313,14 +396,18 @@ def test_several_gpus_need_words(
 
 def test_what_cannot_be_handled_is_refused(data: str, tiny: str, tmp_path: Path) -> None:
     for bad, reason in (
+        ({"by": "rlo"}, "choose one of 'class', 'size'"),
         ({"scheme": "rlq"}, "did you mean 'rlo'"),
         ({"interval": 0}, "interval must be at least 1"),
         ({"scheme": sw.RLO}, "got the class RLO"),
+        ({"size_edges": [3, 2]}, "size_edges: edges of sizes must ascend"),
     ):
         with pytest.raises(AttachError, match=reason):
             balanced_trainer(**bad)
-    with pytest.raises(AttachError, match="'segment' has losses that belong to no level"):
-        YOLO("yolo11n-seg.yaml").train(trainer=balanced_trainer(), data="none.yaml")
+    with pytest.raises(AttachError, match=r"'classify' has no boxes .* detect, segment, pose, obb"):
+        YOLO("yolo11n-cls.yaml").train(trainer=balanced_trainer(), data="none.yaml")
+    with pytest.raises(AttachError, match="no group dog; there are: a, b"):
+        YOLO(tiny).train(trainer=balanced_trainer(scheme="class:dog=2"), **_fast(data, tmp_path))
     with pytest.raises(AttachError, match="distill_model"):
         YOLO(tiny).train(trainer=balanced_trainer(), distill_model="none.pt", data="none.yaml")
 

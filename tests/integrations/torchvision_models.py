@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
@@ -13,14 +14,18 @@ from subject import Subject
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteHead
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, box_iou
 
-from scalewise.integrations.torchvision import attach
+from scalewise.integrations.attach import attach
+from scalewise.integrations.options import KINDS
 from scalewise.weighting import LossBalancer, scale_gradients
 
-CHANNELS, SIDE, CLASSES = 32, 64, 4
+CHANNELS, SIDE, CLASSES, WIDTH = 32, 64, 4, 32
+EDGES = (15.0, 20.0)  # between small, medium and large objects of `batch`
 FAMILIES = ("retinanet", "retinanet_giou", "fcos", "ssd", "ssdlite", "faster_rcnn", "mask_rcnn")
 
 
@@ -71,11 +76,15 @@ def make(family: str, levels: int = 3, seed: int = 0) -> Any:
         fixed |= {"rpn_anchor_generator": anchors, "rpn_pre_nms_top_n_train": 60}
         fixed["box_roi_pool"] = MultiScaleRoIAlign(names, 7, 2)
         fixed |= {"box_batch_size_per_image": 32, "box_detections_per_img": 5}
+        fixed["box_head"] = TwoMLPHead(CHANNELS * 49, WIDTH)
+        fixed["box_predictor"] = FastRCNNPredictor(WIDTH, CLASSES)
         if family == "mask_rcnn":
             fixed["mask_roi_pool"] = MultiScaleRoIAlign(names, 14, 2)
-            model = MaskRCNN(body, CLASSES, **fixed)
+            fixed["mask_head"] = MaskRCNNHeads(CHANNELS, (WIDTH,), 1)
+            fixed["mask_predictor"] = MaskRCNNPredictor(WIDTH, WIDTH, CLASSES)
+            model = MaskRCNN(body, **fixed)
         else:
-            model = FasterRCNN(body, CLASSES, **fixed)
+            model = FasterRCNN(body, **fixed)
     return model.train()
 
 
@@ -114,8 +123,139 @@ def step(
     return {key: value.detach() for key, value in losses.items()}, gradients
 
 
-def weigh_predictions(model: Any, weights: Mapping[str, Tensor]) -> None:
+class Seen:
+    """What a plain model was given and has found, noted by hooks.
+
+    Attributes:
+        given: the targets, before the images were resized.
+        levels: anchors of each level.
+        anchors: of each image, [A, 4].
+        factors: float32 [R], of the regions of all images.
+        positive: bool [R].
+        groups: of every positive that was weighed.
+    """
+
+    given: list[dict[str, Tensor]]
+    levels: list[int]
+    anchors: list[Tensor]
+    factors: Tensor
+    positive: Tensor
+
+    def __init__(self, model: Any, by: str) -> None:
+        self.by = by
+        self.groups: list[int] = []
+        self.first = int(not isinstance(model, RetinaNet | FCOS))
+        dense = hasattr(model, "anchor_generator")
+        generator = model.anchor_generator if dense else model.rpn.anchor_generator
+        model.transform.register_forward_pre_hook(
+            lambda _, inputs: setattr(self, "given", inputs[1])
+        )
+        generator.register_forward_hook(self.note_anchors)
+
+    def note_anchors(self, generator: Any, inputs: Any, found: list[Tensor]) -> None:
+        self.anchors = found
+        per_place = generator.num_anchors_per_location()
+        self.levels = [
+            n * f.shape[-2] * f.shape[-1] for n, f in zip(per_place, inputs[1], strict=True)
+        ]
+
+    def group(self, image: int, number: int, level: int) -> int:
+        """The group of an object, as plainly as it can be said."""
+        label = int(self.given[image]["labels"][number]) - self.first
+        x1, y1, x2, y2 = self.given[image]["boxes"][number].tolist()
+        size = sum(math.sqrt((x2 - x1) * (y2 - y1)) >= edge for edge in EDGES)
+        classes = CLASSES - self.first
+        both = size * classes + label
+        found = {"class": label, "size": size, "size*class": both}.get(self.by, level)
+        self.groups.append(found)
+        return found
+
+    def level(self, anchor: int) -> int:
+        return next(i for i in range(9) if anchor < sum(self.levels[: i + 1]))
+
+
+def weigh_predictions(model: Any, weights: Mapping[str, Tensor], by: str) -> Seen | None:
     """Leave torchvision's loss alone, and weigh the gradients of what it is made of."""
+    if by == "level":
+        _weigh_levels(model, weights)
+        return None
+    seen = Seen(model, by)
+    if "dense" in weights:
+        owner = model if isinstance(model, SSD) else model.head
+        own = owner.compute_loss
+
+        def dense(targets: Any, outputs: Any, anchors: Any, matched: Any) -> Any:
+            factors = torch.ones(len(matched), len(matched[0]))
+            for image, match in enumerate(matched):
+                for anchor in (match >= 0).nonzero().flatten().tolist():
+                    group = seen.group(image, int(match[anchor]), seen.level(anchor))
+                    factors[image, anchor] = weights["dense"][group]
+            scaled = {name: _times(values, factors[..., None]) for name, values in outputs.items()}
+            return own(targets, scaled, anchors, matched)
+
+        owner.compute_loss = dense
+        return seen
+    if "rpn" in weights:
+        _weigh_proposals(model.rpn, weights["rpn"], seen)
+    _weigh_regions(model.roi_heads, weights["roi"], seen)
+    return seen
+
+
+def _weigh_proposals(rpn: Any, weights: Tensor, seen: Seen) -> None:
+    own = rpn.compute_loss
+    targets: list[Any] = []
+    rpn.register_forward_pre_hook(lambda _, inputs: targets.append(inputs[2]))
+
+    def proposals(objectness: Tensor, deltas: Tensor, labels: Any, wanted: Any) -> Any:
+        factors = [torch.ones(len(label)) for label in labels]
+        for image, label in enumerate(labels):
+            for anchor in (label > 0).nonzero().flatten().tolist():
+                box = seen.anchors[image][anchor : anchor + 1]
+                number = int(box_iou(targets[-1][image]["boxes"], box).argmax())
+                group = seen.group(image, number, seen.level(anchor))
+                factors[image][anchor] = weights[group]
+        flat = torch.cat(factors)[:, None]
+        return own(_times(objectness, flat), _times(deltas, flat), labels, wanted)
+
+    rpn.compute_loss = proposals
+
+
+def _weigh_regions(heads: Any, weights: Tensor, seen: Seen) -> None:
+    own = heads.select_training_samples
+    sample: list[Any] = []
+
+    def select(proposals: Any, targets: Any) -> Any:
+        sample[:] = own(proposals, targets)
+        return tuple(sample)
+
+    def boxes(predictor: Any, inputs: Any, output: Any) -> Any:
+        regions, matched, labels, _ = sample
+        levels = heads.box_roi_pool.map_levels(regions).split([len(r) for r in regions])
+        factors = [torch.ones(len(label)) for label in labels]
+        for image, label in enumerate(labels):
+            for region in (label > 0).nonzero().flatten().tolist():
+                level = int(levels[image][region])
+                group = seen.group(image, int(matched[image][region]), level)
+                factors[image][region] = weights[group]
+        seen.factors, seen.positive = torch.cat(factors), torch.cat(labels) > 0
+        return tuple(_times(part, seen.factors[:, None]) for part in output)
+
+    def masks(predictor: Any, inputs: Any, output: Tensor) -> Tensor:
+        return _times(output, seen.factors[seen.positive][:, None, None, None])
+
+    heads.select_training_samples = select
+    heads.box_predictor.register_forward_hook(boxes)
+    if heads.has_mask():
+        heads.mask_predictor.register_forward_hook(masks)
+
+
+def _times(values: Tensor, factors: Tensor) -> Tensor:
+    """The same values, whose gradients are multiplied."""
+    kept: Tensor = values.detach()
+    return kept + (values - kept) * factors
+
+
+def _weigh_levels(model: Any, weights: Mapping[str, Tensor]) -> None:
     if "dense" in weights:
         model.head.register_forward_hook(_Flat(model, weights["dense"]))
         return
@@ -127,7 +267,8 @@ def weigh_predictions(model: Any, weights: Mapping[str, Tensor]) -> None:
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
             levels = pool.map_levels(regions[-1])
             parts = output if isinstance(output, tuple) else (output,)
-            weighed = tuple(_by_row(part, weights["roi"][levels]) for part in parts)
+            by_row = weights["roi"][levels]
+            weighed = tuple(_times(p, by_row.view(-1, *[1] * (p.ndim - 1))) for p in parts)
             return weighed if isinstance(output, tuple) else weighed[0]
 
         return hook
@@ -142,12 +283,6 @@ def weigh_predictions(model: Any, weights: Mapping[str, Tensor]) -> None:
             regions: list[Any] = []
             pool.register_forward_pre_hook(lambda _, args, kept=regions: kept.append(args[1]))
             predictor.register_forward_hook(rows(pool, regions))
-
-
-def _by_row(values: Tensor, weights: Tensor) -> Tensor:
-    shape = (len(values),) + (1,) * (values.ndim - 1)
-    kept: Tensor = values.detach()
-    return kept + (values - kept) * weights.view(shape)
 
 
 class _Flat:
@@ -165,9 +300,9 @@ class _Flat:
         }
 
 
-def _balancers(model: Any, scheme: str, **options: Any) -> dict[str, LossBalancer]:
-    attached = attach(model, scheme, **options)
-    return {name: attached[name] for name in attached.balancers}
+def _balancers(model: Any, scheme: Any, **options: Any) -> dict[str, LossBalancer]:
+    attached = attach(model, scheme=scheme, size_edges=EDGES, **options)
+    return {name: attached[name] for name in attached.weights}
 
 
 SUBJECTS = {
@@ -181,6 +316,7 @@ SUBJECTS = {
         attach=_balancers,
         step=step,
         weigh=weigh_predictions,
+        by=KINDS,
     )
     for family in FAMILIES
 }

@@ -290,6 +290,21 @@ def _faster_rcnn(levels: int) -> Config:
     }
 
 
+def _cascade_rcnn(levels: int) -> Config:
+    """Two stages, the second of half the weight; one box for all classes."""
+    found = _faster_rcnn(levels)
+    roi, train = found["roi_head"], found["train_cfg"]
+    found["roi_head"] = {
+        **roi,
+        "type": "CascadeRoIHead",
+        "num_stages": 2,
+        "stage_loss_weights": [1, 0.5],
+        "bbox_head": [{**roi["bbox_head"], "reg_class_agnostic": True}] * 2,
+    }
+    train["rcnn"] = [train["rcnn"]] * 2
+    return {**found, "type": "CascadeRCNN"}
+
+
 LISTS: dict[str, Callable[[int], Config]] = {
     "RetinaNet": _retinanet,
     "ATSS": _atss,
@@ -303,6 +318,7 @@ LISTS: dict[str, Callable[[int], Config]] = {
     "SABL": _sabl,
     "GA-RetinaNet": _guided,
     "Faster R-CNN": _faster_rcnn,
+    "Cascade R-CNN": _cascade_rcnn,
 }
 SCALARS: dict[str, Callable[[int], Config]] = {
     "FCOS": _fcos,

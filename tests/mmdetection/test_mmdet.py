@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,11 +15,21 @@ pytest.importorskip(
 )
 
 from mmdet_configs import CLASSES, FAMILIES, LISTS
-from mmdet_models import SIDE, SUBJECTS, batch, make, step
+from mmdet_models import (
+    SIDE,
+    SUBJECTS,
+    attach,
+    batch,
+    groups_of_anchors,
+    kinds,
+    make,
+    spread,
+    step,
+)
 
 import scalewise as sw
-from scalewise.integrations.attached import AttachError
-from scalewise.integrations.mmengine import attach
+from scalewise.integrations.mmengine import attach_mmdet, detach_mmdet
+from scalewise.integrations.options import AttachError, Options
 
 if TYPE_CHECKING:
 
@@ -37,82 +48,108 @@ def _close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         torch.testing.assert_close(found[name], value, rtol=2e-5, atol=2e-6 * (1 + scale), msg=name)
 
 
-@pytest.mark.parametrize("counts", [(3, 1), (2, 0), (0, 0)])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_at_weight_one_it_is_the_framework(family: str, counts: tuple[int, ...]) -> None:
-    data = batch(counts)
-    plain, attached = make(family), make(family)
-    attach(attached, "equal")
-    for mine, own in zip(step(attached, data), step(plain, data), strict=True):
-        if family in LISTS:
-            assert all(torch.equal(mine[key], value) for key, value in own.items())
-        _close(mine, own)
+def _each_kind() -> list[Any]:
+    return [pytest.param(f, by, id=f"{f}-{by}") for f in FAMILIES for by in kinds(f)]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_random_weights_are_those_of_the_reference(family: str) -> None:
-    data = batch((3, 2))
-    plain, attached = make(family), make(family)
-    weights = attach(attached, sw.Static([0.3, 1.1, 1.6])).weights
-    SUBJECTS[family].weigh(plain, weights)
-    before = step(make(family), data)[1]
-    gradients, expected = step(attached, data)[1], step(plain, data)[1]
-    _close(gradients, expected)
-    assert any(not torch.allclose(gradients[key], before[key], rtol=1e-2) for key in before)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_level_losses_add_up_to_the_framework_s(family: str) -> None:
+@pytest.mark.parametrize(("family", "by"), _each_kind())
+def test_the_losses_of_the_groups_add_up_to_the_framework_s(family: str, by: str) -> None:
     data = batch((3, 2))
     model = make(family)
-    attached = attach(model, sw.Static([0.3, 1.1, 1.6]))
+    attached = attach(model, "equal", by=by)
+    draw = torch.Generator().manual_seed(0)
+    for balancer in attached.balancers.values():
+        balancer.weights.copy_(0.2 + torch.rand(balancer.num_groups, generator=draw))
     weighted = step(model, data)[0]
     own = step(make(family), data)[0]
-    ((name, losses),) = attached.level_losses.items()
-    named = [key for key in own if "loss" in key and key != "loss" and "roi" not in key]
-    if name == "rpn":
-        named = [key for key in named if "rpn" in key]
-    assert sorted(losses) == sorted(named)
-    for key, levels in losses.items():
-        torch.testing.assert_close(levels.sum(), own[key])
-        torch.testing.assert_close((attached.weights[name] * levels).sum(), weighted[key])
+    found = attached.group_losses
+    names = [key for key in own if "loss" in key and key != "loss"]
+    if family.endswith("R-CNN"):
+        names = [key for key in names if ("rpn" if "rpn" in key else "roi") in attached.balancers]
+    assert sorted(found) == sorted(names)
+    for name, balancer in attached.balancers.items():
+        weights = (
+            balancer.weights if by == "level" else torch.cat([balancer.weights, torch.ones(1)])
+        )
+        for key in attached.names[name]:
+            torch.testing.assert_close(found[key].sum(), own[key])
+            torch.testing.assert_close((weights * found[key]).sum(), weighted[key])
 
 
-def test_fcos_level_losses_are_its_loss_of_each_level() -> None:
-    model = make("FCOS")
-    attached = attach(model, "equal")
-    images, samples = batch((3, 2))
-    step(model, (images, samples))
-    head = make("FCOS").bbox_head
-    scores, boxes, centers = head(make("FCOS").extract_feat(images))
-    points = head.prior_generator.grid_priors([s.shape[-2:] for s in scores], device="cpu")
-    labels, targets = head.get_targets(points, [s.gt_instances for s in samples])
-    positive = [own < CLASSES for own in labels]
-    normaliser = sum(int(p.sum()) for p in positive)
-    middles = [head.centerness_target(t[p]) for t, p in zip(targets, positive, strict=True)]
-    total = float(torch.cat(middles).sum())
-    for level in range(3):
-        found = {key: own[level] for key, own in attached.level_losses["dense"].items()}
-        at, middle = positive[level], middles[level]
-        rows = scores[level].permute(0, 2, 3, 1).reshape(-1, CLASSES)
-        expected = {"loss_cls": head.loss_cls(rows, labels[level], avg_factor=normaliser)}
-        expected |= {"loss_bbox": torch.zeros(()), "loss_centerness": torch.zeros(())}
-        if at.any():
-            places = points[level].repeat(2, 1)[at]
-            box = boxes[level].permute(0, 2, 3, 1).reshape(-1, 4)[at]
-            pair = (head.bbox_coder.decode(places, b) for b in (box, targets[level][at]))
-            expected["loss_bbox"] = head.loss_bbox(*pair, weight=middle, avg_factor=total)
-            logit = centers[level].permute(0, 2, 3, 1).reshape(-1)[at]
-            expected["loss_centerness"] = (
-                F.binary_cross_entropy_with_logits(logit, middle, reduction="sum") / normaliser
-            )
-        _close(found, {key: value.detach() for key, value in expected.items()})
+@pytest.mark.parametrize("family", [f for f in LISTS if "level-positives" in kinds(f)])
+def test_losses_of_positives_by_level_are_the_framework_s_lists(family: str) -> None:
+    whole, positives = make(family), make(family)
+    expected, found = attach(whole, "equal"), attach(positives, "equal", by="level-positives")
+    for model in (whole, positives):
+        step(model, batch((3, 2)))
+    assert expected.group_losses.keys() == found.group_losses.keys()
+    for key, levels in expected.group_losses.items():
+        groups = found.group_losses[key]
+        if "cls" in key:
+            assert (groups[:-1] <= levels * 1.0001).all()
+            assert groups[-1] > 0
+        else:
+            torch.testing.assert_close(groups[:-1], levels)
+            assert groups[-1] == 0
 
 
-def test_yolox_level_losses_follow_the_order_of_its_rows(monkeypatch: Any) -> None:
+def _shifted(plain: Any, groups: list[list[Tensor]], group: int, *args: Any) -> Any:
+    """A head's loss, after the predictions of one group's anchors have been moved."""
+    kinds_of_maps = [part for part in args if isinstance(part[0], Tensor)]
+    moved = [
+        [one + 0.1 * spread(own == group, one) for one, own in zip(maps, levels, strict=True)]
+        for maps, levels in zip(kinds_of_maps, groups, strict=False)
+    ]
+    return plain(*moved, *args[len(moved) :])
+
+
+@pytest.mark.parametrize(
+    ("family", "by"),
+    [
+        ("RetinaNet", "class"),
+        ("RetinaNet", "size"),
+        ("ATSS", "size*class"),
+        ("FCOS", "size"),
+        ("FCOS", "level"),
+        ("FoveaBox", "class"),
+    ],
+)
+def test_the_loss_of_a_group_is_of_its_own_anchors(family: str, by: str) -> None:
+    """Moving their predictions changes no other group's; these heads assign without predictions."""
+    data = batch((3, 2))
+    plain = make(family)
+    groups: list[Any] = []
+    none = {"size*class": 9}.get(by, 3)
+
+    def note(loss: Any, *args: Any) -> Any:
+        groups.append(groups_of_anchors(plain.bbox_head, loss, args, none, by))
+        return loss(*args)
+
+    plain.bbox_head.loss_by_feat = partial(note, plain.bbox_head.loss_by_feat)
+    step(plain, data)
+    attached = attach(plain_model := make(family), "equal", by=by)
+    before_total = step(plain_model, data)[0]["loss"]
+    before = attached.group_totals("dense")
+    for group in range(none):
+        model = make(family)
+        model.bbox_head.loss_by_feat = partial(
+            _shifted, model.bbox_head.loss_by_feat, groups[0], group
+        )
+        moved = attach(model, "equal", by=by)
+        total = step(model, data)[0]["loss"]
+        change = moved.group_totals("dense") - before
+        expected = torch.zeros(none)
+        expected[group] = total - before_total
+        torch.testing.assert_close(change, expected, rtol=1e-3, atol=1e-5)
+        if any((own == group).any() for own in groups[0][0]):
+            assert change[group] != 0
+
+
+@pytest.mark.parametrize("by", ["class", "level"])
+def test_yolox_losses_follow_the_order_of_its_rows(monkeypatch: Any, by: str) -> None:
     model = make("YOLOX")
-    attached = attach(model, "equal")
-    images, samples = batch((3, 2))
+    attached = attach(model, "equal", by=by)
+    images, samples = batch((3, 0, 2))
     step(model, (images, samples))
     plain = make("YOLOX")
     head = plain.bbox_head
@@ -129,30 +166,169 @@ def test_yolox_level_losses_follow_the_order_of_its_rows(monkeypatch: Any) -> No
     step(plain, (images, samples))
     scores, _, objects = outputs[0]
     counts = [o.shape[-2] * o.shape[-1] for o in objects]
+    levels = torch.arange(3).repeat_interleave(torch.tensor(counts))
     normaliser = sum(int(own[0].sum()) for own in seen)
-    for level, place in enumerate(torch.split(torch.arange(sum(counts)), counts)):
-        object_loss, class_loss = torch.zeros(()), torch.zeros(())
-        for image, (mask, classes, wanted, *_) in enumerate(seen):
-            logit = objects[level][image].flatten()
-            object_loss += F.binary_cross_entropy_with_logits(
-                logit, wanted[place, 0], reduction="sum"
-            )
-            rows = scores[level][image].permute(1, 2, 0).reshape(-1, CLASSES)[mask[place]]
-            of_level = torch.isin(torch.where(mask)[0], place)
-            class_loss += F.binary_cross_entropy_with_logits(
-                rows, classes[of_level], reduction="sum"
-            )
-        found = attached.level_losses["dense"]
-        torch.testing.assert_close(found["loss_obj"][level], object_loss.detach() / normaliser)
-        torch.testing.assert_close(found["loss_cls"][level], class_loss.detach() / normaliser)
+    expected = torch.zeros(2, 4)
+    for image, (mask, classes, wanted, *_) in enumerate(seen):
+        logits = torch.cat([o[image].flatten() for o in objects])
+        rows = torch.cat([s[image].flatten(1) for s in scores], 1).T[mask]
+        group = levels.clone()
+        if by == "class":
+            group[:] = 3
+            group[mask] = classes.argmax(1)  # the overlap stands at the class
+        for anchor, own in enumerate(
+            F.binary_cross_entropy_with_logits(logits, wanted[:, 0], reduction="none")
+        ):
+            expected[0, group[anchor]] += own.detach() / normaliser
+        losses = F.binary_cross_entropy_with_logits(rows, classes, reduction="none").sum(1)
+        for own_group, own in zip(group[mask], losses, strict=True):
+            expected[1, own_group] += own.detach() / normaliser
+    for row, name in enumerate(("loss_obj", "loss_cls")):
+        found = attached.group_losses[name]
+        torch.testing.assert_close(found, expected[row, : len(found)])
 
 
-@pytest.mark.parametrize("family", ["RetinaNet", "FCOS", "YOLOX", "Faster R-CNN"])
-def test_detach_restores_the_model(family: str) -> None:
-    plain, model = make(family), make(family)
-    attached = attach(model, sw.RandomWeights(), interval=1)
-    step(model, batch((2, 1)))
+def test_losses_of_regions_are_those_of_their_classes() -> None:
+    model = make("Faster R-CNN")
+    attached = attach(model, "equal", by="class")
+    data = batch((3, 2))
+    step(model, data)
+    plain = make("Faster R-CNN")
+    head = plain.roi_head.bbox_head
+    calls: list[dict[str, Any]] = []
+
+    def note(loss: Any, **named: Any) -> Any:
+        calls.append(named)
+        return loss(**named)
+
+    head.loss_and_target = partial(note, head.loss_and_target)
+    step(plain, data)
+    scores, deltas = calls[0]["cls_score"].detach(), calls[0]["bbox_pred"].detach()
+    regions = len(scores)
+    expected, positives, at = torch.zeros(2, CLASSES + 1), torch.zeros(CLASSES), 0
+    for sampled in calls[0]["sampling_results"]:
+        wanted = head.bbox_coder.encode(sampled.pos_priors, sampled.pos_gt_bboxes)
+        for place in range(len(sampled.priors)):
+            is_object = place < len(sampled.pos_priors)
+            label = int(sampled.pos_gt_labels[place]) if is_object else CLASSES
+            own = F.cross_entropy(scores[at], torch.tensor(label))
+            expected[0, label] += own / regions
+            if is_object:
+                positives[label] += 1
+                box = deltas[at, 4 * label : 4 * label + 4]
+                expected[1, label] += (box - wanted[place]).abs().sum() / regions
+            at += 1
+    assert at == regions
+    for row, name in enumerate(("loss_cls", "loss_bbox")):
+        torch.testing.assert_close(attached.group_losses[name], expected[row])
+    balancer = attached["roi"]
+    assert torch.equal(balancer.block[0, CLASSES + 1 :], positives)
+
+
+def test_sizes_are_of_the_original_image() -> None:
+    images, samples = batch((8, 8))
+    samples[1].set_metainfo({"scale_factor": None})
+    for family in ("RetinaNet", "FCOS", "YOLOX", "Faster R-CNN"):
+        model = make(family)
+        attached = attach(model, "equal", by="size")
+        seen = []
+        for scale in ((1.0, 1.0), (0.01, 0.01), (100.0, 100.0)):
+            samples[0].set_metainfo({"scale_factor": scale})
+            step(model, (images, samples))
+            name = "roi" if family == "Faster R-CNN" else "dense"
+            balancer = attached[name]
+            seen.append(balancer.block[balancer.calls - 1, 4:])
+        own, larger, smaller = seen
+        assert own.sum() == larger.sum() == smaller.sum()
+        assert larger[2] > own[2]
+        assert larger[0] < own[0]
+        assert smaller[0] > own[0]
+        assert smaller[2] < own[2]
+
+
+@pytest.mark.parametrize(
+    ("family", "attribute", "value", "scheme"),
+    [
+        ("TOOD", "initial_epoch", 4, "class:class1=3"),  # assigns otherwise until then
+        ("FCOS", "norm_on_bbox", True, "size:medium=3"),
+    ],
+)
+def test_a_head_s_own_settings(family: str, attribute: str, value: Any, scheme: str) -> None:
+    data = batch((3, 2))
+    own, plain, weighted = make(family), make(family), make(family)
+    for model in (own, plain, weighted):
+        setattr(model.bbox_head, attribute, value)
+    attached = attach(weighted, scheme, by=None)
+    SUBJECTS[family].weigh(plain, attached.weights, scheme.partition(":")[0])
+    (found, gradients), (_, expected) = step(weighted, data), step(plain, data)
+    _close(gradients, expected)
+    losses = step(own, data)[0]
+    for key in ("loss_cls", "loss_bbox"):
+        torch.testing.assert_close(attached.group_losses[key].sum(), losses[key])
+        assert found[key] > losses[key]
+
+
+def test_samples_may_be_in_any_order() -> None:
+    def shuffled(plain: Any, *args: Any) -> Any:
+        result = plain(*args)
+        order = torch.arange(len(result.pos_inds)).flip(0)
+        for name in ("inds", "priors", "assigned_gt_inds", "gt_labels", "gt_bboxes", "is_gt"):
+            setattr(result, f"pos_{name}", getattr(result, f"pos_{name}")[order])
+        return result
+
+    seen = []
+    for other in (False, True):
+        model = make("RetinaNet")
+        sampler = model.bbox_head.sampler
+        if other:
+            sampler.sample = partial(shuffled, sampler.sample)
+        attached = attach(model, "equal", by="size*class")
+        step(model, batch((3, 2)))
+        seen.append(attached.group_totals("dense"))
+        attached.detach()
+        assert ("sample" in vars(sampler)) == other
+    assert (seen[0] > 0).sum() > 2
+    torch.testing.assert_close(seen[0], seen[1])
+
+
+def test_weights_are_given_by_the_names_of_the_groups() -> None:
+    model = make("RetinaNet")
+    model.dataset_meta = {"classes": ("cat", "dog", "bird")}
+    attached = attach(model, "class:dog=3", by=None)
+    assert attached["dense"].names == ("cat", "dog", "bird")
+    step(model, batch((3, 2)))
+    assert attached.weights["dense"].tolist() == [1, 3, 1]
     attached.detach()
+    with pytest.raises(AttachError, match="no group mouse; there are: cat, dog, bird"):
+        attach(model, "class:mouse=2", by="class")
+    with pytest.raises(AttachError, match="no group tiny; there are: small, medium, large"):
+        attach(model, "size:tiny=2", by="size")
+    with pytest.raises(AttachError, match="names 2 classes, the model has 3"):
+        attach(model, classes=("a", "b"), by="class")
+    assert "parse_losses" not in vars(model)
+    assert not {"loss_by_feat", "get_targets"} & vars(model.bbox_head).keys()
+
+
+def test_two_stages_weigh_what_each_of_them_knows() -> None:
+    expected = {"class": ["roi"], "size*class": ["roi"], "size": ["rpn", "roi"]}
+    expected |= {"level": ["rpn"], "level-positives": ["rpn"]}
+    for by, names in expected.items():
+        assert list(attach(make("Faster R-CNN"), by=by).balancers) == names
+
+
+@pytest.mark.parametrize("by", ["level", "size"])
+@pytest.mark.parametrize("family", ["RetinaNet", "FCOS", "YOLOX", "Cascade R-CNN"])
+def test_detach_restores_the_model(family: str, by: str) -> None:
+    plain, model = make(family), make(family)
+    attach(model, sw.RandomWeights(), by=by, interval=1)
+    step(model, batch((2, 1)))
+    detach_mmdet(model)
+    detach_mmdet(plain)
+    samplers = [
+        [vars(m)["sampler"] for m in o.modules() if "sampler" in vars(m)] for o in (model, plain)
+    ]
+    for one, other in zip(*samplers, strict=True):
+        assert vars(one).keys() == vars(other).keys()
     for module, other in zip(model.modules(), plain.modules(), strict=True):
         # `epoch` and the like are the framework's; what `attach` sets must be gone
         assert {n for n in vars(module) if callable(vars(module)[n])} == {
@@ -161,16 +337,6 @@ def test_detach_restores_the_model(family: str) -> None:
         assert len(module._forward_hooks) == len(other._forward_hooks)
     for mine, own in zip(step(model, batch((2, 1))), step(plain, batch((2, 1))), strict=True):
         assert all(torch.equal(mine[key], own[key]) for key in own)
-
-
-@pytest.mark.parametrize("family", ["RetinaNet", "FCOS"])
-def test_under_bfloat16_equal_weights_are_the_framework(family: str) -> None:
-    data = batch((3, 1))
-    plain, attached = make(family), make(family)
-    attach(attached, "equal")
-    with torch.autocast("cpu", torch.bfloat16):
-        (mine, _), (own, _) = step(attached, data), step(plain, data)
-    assert all(torch.equal(mine[key], value) for key, value in own.items())
 
 
 class Named(BaseModel):
@@ -192,8 +358,10 @@ class Named(BaseModel):
 
 def test_named_lists_of_any_model_are_weighed() -> None:
     model, plain = Named(), Named()
-    attached = attach(model, sw.Static([0.5, 1.0, 1.5]), losses=("loss_branch", "loss_other"))
+    attached = attach(model, "equal", losses=("loss_branch", "loss_other"))
     inputs = torch.arange(5.0)
+    model.parse_losses(model(inputs))  # tells how many levels there are
+    attached.weights["named"].copy_(torch.tensor([0.5, 1.0, 1.5]))
     total, log = model.parse_losses(model(inputs))
     total.backward()
     losses = plain(inputs)
@@ -232,6 +400,12 @@ def test_wrong_names_are_refused(names: Any, reason: str) -> None:
         _attach_and_parse(model, names, losses)
 
 
+def test_named_lists_are_of_levels() -> None:
+    with pytest.raises(AttachError, match="whole levels, which by='class' cannot weigh"):
+        attach(Named(), by="class", losses=("loss_branch",))
+    assert attach_mmdet(Named(), Options(), losses=("loss_branch",)).balancers == {}
+
+
 def test_lists_that_change_their_length_are_not_per_level() -> None:
     model = Named()
     attach(model, "equal", losses=("loss_images",))
@@ -248,6 +422,8 @@ def _with(head: Any) -> Any:
 
 def test_what_cannot_be_handled_is_refused_and_left_alone() -> None:
     from mmdet.models.dense_heads import DETRHead, FCOSHead, FreeAnchorRetinaHead, SSDHead
+    from mmdet.models.losses.ghm_loss import GHMC
+    from mmdet.models.roi_heads.bbox_heads import BBoxHead
 
     anchors = {
         "type": "SSDAnchorGenerator",
@@ -277,6 +453,30 @@ def test_what_cannot_be_handled_is_refused_and_left_alone() -> None:
         with pytest.raises(AttachError, match=reason):
             attach(model, "avw")
         assert vars(model) == before
+    learned = make("Faster R-CNN")
+    learned.roi_head.bbox_head.loss_cls.scale = nn.Parameter(torch.ones(()))
+    counting = make("RetinaNet")
+    counting.bbox_head.loss_cls = GHMC()
+    other_box = make("Faster R-CNN")
+    other_box.roi_head.bbox_head.__class__ = type("OwnBoxHead", (BBoxHead,), {"loss": None})
+    proposals = _with(make("Faster R-CNN").rpn_head)
+    for model, by, reason in (
+        (_with(own(3, 16)), "class", "OwnHead: the loss code of OwnHead is not known, so nothing"),
+        (make("FoveaBox"), "size", "FoveaHead keeps no box .*; by='class' works"),
+        (make("FSAF"), "class", "chooses the positives by their losses.*by='level' works"),
+        (make("RepPoints"), "level-positives", "its loss has a parameter"),
+        (make("SABL"), "class", "learned in buckets"),
+        (make("YOLOv3"), "size", "maps that do not tell the objects"),
+        (make("GA-RetinaNet"), "class", "three kinds of positives"),
+        (learned, "class", "CrossEntropyLoss, which computes loss_cls, has parameters"),
+        (counting, "class", "GHMC, which computes loss_cls, keeps a state"),
+        (other_box, "size", "OwnBoxHead: loss of OwnBoxHead is not known"),
+        (proposals, "class", "RPNHead makes proposals, which have no class"),
+    ):
+        own_attributes = [vars(module).copy() for module in model.modules()]
+        with pytest.raises(AttachError, match=reason):
+            attach(model, by=by)
+        assert [vars(module) for module in model.modules()] == own_attributes
     for scheme, reason in (
         ("uncertainty", "trains weights by back-propagation"),
         ("avv", "unknown scheme 'avv'; did you mean 'avw'"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -18,18 +18,25 @@ pytest.importorskip(
 from mmdet_configs import config
 from mmdet_models import batch, make, train_rank
 from mmengine.config import Config, ConfigDict
+from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from processes import run_ranks
 
-from scalewise.integrations.attached import AttachError
-from scalewise.integrations.mmengine import LevelWeights, ScalewiseHook
+from scalewise.integrations.mmengine import ScalewiseHook
+from scalewise.integrations.mmengine_weights import GroupWeights
+from scalewise.integrations.options import AttachError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+CLASS_NAMES = ("cat", "dog", "bird")
+
+
 class Toy(torch.utils.data.Dataset[Any]):
     """Eight images of two objects, as MMDetection's pipelines hand them over."""
+
+    metainfo: ClassVar = {"classes": CLASS_NAMES}
 
     def __len__(self) -> int:
         return 8
@@ -74,8 +81,8 @@ def runner(
     )
 
 
-def attached_of(run: Any) -> LevelWeights:
-    attached: LevelWeights = next(h for h in run.hooks if hasattr(h, "attached")).attached
+def attached_of(run: Any) -> GroupWeights:
+    attached: GroupWeights = next(h for h in run.hooks if hasattr(h, "attached")).attached
     return attached
 
 
@@ -84,33 +91,53 @@ def logged(work_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("family", ["RetinaNet", "FCOS"])
-def test_a_run_with_equal_weights_trains_the_plain_model(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "by"), [("RetinaNet", "level"), ("FCOS", "class")])
+def test_a_run_with_equal_weights_trains_the_plain_model(
+    family: str, by: str, tmp_path: Path
+) -> None:
     states = []
-    for name, hooks in (("plain", []), ("weighted", [{**HOOK, "scheme": "equal"}])):
+    for name, hooks in (("plain", []), ("weighted", [{**HOOK, "scheme": "equal", "by": by}])):
         (tmp_path / name).mkdir()
         states.append(runner(tmp_path / name, hooks, family).train().state_dict())
     assert all(torch.equal(states[1][key], value) for key, value in states[0].items())
 
 
-def test_a_run_logs_level_losses_and_weights(tmp_path: Path) -> None:
-    run = runner(tmp_path, [{**HOOK, "normalize": "mean"}], "Faster R-CNN")
+def test_a_run_logs_losses_of_levels_and_their_weights(tmp_path: Path) -> None:
+    run = runner(tmp_path, [{**HOOK, "by": "level", "normalize": "mean"}], "Faster R-CNN")
     run.train()
     rows = logged(tmp_path)
     assert len(rows) == 8
     attached = attached_of(run)
-    assert attached.balancers["rpn"].intervals == 4
+    assert attached["rpn"].intervals == 4
     for row in rows:
-        weights = [row[f"rpn/weight_{level}"] for level in range(3)]
+        weights = [row[f"rpn/weight_level{level}"] for level in range(3)]
         assert sum(weights) == pytest.approx(3)
-    assert [row["rpn/weight_0"] == 1 for row in rows] == [True] + 7 * [False]
+    assert [row["rpn/weight_level0"] == 1 for row in rows] == [True] + 7 * [False]
     weights = attached.weights["rpn"].tolist()
-    assert [rows[-1][f"rpn/weight_{level}"] for level in range(3)] == pytest.approx(weights)
+    assert [rows[-1][f"rpn/weight_level{level}"] for level in range(3)] == pytest.approx(weights)
     # the first step was unweighted: there the levels add up to the loss that mmdet logs
     first = rows[0]
-    levels = sum(first[f"rpn/loss_{level}"] for level in range(3))
+    levels = sum(first[f"rpn/loss_level{level}"] for level in range(3))
     assert levels == pytest.approx(first["loss_rpn_cls"] + first["loss_rpn_bbox"], rel=1e-5)
     assert "parse_losses" not in vars(run.model)  # given back at the end
+
+
+def test_a_run_logs_groups_by_their_names(tmp_path: Path) -> None:
+    for by, sets, groups in (
+        ("class", ["roi"], CLASS_NAMES),
+        ("size", ["rpn", "roi"], ("small", "medium", "large")),
+    ):
+        (tmp_path / by).mkdir()
+        run = runner(tmp_path / by, [{**HOOK, "by": by}], "Faster R-CNN", epochs=1)
+        run.train()
+        (*_, last) = logged(tmp_path / by)
+        attached = attached_of(run)
+        assert list(attached.balancers) == sets
+        expected = {f"{s}/{kind}_{g}" for s in sets for kind in ("loss", "weight") for g in groups}
+        assert {key for key in last if "/" in key} == expected
+        for name in sets:
+            seen = [last[f"{name}/weight_{group}"] for group in groups]
+            assert seen == pytest.approx(attached.weights[name].tolist())
 
 
 def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path: Path, monkeypatch: Any) -> None:
@@ -126,7 +153,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path: Path, monkeypatch
     assert all(type(v) is Tensor and v.device.type == "cpu" for v in saved["dense"].values())
     resumed = runner(parts, hooks, resume=True)
     resumed.train()
-    assert attached_of(resumed).balancers["dense"].intervals == 2
+    assert attached_of(resumed)["dense"].intervals == 2
     mine, own = (attached_of(run).state_dict()["dense"] for run in (resumed, expected))
     assert all(torch.equal(mine[key], value) for key, value in own.items())
     state = resumed.model.state_dict()
@@ -134,11 +161,11 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path: Path, monkeypatch
     # only initialised from it, the weights start anew
     third = runner(parts, hooks, epochs=1, load_from=str(parts / "epoch_2.pth"))
     third.train()
-    assert attached_of(third).balancers["dense"].intervals == 1
+    assert attached_of(third)["dense"].intervals == 1
     # with another scheme it is refused, and the model left alone
     other = runner(parts, [{**HOOK, "scheme": "avw"}], epochs=3, resume=True)
     with pytest.raises(
-        AttachError, match=r"groups and scheme 'rlo.*, this one 3 groups and scheme 'avw"
+        AttachError, match=r"groups and scheme 'rlo.* by class', this one 3 groups and scheme 'avw"
     ):
         other.train()
     assert "parse_losses" not in vars(other.model)
@@ -150,10 +177,10 @@ def test_accumulation_is_the_optimizer_wrapper_s(tmp_path: Path) -> None:
         "optimizer": {"type": "SGD", "lr": 0.01},
         "accumulative_counts": 2,
     }
-    run = runner(tmp_path, [{**HOOK, "interval": 1}], optim_wrapper=wrapper)
+    run = runner(tmp_path, [{**HOOK, "by": "level", "interval": 1}], optim_wrapper=wrapper)
     run.train()
-    assert attached_of(run).balancers["dense"].intervals == 4
-    after = [row["dense/weight_0"] for row in logged(tmp_path)]  # of the next iteration
+    assert attached_of(run)["dense"].intervals == 4
+    after = [row["dense/weight_level0"] for row in logged(tmp_path)]  # of the next iteration
     assert after[0] == 1
     assert after[1] == after[2] != after[3] == after[4] != after[5] == after[6]
 
@@ -186,8 +213,24 @@ def test_the_documented_configs_build_the_hook() -> None:
     text = (Path(__file__).parents[2] / "docs" / "mmdetection.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     configs = [Config.fromstring(code, ".py") for code in blocks if "custom_hooks" in code]
-    assert len(configs) == 2
+    assert len(configs) == 3
     assert configs[0].custom_imports.imports == [ScalewiseHook.__module__]
     for found in configs:
         for hook in found.custom_hooks:
             assert isinstance(HOOKS.build(hook), ScalewiseHook)
+
+
+def test_the_documented_loop_runs() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "mmdetection.md").read_text()
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "train_step" in c)
+    model = make("RetinaNet")
+    images, samples = batch((2, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    names = {
+        "model": model,
+        "data": {"inputs": images, "data_samples": samples},
+        "optim_wrapper": OptimWrapper(optimizer),
+    }
+    exec(code, names)
+    assert names["state"]["dense"]["weights"].shape == (3,)
+    assert "parse_losses" not in vars(model)

@@ -1,12 +1,12 @@
-"""The losses of torchvision's dense detectors by level.
+"""The losses of torchvision's dense detectors per anchor, and the group of each anchor's object.
 
-Each function repeats its detector's own loss per anchor, and sums it by level. The sum over levels
-is the detector's loss, to rounding.
+Each function repeats its detector's own loss per anchor, normalised as there: the sum over all
+anchors is the detector's loss, to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ from torchvision.ops import (
     sigmoid_focal_loss,
 )
 
-from scalewise.weighting import split_levels
+from scalewise.weighting import split_levels, sum_groups
+from scalewise.weighting.groups import level_sizes
 
 IOU_LOSSES = {
     "giou": generalized_box_iou_loss,
@@ -49,10 +50,11 @@ class Step:
     matched: list[Tensor]
 
 
-def retinanet_losses(head: Any, step: Step) -> dict[str, Tensor]:
-    """Losses of `RetinaNetHead` by level, [n] each."""
+def retinanet_terms(head: Any, step: Step) -> dict[str, Tensor]:
+    """Losses of `RetinaNetHead` per anchor, [B, A] each."""
     ignored = head.classification_head.BETWEEN_THRESHOLDS
     regression = head.regression_head
+    images = max(1, len(step.targets))
     scores, boxes = [], []
     for one, logits, deltas, own, match in zip(
         step.targets,
@@ -64,7 +66,7 @@ def retinanet_losses(head: Any, step: Step) -> dict[str, Tensor]:
     ):
         positive = torch.where(match >= 0)[0]
         objects = match[positive]
-        normaliser = max(1, positive.numel())
+        normaliser = max(1, positive.numel()) * images
         wanted = torch.zeros_like(logits)  # [A, C]
         wanted[positive, one["labels"][objects]] = 1.0
         score = sigmoid_focal_loss(logits, wanted, reduction="none").sum(-1)  # [A]
@@ -73,11 +75,7 @@ def retinanet_losses(head: Any, step: Step) -> dict[str, Tensor]:
             regression, own[positive], one["boxes"][objects], deltas[positive]
         )
         boxes.append(box.new_zeros(len(match)).index_put((positive,), box) / normaliser)
-    images = len(step.targets)
-    return {
-        "classification": split_levels(torch.stack(scores), step.counts) / images,
-        "bbox_regression": split_levels(torch.stack(boxes), step.counts) / max(1, images),
-    }
+    return {"classification": torch.stack(scores), "bbox_regression": torch.stack(boxes)}
 
 
 def _retinanet_box_loss(head: Any, anchors: Tensor, boxes: Tensor, deltas: Tensor) -> Tensor:
@@ -91,8 +89,8 @@ def _retinanet_box_loss(head: Any, anchors: Tensor, boxes: Tensor, deltas: Tenso
     return loss(deltas, wanted, reduction="none").sum(-1)
 
 
-def fcos_losses(head: Any, step: Step) -> dict[str, Tensor]:
-    """Losses of `FCOSHead` by level, [n] each."""
+def fcos_terms(head: Any, step: Step) -> dict[str, Tensor]:
+    """Losses of `FCOSHead` per location, [B, A] each."""
     logits = step.outputs["cls_logits"]
     places = torch.stack(step.anchors)  # [B, A, 4]
     labels, boxes = [], []
@@ -121,22 +119,21 @@ def fcos_losses(head: Any, step: Step) -> dict[str, Tensor]:
         step.outputs["bbox_ctrness"].squeeze(2)[positive], middle, reduction="none"
     )  # [k]
 
-    def levels(values: Tensor) -> Tensor:
-        return split_levels(
-            values.new_zeros(label.shape).masked_scatter(positive, values), step.counts
-        )
+    def everywhere(values: Tensor) -> Tensor:
+        spread = values.new_zeros(label.shape).masked_scatter(positive, values)
+        return spread / normaliser
 
     return {
-        "classification": split_levels(score, step.counts) / normaliser,
-        "bbox_regression": levels(overlap) / normaliser,
-        "bbox_ctrness": levels(centre) / normaliser,
+        "classification": score / normaliser,
+        "bbox_regression": everywhere(overlap),
+        "bbox_ctrness": everywhere(centre),
     }
 
 
-def ssd_losses(model: Any, step: Step) -> dict[str, Tensor]:
-    """Losses of `SSD` by level, [n] each.
+def ssd_terms(model: Any, step: Step) -> dict[str, Tensor]:
+    """Losses of `SSD` per anchor, [B, A] each.
 
-    Hard negatives are mined over all levels together, as SSD does, and split after.
+    Hard negatives are mined over all anchors of an image together, as SSD does.
     """
     logits = step.outputs["cls_logits"]  # [B, A, C]
     boxes, labels, positives = [], [], 0
@@ -163,6 +160,61 @@ def ssd_losses(model: Any, step: Step) -> dict[str, Tensor]:
     # where there are too few negatives, mining reaches into the positives, which then count twice
     kept = score * (foreground.to(score.dtype) + mined.to(score.dtype))
     return {
-        "bbox_regression": split_levels(torch.stack(boxes), step.counts) / normaliser,
-        "classification": split_levels(kept, step.counts) / normaliser,
+        "bbox_regression": torch.stack(boxes) / normaliser,
+        "classification": kept / normaliser,
     }
+
+
+def level_ids(counts: Sequence[int], device: torch.device) -> Tensor:
+    """The level of each anchor, int64 [A]."""
+    ends = level_sizes(tuple(counts), device).cumsum(0)
+    return torch.bucketize(torch.arange(sum(counts), device=device), ends, right=True)
+
+
+def anchor_groups(step: Step, objects: Sequence[Tensor] | None, groups: int) -> Tensor:
+    """The group of each anchor's object.
+
+    Args:
+        step: what the loss is computed from.
+        objects: B tensors int64 [k], the groups of the objects; None takes the anchors' levels.
+        groups: their number n.
+
+    Returns:
+        int64 [B, A]; n for an anchor without an object.
+    """
+    matched = torch.stack(step.matched)  # [B, A]
+    if objects is None:
+        return torch.where(matched < 0, groups, level_ids(step.counts, matched.device))
+    rows = zip(objects, matched, strict=True)
+    return torch.stack([pick(own, match, groups) for own, match in rows])
+
+
+def pick(groups_of_objects: Tensor, matched: Tensor, none: int) -> Tensor:
+    """The groups of the objects at int64 indices of any shape; `none` at a negative one."""
+    padded = F.pad(groups_of_objects, (0, 1), value=none)  # where there are no objects at all
+    return torch.where(matched < 0, none, padded[matched.clamp(min=0)])
+
+
+def sum_by_group(
+    terms: Mapping[str, Tensor], ids: Tensor, groups: int
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Sum losses per anchor by the group of the anchor's object.
+
+    Args:
+        terms: floating [B, A] by name.
+        ids: int64 [B, A]; `groups` for none.
+        groups: their number n.
+
+    Returns:
+        float32 [n + 1] by name, the background's last; the number of positives, float32 [n].
+    """
+    wide = [torch.promote_types(values.dtype, torch.float32) for values in terms.values()]
+    values = [values.to(dtype) for values, dtype in zip(terms.values(), wide, strict=True)]
+    positives = (ids < groups).to(values[0].dtype)
+    sums = sum_groups(torch.stack([*values, positives]), ids, groups)  # [terms + 1, n + 1]
+    return dict(zip(terms, sums[:-1], strict=True)), sums[-1, :-1]
+
+
+def sum_by_level(terms: Mapping[str, Tensor], counts: Sequence[int]) -> dict[str, Tensor]:
+    """Sum losses per anchor [B, A] by the anchor's level: float32 [n] by name."""
+    return {name: split_levels(values, counts) for name, values in terms.items()}

@@ -27,8 +27,11 @@ else:
         Callback = importlib.import_module("pytorch_lightning").Callback
 
 
-class LevelWeights(Callback):
+class BalancerCallback(Callback):
     """Logs, checks and saves the `LossBalancer`s of a LightningModule, as many as it has.
+
+    They may weigh groups of positives or whole levels, called in `training_step` or left in a model
+    by `scalewise.attach`.
 
     Every `log_every_n_steps` optimizer steps the trainer's loggers receive the values of
     `scalewise.integrations.loops.readings`; on the other steps nothing is copied from the device.
@@ -63,8 +66,8 @@ class LevelWeights(Callback):
         twice = inside.keys() & self._outside.keys()
         if twice:
             raise LoopError(
-                f"LevelWeights: {type(module).__name__} has a balancer {min(twice)!r} already; "
-                "give the one outside another name: LevelWeights({'name': balancer})"
+                f"BalancerCallback: {type(module).__name__} has a balancer {min(twice)!r} already; "
+                "give the one outside another name: BalancerCallback({'name': balancer})"
             )
         self._balancers = inside | self._outside
         return inside
@@ -74,13 +77,13 @@ class LevelWeights(Callback):
         inside = self._find(pl_module)
         if not self._balancers:
             raise LoopError(
-                f"LevelWeights: there is no LossBalancer among the submodules of "
-                f"{type(pl_module).__name__}; if it is kept elsewhere, LevelWeights(balancer)"
+                f"BalancerCallback: there is no LossBalancer among the submodules of "
+                f"{type(pl_module).__name__}; if it is kept elsewhere, BalancerCallback(balancer)"
             )
         for name, balancer in self._outside.items():
             if isinstance(balancer.scheme, LearnedScheme):
                 raise LoopError(
-                    f"LevelWeights: balancer {name!r} has parameters of its own "
+                    f"BalancerCallback: balancer {name!r} has parameters of its own "
                     f"({balancer.scheme.name}); make it a submodule, so that they are trained"
                 )
             balancer.to(pl_module.device)
@@ -90,8 +93,9 @@ class LevelWeights(Callback):
             late = [name for name in inside if f"{name}.weights" not in known]
             if late:
                 raise LoopError(
-                    f"LevelWeights: balancer {late[0]!r} was made in setup() or configure_model(); "
-                    "make it in __init__, so that data parallelism leaves its records alone"
+                    f"BalancerCallback: balancer {late[0]!r} was made in setup() or "
+                    "configure_model(); make it in __init__, so that data parallelism leaves its "
+                    "records alone"
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -100,7 +104,7 @@ class LevelWeights(Callback):
         accumulate, batches = trainer.accumulate_grad_batches, trainer.num_training_batches
         if isinstance(batches, int) and batches % accumulate and trainer.is_global_zero:
             warnings.warn(
-                f"LevelWeights: {batches} batches an epoch are no multiple of "
+                f"BalancerCallback: {batches} batches an epoch are no multiple of "
                 f"accumulate_grad_batches={accumulate}: Lightning makes its last optimizer step of "
                 "an epoch early, and weights may change between accumulated batches; set "
                 "limit_train_batches to a multiple",
@@ -145,8 +149,8 @@ class LevelWeights(Callback):
         """
         if state_dict.keys() != self._outside.keys():
             raise LoopError(
-                f"LevelWeights: the checkpoint has balancers {sorted(state_dict)} outside of the "
-                f"module, this run {sorted(self._outside)}; give them under the saved names"
+                f"BalancerCallback: the checkpoint has balancers {sorted(state_dict)} outside of "
+                f"the module, this run {sorted(self._outside)}; give them under the saved names"
             )
         for name, balancer in self._outside.items():
             balancer.load_state_dict(state_dict[name])
@@ -157,7 +161,7 @@ class LevelWeights(Callback):
         """Warn of a checkpoint without the balancers outside of the module."""
         if self._outside and self.state_key not in checkpoint["callbacks"]:
             warnings.warn(
-                f"LevelWeights: the checkpoint has no state of {sorted(self._outside)}; their "
+                f"BalancerCallback: the checkpoint has no state of {sorted(self._outside)}; their "
                 "weights start anew",
                 stacklevel=2,
             )

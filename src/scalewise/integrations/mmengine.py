@@ -1,27 +1,37 @@
-"""Level weights for MMDetection, and for any mmengine model with losses per level.
+"""Weights on the losses of MMDetection's detectors, and of any mmengine model with losses by level.
 
     custom_imports = dict(imports=["scalewise.integrations.mmengine"])
-    custom_hooks = [dict(type="ScalewiseHook", scheme="rlo")]
+    custom_hooks = [dict(type="ScalewiseHook", by="class")]
 
-Losses that come as lists per level are weighed where `parse_losses` adds them up; the scalar losses
-of known heads by the gradients of the head's predictions. At equal weights both change no bit.
+Positives are weighed by the gradients of the head's predictions; lists of losses per level where
+`parse_losses` adds them up. At equal weights neither changes a bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from torch import Tensor, nn
+from torch import nn
 
-from scalewise.default import LEVEL_SCHEME
-from scalewise.integrations.attached import AttachError, own_scheme
-from scalewise.integrations.mmengine_heads import Lists, count_levels, find_heads
-from scalewise.integrations.mmengine_losses import ListLosses, RowLosses
-from scalewise.weighting import LossBalancer, SchemeLike
+from scalewise.integrations.mmengine_groups import DenseGroups
+from scalewise.integrations.mmengine_heads import (
+    count_levels,
+    find_anchors,
+    find_dense,
+    list_names,
+    of_rpn,
+)
+from scalewise.integrations.mmengine_losses import ListLosses, Part
+from scalewise.integrations.mmengine_rois import RoIGroups
+from scalewise.integrations.mmengine_weights import Groups, GroupWeights, State, level_names
+from scalewise.integrations.options import AttachError, Options
+from scalewise.weighting import SchemeLike, by_level
+from scalewise.weighting.groups import COCO_EDGES
 
 if TYPE_CHECKING:
     Hook = object
@@ -29,142 +39,31 @@ else:
     from mmengine.hooks import Hook
 
 KEY = "scalewise"  # of the weighting state in a checkpoint
-State = dict[str, dict[str, Tensor]]
 
 
-class LevelWeights:
-    """Weighs the level losses of one model; made by `attach`.
-
-    Attributes:
-        balancers: by set of levels: "dense", "rpn", or "named" for `losses=`, which is there from
-            the first step on.
-        level_losses: the last unweighted losses by set of levels and name, detached, float32 [n].
-    """
-
-    def __init__(
-        self, model: Any, parts: Mapping[str, ListLosses | RowLosses], settings: dict[str, Any]
-    ) -> None:
-        self.balancers: dict[str, LossBalancer] = {}
-        self.level_losses: dict[str, dict[str, Tensor]] = {}
-        self._model = model
-        self._parts = dict(parts)
-        self._settings = settings
-        self._waiting: State = {}
-        self._parse = model.parse_losses
-
-    @property
-    def weights(self) -> dict[str, Tensor]:
-        """Weights in force, float32 [n] by set of levels."""
-        return {name: balancer.weights for name, balancer in self.balancers.items()}
-
-    def detach(self) -> None:
-        """Give the model back as it was."""
-        if "parse_losses" in vars(self._model):
-            del self._model.parse_losses
-            for part in self._parts.values():
-                if isinstance(part, RowLosses):
-                    part.disconnect()
-
-    def state_dict(self) -> State:
-        """The balancers' states by set of levels: tensors on the CPU."""
-        return self._waiting | {
-            name: {key: value.cpu().clone() for key, value in balancer.state_dict().items()}
-            for name, balancer in self.balancers.items()
-        }
-
-    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Go on from a saved state.
-
-        Raises:
-            AttachError: it is of another scheme, set of levels or number of levels.
-        """
-        if set(state) != set(self._parts):
-            raise AttachError(
-                f"the checkpoint weighs {sorted(state)}, this model {sorted(self._parts)}; "
-                "resume with the same model and losses="
-            )
-        self._waiting = {name: dict(own) for name, own in state.items()}
-        for name, balancer in self.balancers.items():
-            self._restore(name, balancer)
-
-    def make(self, name: str, levels: int) -> None:
-        """Make the balancer of a set of levels."""
-        settings = dict(self._settings)
-        scheme = own_scheme(settings.pop("scheme"))
-        try:
-            balancer = LossBalancer(levels, scheme, **settings)
-        except ValueError as error:
-            raise AttachError(str(error)) from None
-        balancer = balancer.to(next(self._model.parameters()).device)
-        self._restore(name, balancer)
-        self.balancers[name] = balancer
-
-    def _restore(self, name: str, balancer: LossBalancer) -> None:
-        state = self._waiting.pop(name, None)
-        if state is not None:
-            try:
-                balancer.load_state_dict(state)
-            except (ValueError, RuntimeError) as error:
-                raise AttachError(f"level weights of {name!r} in the checkpoint: {error}") from None
-
-    def connect(self) -> None:
-        """Take the place of the model's `parse_losses`."""
-        self._model.parse_losses = self._parse_weighted
-        for name, part in self._parts.items():
-            if isinstance(part, RowLosses):
-                part.connect(self.balancers[name])
-
-    def _parse_weighted(self, losses: Mapping[str, Any]) -> Any:
-        if not torch.is_grad_enabled():
-            return self._parse(losses)
-        weighted = dict(losses)
-        for name, part in self._parts.items():
-            levels = part.levels(losses)
-            total = torch.stack(list(levels.values())).sum(0)
-            if name not in self.balancers:
-                self.make(name, len(total))
-            balancer = self.balancers[name]
-            if len(total) != balancer.num_groups:
-                raise AttachError(
-                    f"{', '.join(levels)} have {len(total)} entries, but there are "
-                    f"{balancer.num_groups} levels of {name!r}: these lists are not per level"
-                )
-            weights = balancer.weights.clone()  # recording may renew them
-            balancer(total)
-            weighted.update(part.weigh(losses, levels, weights))
-            self.level_losses[name] = levels
-        return self._parse(weighted)
-
-
-def attach(
-    model: nn.Module,
-    scheme: SchemeLike = LEVEL_SCHEME,
-    interval: int = 100,
-    normalize: Literal["mean", "loss"] = "loss",
-    accumulate: int = 1,
-    seed: int = 0,
-    losses: Sequence[str] = (),
-) -> LevelWeights:
-    """Weigh the level losses of a model from now on, in a training loop of your own.
+def attach_mmdet(model: nn.Module, options: Options, losses: Sequence[str] = ()) -> GroupWeights:
+    """Weigh the losses of an mmengine model from now on, in a training loop of your own.
 
     With mmengine's Runner use `ScalewiseHook`, which does this.
 
     Args:
         model: an mmengine `BaseModel`; wrapped in data parallelism or not.
-        scheme: as of `LossBalancer`.
-        interval: optimizer steps between two updates of the weights.
-        normalize: what the weights keep, see `LossBalancer`.
-        accumulate: forward passes per optimizer step.
-        seed: of the scheme's random numbers.
+        options: what is weighed, and how.
         losses: names of the losses that are lists with one entry per level, for a model that is no
-            known MMDetection detector; only these are weighed then.
+            known MMDetection detector; only these are weighed then, by level.
 
     Returns:
         The weights. They are no part of the model: save their `state_dict()` yourself.
 
     Raises:
-        AttachError: the model's level losses are not known, it has been attached before, the scheme
-            trains parameters, or an argument is out of range. The model is left as it was.
+        AttachError: the model's losses are not known, it has been attached before, or the options
+            do not fit it. The model is left as it was.
+
+    Example:
+        >>> attached = attach_mmdet(model, Options(by="size"))  # doctest: +SKIP
+        >>> log = model.train_step(data, optim_wrapper)  # doctest: +SKIP
+        >>> attached.weights["dense"]  # of small, medium and large objects # doctest: +SKIP
+        tensor([1., 1., 1.])
     """
     inner: Any = model.module if is_model_wrapper(model) else model
     if not hasattr(inner, "parse_losses"):
@@ -173,73 +72,134 @@ def attach(
         )
     if "parse_losses" in vars(inner):
         raise AttachError(
-            f"parse_losses of this {type(inner).__name__} has been replaced already, by level "
-            "weights (detach them first) or by something else"
+            f"parse_losses of this {type(inner).__name__} has been replaced already, by weights "
+            "(detach them first) or by something else"
         )
     if isinstance(losses, str):
         raise AttachError(f"losses={losses!r} is one string; write losses=({losses!r},)")
-    settings = {
-        "scheme": own_scheme(scheme),
-        "interval": interval,
-        "normalize": normalize,
-        "accumulate": accumulate,
-        "seed": seed,
-    }
-    if losses:
-        attached = LevelWeights(inner, {"named": ListLosses(losses)}, settings)
-        attached.connect()
-        return attached
-    heads = find_heads(inner)
-    parts = {
-        name: ListLosses(place.losses) if isinstance(place, Lists) else RowLosses(head, place)
-        for name, (head, place) in heads.items()
-    }
-    attached = LevelWeights(inner, parts, settings)
-    for name, (head, _) in heads.items():
-        attached.make(name, count_levels(head))
-    attached.connect()
-    return attached
+    if not losses:
+        return GroupWeights(inner, _parts(inner, options), options)
+    if options.by not in (None, "level"):
+        raise AttachError(
+            f"losses= names lists of whole levels, which by={options.by!r} cannot weigh; leave by "
+            "out"
+        )
+    options = dataclasses.replace(options, by="level")
+    return GroupWeights(inner, {"named": (ListLosses(losses), None)}, options)
+
+
+def detach_mmdet(model: nn.Module) -> None:
+    """Undo `attach_mmdet`; nothing happens to a model that was never attached."""
+    inner: Any = model.module if is_model_wrapper(model) else model
+    attached = getattr(vars(inner).get("parse_losses"), "__self__", None)
+    if isinstance(attached, GroupWeights):
+        attached.detach()
+
+
+def _parts(model: Any, options: Options) -> dict[str, tuple[Part, Groups]]:
+    """The sets of groups of a detector.
+
+    Proposals know no classes: by class, and by size and class, the second stage alone is weighed.
+    By level, and by the level of positives, it is the first alone.
+    """
+    roi_head = getattr(model, "roi_head", None)
+    classed = "class" in options.kind
+    if options.by_objects and roi_head is not None:
+        if not getattr(roi_head, "with_bbox", False):
+            raise AttachError(f"{type(roi_head).__name__} has no box head, so nothing was changed")
+        second = _roi_part(model, roi_head, options)
+        if classed or getattr(model, "rpn_head", None) is None:
+            return {"roi": second}
+        return {"rpn": _dense_part(model, model.rpn_head, options, rpn=True), "roi": second}
+    name, head = find_dense(model)
+    if options.kind == "level" and (names := list_names(head)) is not None:
+        names = tuple(of_rpn(own) for own in names) if name == "rpn" else names
+        return {name: (ListLosses(names), level_names(count_levels(head)))}
+    return {name: _dense_part(model, head, options, rpn=name == "rpn")}
+
+
+def _dense_part(model: Any, head: Any, options: Options, rpn: bool) -> tuple[Part, Groups]:
+    place = find_anchors(head)
+    names = level_names(count_levels(head))
+    if not options.by_objects:
+        groups: Groups = by_level(names) if options.positives else names
+        return DenseGroups(head, place, options, None, rpn), groups
+    if "class" in options.kind and type(head).__name__.endswith("RPNHead"):
+        raise AttachError(
+            f"{type(head).__name__} makes proposals, which have no class; nothing was changed. "
+            "Choose by='size' or by='level-positives'"
+        )
+    # of proposals the classes do not matter, whatever their number
+    grouping = options.group_objects((rpn and options.classes) or _classes(model, head))
+    return DenseGroups(head, place, options, grouping, rpn), grouping
+
+
+def _roi_part(model: Any, roi_head: Any, options: Options) -> tuple[Part, Groups]:
+    heads = roi_head.bbox_head
+    first = heads[0] if isinstance(heads, nn.ModuleList) else heads
+    grouping = options.group_objects(_classes(model, first))
+    return RoIGroups(roi_head, grouping), grouping
+
+
+def _classes(model: Any, head: Any) -> tuple[str, ...]:
+    """The model's classes: as its data set calls them, if it knows, else "class0", ..."""
+    count = int(head.num_classes)
+    known = (getattr(model, "dataset_meta", None) or {}).get("classes") or ()
+    return tuple(known) if len(known) == count else tuple(f"class{i}" for i in range(count))
 
 
 class ScalewiseHook(Hook):
-    """Weighs the level losses of the model that the Runner trains.
+    """Weighs the losses of the model that the Runner trains.
 
-    Logs `<set>/loss_<level>` (unweighted) and `<set>/weight_<level>` beside the Runner's scalars,
+    Logs `<set>/loss_<group>` (unweighted) and `<set>/weight_<group>` beside the Runner's scalars,
     and keeps its state in the Runner's checkpoints, from which `resume=True` goes on. Accumulation
-    is read from the optimizer wrapper.
+    is read from the optimizer wrapper, the names of the classes from the training set.
 
     Args:
-        scheme: as of `LossBalancer`.
-        interval: optimizer steps between two updates of the weights.
+        by: as of `Options`: "class", "size", "size*class", "level-positives" or "level".
+        scheme: as of `LossBalancer`; None is the default for `by`.
+        interval: optimizer steps between two updates of the weights, or "auto".
         normalize: what the weights keep, see `LossBalancer`.
         seed: of the scheme's random numbers.
-        losses: as of `attach`.
+        size_edges: ascending sides between the sizes, in pixels of the original image.
+        classes: names of the classes, else the training set's.
+        losses: as of `attach_mmdet`.
+
+    Raises:
+        AttachError: an argument is out of range.
     """
 
     priority = "NORMAL"
 
     def __init__(
         self,
-        scheme: SchemeLike = LEVEL_SCHEME,
-        interval: int = 100,
-        normalize: Literal["mean", "loss"] = "loss",
+        by: str | None = None,
+        scheme: SchemeLike | None = None,
+        interval: int | Literal["auto"] = "auto",
+        normalize: Literal["auto", "mean", "loss", "positives", "lift"] = "auto",
         seed: int = 0,
+        size_edges: Sequence[float] = COCO_EDGES,
+        classes: Sequence[str] = (),
         losses: Sequence[str] = (),
     ) -> None:
-        self._settings: dict[str, Any] = {
-            "scheme": scheme,
-            "interval": interval,
-            "normalize": normalize,
-            "seed": seed,
-            "losses": losses,
-        }
+        if losses and by is None:
+            by = "level"
+        self._options = Options(
+            by, scheme, interval, normalize, seed=seed, size_edges=size_edges, classes=classes
+        )
+        self._losses = losses
         self._state: State | None = None
-        self.attached: LevelWeights | None = None
+        self.attached: GroupWeights | None = None
 
     def before_train(self, runner: Any) -> None:
         """Attach, and go on from the state of a resumed checkpoint."""
-        accumulate = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
-        attached = attach(runner.model, accumulate=accumulate, **self._settings)
+        meta = getattr(runner.train_dataloader.dataset, "metainfo", None) or {}
+        options = dataclasses.replace(
+            self._options,
+            accumulate=getattr(runner.optim_wrapper, "_accumulative_counts", 1),
+            classes=self._options.classes or tuple(meta.get("classes") or ()),
+        )
+        attached = attach_mmdet(runner.model, options, self._losses)
         if self._state is not None:
             try:
                 attached.load_state_dict(self._state)
@@ -252,15 +212,15 @@ class ScalewiseHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Log the last level losses and the weights."""
+        """Log the last losses and weights of the groups."""
         if self.attached is None:
             return
-        for name, losses in self.attached.level_losses.items():
-            total = torch.stack(list(losses.values())).sum(0)
-            table = torch.stack((total, self.attached.weights[name])).tolist()  # one read
+        for name in self.attached.names:
+            balancer = self.attached[name]
+            table = torch.stack((self.attached.group_totals(name), balancer.weights)).tolist()
             for kind, row in zip(("loss", "weight"), table, strict=True):
-                for level, value in enumerate(row):
-                    runner.message_hub.update_scalar(f"train/{name}/{kind}_{level}", value)
+                for group, value in zip(balancer.names, row, strict=True):
+                    runner.message_hub.update_scalar(f"train/{name}/{kind}_{group}", value)
 
     def after_train(self, runner: Any) -> None:
         """Give the model back as it was; checkpoints still get the state."""
@@ -278,7 +238,7 @@ class ScalewiseHook(Hook):
             return
         if KEY not in checkpoint:
             runner.logger.warning(
-                "the checkpoint was saved without ScalewiseHook: level weights start anew"
+                "the checkpoint was saved without ScalewiseHook: the weights start anew"
             )
         self._state = checkpoint.get(KEY)
 

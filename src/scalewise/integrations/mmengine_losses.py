@@ -1,22 +1,54 @@
-"""Level losses out of an mmengine model's dict of losses, and weights back into it."""
+"""Losses of groups out of an mmengine model's dict of losses, and weights back into it."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from scalewise.integrations.attached import AttachError
-from scalewise.integrations.mmengine_heads import Rows
-from scalewise.weighting import LossBalancer, scale_gradients
+from scalewise.integrations.options import AttachError
+from scalewise.weighting import LossBalancer
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a step's loss was made of.
+
+    Attributes:
+        groups: unweighted losses, detached, float32 [n] of whole levels, else [n + 1] with what is
+            in no group last, by the name of the loss.
+        positives: of each group, float32 [n]; None for whole levels.
+    """
+
+    groups: dict[str, Tensor]
+    positives: Tensor | None = None
+
+
+class Part(Protocol):
+    """One set of groups of a model."""
+
+    def connect(self, balancer: LossBalancer) -> None:
+        """Put hooks in place."""
+
+    def disconnect(self) -> None:
+        """Take them back."""
+
+    def take(self, losses: Mapping[str, Any]) -> Seen | None:
+        """What the last step's loss was made of; None if the part had no step."""
+
+    def weigh(
+        self, losses: Mapping[str, Any], groups: Mapping[str, Tensor], weights: Tensor
+    ) -> dict[str, Any]:
+        """The losses by name, weighted; weights as long as the groups."""
 
 
 class ListLosses:
-    """Losses that come as lists with one entry per level.
+    """Losses that come as lists with one entry per level, each to be weighed as it is.
 
     Args:
         names: of the losses.
@@ -25,8 +57,14 @@ class ListLosses:
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
 
-    def levels(self, losses: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Unweighted losses of the levels, detached, float32 [n] by name.
+    def connect(self, balancer: LossBalancer) -> None:
+        """Nothing to do."""
+
+    def disconnect(self) -> None:
+        """Nothing to do."""
+
+    def take(self, losses: Mapping[str, Any]) -> Seen:
+        """The lists' own entries.
 
         Raises:
             AttachError: a loss is missing or no list, or the lists differ in length.
@@ -47,10 +85,10 @@ class ListLosses:
             raise AttachError(
                 f"the lists differ in length: {lengths}; name losses of the same levels only"
             )
-        return found
+        return Seen(found)
 
     def weigh(
-        self, losses: Mapping[str, Any], levels: Mapping[str, Tensor], weights: Tensor
+        self, losses: Mapping[str, Any], groups: Mapping[str, Tensor], weights: Tensor
     ) -> dict[str, list[Tensor]]:
         """The same lists, each entry times the weight of its level."""
         return {
@@ -62,124 +100,109 @@ class ListLosses:
         }
 
 
-class RowLosses:
-    """Scalar losses of a head: weighs the gradients of its predictions by level.
+def show_weighted(
+    losses: Mapping[str, Any], groups: Mapping[str, Tensor], weights: Tensor
+) -> dict[str, Any]:
+    """The losses with their weighted values, where the gradients are weighted already."""
+    shown: dict[str, Any] = {}
+    for name, own in groups.items():
+        more = ((weights - 1) * own).sum()
+        loss = losses[name]
+        if isinstance(loss, list):
+            shown[name] = [(loss[0] + more).to(loss[0].dtype), *loss[1:]]
+        else:
+            shown[name] = (loss + more).to(loss.dtype)
+    return shown
 
-    For the statistics each loss module is called once more, without gradients and without
-    reduction, and its rows are summed by level. The head's own scalar is then divided among the
-    levels in proportion, so that its normaliser needs not be known.
 
-    Args:
-        head: an MMDetection head whose forward returns one tensor per level and kind of prediction.
-        place: where its losses are.
-    """
+class Taps:
+    """Methods of a model that were replaced and hooks that were set, to be taken back together."""
 
-    def __init__(self, head: Any, place: Rows) -> None:
-        self.head = head
-        self.place = place
-        self.modules = {name: getattr(head, own) for name, own in place.losses.items()}
-        for name, module in self.modules.items():
-            if any(True for _ in module.parameters()):
-                raise AttachError(
-                    f"{type(module).__name__}, which computes {name}, has parameters: they would "
-                    "not see the weights, which reach the head's predictions only"
-                )
+    def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
-        self._sizes: list[tuple[int, int]] = []  # images and locations of each level
-        self._masks: list[Tensor] = []
-        self._sums: dict[str, Tensor] = {}
+        self._replaced: list[tuple[Any, str, Any]] = []
 
-    def connect(self, balancer: LossBalancer) -> None:
-        """Put the hooks in place."""
-        self.balancer = balancer
-        self._targets: Callable[..., Any] = getattr(self.head, self.place.targets)
-        setattr(self.head, self.place.targets, self._note_targets)
-        self._handles = [self.head.register_forward_hook(self._scale)]
-        for name, module in self.modules.items():
-            hook = functools.partial(self._note_rows, name)
-            self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
+    def replace(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+        """Call `wrapper(the method, *arguments)` in the method's place."""
+        self._replaced.append((owner, name, vars(owner).get(name)))
+        setattr(owner, name, functools.partial(wrapper, getattr(owner, name)))
 
-    def disconnect(self) -> None:
-        """Take them back."""
+    def hook(self, module: nn.Module, hook: Callable[..., Any]) -> None:
+        """Call `hook(module, args, named, output)` after each forward pass of the module."""
+        self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
+
+    def remove(self) -> None:
+        """Take all back."""
         for handle in self._handles:
             handle.remove()
-        delattr(self.head, self.place.targets)
+        for owner, name, before in self._replaced:
+            delattr(owner, name)  # the class's comes back
+            if before is not None:
+                setattr(owner, name, before)
+        self._handles, self._replaced = [], []
 
-    def levels(self, losses: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Unweighted losses of the levels, detached, float32 [n] by name."""
-        found = {}
-        for name in self.modules:
-            if name in losses:
-                sums = self._sums.get(name, torch.zeros_like(self.balancer.weights))
-                total = sums.sum()
-                share = sums / torch.where(total == 0, 1, total)
-                found[name] = losses[name].detach().float() * share
-        return found
 
-    def weigh(
-        self, losses: Mapping[str, Any], levels: Mapping[str, Tensor], weights: Tensor
-    ) -> dict[str, Tensor]:
-        """The scalars with their weighted values; the gradients are weighted already."""
-        return {
-            name: (losses[name] + ((weights - 1) * own).sum()).to(losses[name].dtype)
-            for name, own in levels.items()
-        }
+class LossRows:
+    """Rows of a head's losses, before any reduction, in a training step.
 
-    def _scale(self, head: Any, inputs: Any, outputs: Any) -> Any:
-        if not (head.training and torch.is_grad_enabled()):
-            return None
-        weights = self.balancer.weights
-        for part in outputs:
-            if len(part) != len(weights):
+    Each loss module is called once more, without gradients and without reduction.
+
+    Args:
+        head: that has the modules.
+        modules: its attributes of the modules of each loss, by the loss's name.
+
+    Attributes:
+        chunk: number under which rows are kept, a level's or 0; None while nothing is recorded.
+        rows: float32 [k] by name and chunk.
+
+    Raises:
+        AttachError: a module has parameters or a state.
+    """
+
+    def __init__(self, head: Any, modules: Mapping[str, Iterable[str]]) -> None:
+        self.modules = [
+            (name, getattr(head, attribute)) for name, own in modules.items() for attribute in own
+        ]
+        for name, module in self.modules:
+            who = f"{type(module).__name__}, which computes {name},"
+            if any(True for _ in module.parameters()):
                 raise AttachError(
-                    f"{type(head).__name__} predicts on {len(part)} levels, but its "
-                    f"prior_generator knows {len(weights)}"
+                    f"{who} has parameters: they would not see the weights, which reach the head's "
+                    "predictions only; nothing was changed"
                 )
-        self._sizes = [(len(level), level.shape[-2] * level.shape[-1]) for level in outputs[0]]
-        self._masks, self._sums = [], {}
-        return tuple(scale_gradients(part, weights) for part in outputs)
+            if any(True for _ in module.buffers()):
+                raise AttachError(
+                    f"{who} keeps a state, which a second call for the statistics would disturb; "
+                    "nothing was changed. Use a loss without one"
+                )
+        self.chunk: int | None = None
+        self.rows: dict[tuple[str, int], Tensor] = {}
 
-    def _note_targets(self, *args: Any, **named: Any) -> Any:
-        result = self._targets(*args, **named)
-        first = result[0]
-        if self.place.by_image:
-            self._masks.append(first)
-        else:
-            labels = first if isinstance(first, Tensor) else torch.cat(list(first))
-            self._masks = [(labels >= 0) & (labels < self.head.num_classes)]
-        return result
+    def connect(self, taps: Taps) -> None:
+        """Put the hooks in place."""
+        for name, module in self.modules:
+            taps.hook(module, functools.partial(self._note, name))
 
-    def _note_rows(
+    def _note(
         self, name: str, module: Any, args: tuple[Any, ...], named: dict[str, Any], output: Any
     ) -> None:
-        if not (self.head.training and torch.is_grad_enabled()):
+        if self.chunk is None or not torch.is_grad_enabled():
             return
         named = {key: value for key, value in named.items() if key != "avg_factor"}
         with torch.no_grad():
-            rows = module.forward(*args, **named, reduction_override="none")
-        rows = rows.float().flatten(1).sum(1) if rows.ndim > 1 else rows.float()
-        level = self._levels_of(len(rows), name, rows.device)
-        sums = rows.new_zeros(len(self._sizes)).index_add_(0, level, rows)
-        self._sums[name] = self._sums[name] + sums if name in self._sums else sums
+            rows = module.forward(*args, **{**named, "reduction_override": "none"})
+        if not rows.ndim:
+            return  # L1Loss and others, of rows that all weigh 0
+        rows = rows.float()
+        self.rows[name, self.chunk] = rows.flatten(1).sum(1) if rows.ndim > 1 else rows
 
-    def _levels_of(self, count: int, name: str, device: torch.device) -> Tensor:
-        """Level of each row of a loss, int64 [count]."""
-        locations = torch.tensor([size for _, size in self._sizes])
-        images = self._sizes[0][0]
-        order = torch.arange(len(locations))
-        if self.place.by_image:
-            level = order.repeat_interleave(locations).repeat(images)
-        else:
-            level = order.repeat_interleave(locations * images)
-        level = level.to(device)
-        if count == len(level):
-            return level
-        positive = torch.cat(self._masks) if self._masks else level.new_zeros(0, dtype=torch.bool)
-        if len(positive) == len(level):
-            level = level[positive]
-        if count != len(level):
-            raise AttachError(
-                f"{name} is computed from {count} rows, which are neither all locations nor the "
-                f"positive ones: {type(self.head).__name__} does not work as MMDetection's own"
-            )
-        return level
+
+def original_boxes(boxes: Any, meta: Mapping[str, Any]) -> Tensor:
+    """Boxes [k, 4] in pixels of the original image, where its scale is known."""
+    plain: Tensor = getattr(boxes, "tensor", boxes)
+    scale = meta.get("scale_factor")
+    if scale is None:
+        return plain
+    x1, y1, x2, y2 = plain.unbind(-1)
+    width, height = float(scale[0]), float(scale[1])
+    return torch.stack((x1 / width, y1 / height, x2 / width, y2 / height), -1)

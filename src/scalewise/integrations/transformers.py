@@ -1,4 +1,4 @@
-"""The level weights in what a Hugging Face `Trainer` logs."""
+"""The weights of groups in what a Hugging Face `Trainer` logs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scalewise.integrations.loops import (
 from scalewise.weighting import LossBalancer
 
 
-def log_levels(trainer: Any) -> None:
+def log_groups(trainer: Any) -> None:
     """Let a `transformers.Trainer` log its model's balancers, and check that they fit.
 
     Call it once, before `trainer.train()`. What the trainer logs of training (every
@@ -26,8 +26,8 @@ def log_levels(trainer: Any) -> None:
     rank.
 
     Args:
-        trainer: its model has `LossBalancer`s among its submodules, so that `Trainer` saves and
-            restores them with the model.
+        trainer: its model has `LossBalancer`s among its submodules, as `scalewise.attach` leaves
+            them there, so that `Trainer` saves and restores them with the model.
 
     Raises:
         LoopError: there is none; one counts other windows than `gradient_accumulation_steps`, was
@@ -37,8 +37,9 @@ def log_levels(trainer: Any) -> None:
     balancers = find_balancers(trainer.model)
     if not balancers:
         raise LoopError(
-            f"log_levels: there is no LossBalancer among the submodules of "
-            f"{type(trainer.model).__name__}; make it one, so that Trainer saves it"
+            f"log_groups: there is no LossBalancer among the submodules of "
+            f"{type(trainer.model).__name__}; call sw.attach(model) first, or make your own "
+            "balancer one, so that Trainer saves it"
         )
     steps = trainer.args.gradient_accumulation_steps
     check_balancers(balancers, steps, "gradient_accumulation_steps")
@@ -46,29 +47,30 @@ def log_levels(trainer: Any) -> None:
         _check_initialised(name, balancer)
     if trainer.args.n_gpu > 1:
         raise LoopError(
-            f"log_levels: Trainer would use DataParallel on {trainer.args.n_gpu} GPUs, whose "
+            f"log_groups: Trainer would use DataParallel on {trainer.args.n_gpu} GPUs, whose "
             "copies of the model forget what they record; start it with torchrun, or set "
             "CUDA_VISIBLE_DEVICES to one GPU"
         )
     keep_from_broadcast(trainer.model)
     log = trainer.log
 
-    def with_levels(logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+    def with_groups(logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:  # not those of an evaluation, nor the summary at the end
             logs = logs | readings(find_balancers(trainer.model))
         log(logs, *args, **kwargs)
 
-    trainer.log = with_levels
+    trainer.log = with_groups
 
 
 def _check_initialised(name: str, balancer: LossBalancer) -> None:
     """Refuse what `from_pretrained` leaves of a balancer that the checkpoint does not have."""
     initial = balancer.scheme.initial()
-    initial = initial * (balancer.num_groups / initial.sum())
+    if not balancer.scheme.fixed:
+        initial = initial * (balancer.num_groups / initial.sum())
     fresh = torch.equal(balancer.weights.cpu(), initial.cpu()) and not balancer.finished.any()
     if not balancer.calls and not fresh:
         raise LoopError(
-            f"log_levels: balancer {name!r} has recorded nothing, but its state is not that of a "
+            f"log_groups: balancer {name!r} has recorded nothing, but its state is not that of a "
             "new one: from_pretrained leaves what a checkpoint lacks without values; make the "
             "balancer after the model was loaded"
         )

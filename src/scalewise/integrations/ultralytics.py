@@ -1,32 +1,36 @@
-"""Level weights for Ultralytics YOLO, through its own trainer.
+"""Weights by group for Ultralytics YOLO, through its own trainers.
 
 from scalewise.integrations.ultralytics import balanced_trainer
 
-YOLO("yolo11n.yaml").train(data="coco8.yaml", trainer=balanced_trainer("rlo"))
+YOLO("yolo11n.yaml").train(data="coco8.yaml", trainer=balanced_trainer(by="class"))
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.models.yolo.obb import OBBTrainer
+from ultralytics.models.yolo.pose import PoseTrainer
+from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.utils import DEFAULT_CFG, LOGGER
 
-from scalewise.default import LEVEL_SCHEME
-from scalewise.integrations.attached import AttachError, own_scheme
-from scalewise.integrations.ultralytics_log import LevelLog
-from scalewise.integrations.ultralytics_loss import LevelCriterion, attach
+from scalewise.integrations.options import AttachError, Options
+from scalewise.integrations.ultralytics_log import SHOWN, GroupLog
+from scalewise.integrations.ultralytics_loss import WeighedCriterion, attach_yolo
 from scalewise.weighting import LossBalancer, SchemeLike
+from scalewise.weighting.groups import COCO_EDGES
 
 if TYPE_CHECKING:
 
     class _Trainer:
-        """What is used of Ultralytics' class, which has no types."""
+        """What is used of Ultralytics' classes, which have no types."""
 
         args: Any
         model: Any
@@ -48,71 +52,72 @@ if TYPE_CHECKING:
         def on_plot(self, name: Path) -> None: ...
 
 else:
-    from ultralytics.models.yolo.detect import DetectionTrainer as _Trainer
+    _Trainer = object
 
 STATE = "scalewise"  # attribute of the saved model: the balancer's state, a dict of tensors
 VARIABLE = "SCALEWISE_ULTRALYTICS"  # the options, on their way to the processes of several GPUs
 
 
-@dataclass(frozen=True)
-class Options:
-    """Arguments of `balanced_trainer`."""
-
-    scheme: SchemeLike = LEVEL_SCHEME
-    interval: int = 100
-    normalize: Literal["mean", "loss"] = "loss"
-    seed: int = 0
-
-
 def balanced_trainer(
-    scheme: SchemeLike = LEVEL_SCHEME,
-    interval: int = 100,
-    normalize: Literal["mean", "loss"] = "loss",
+    by: str | None = None,
+    scheme: SchemeLike | None = None,
+    interval: int | Literal["auto"] = "auto",
+    normalize: Literal["auto", "mean", "loss", "positives", "lift"] = "auto",
     seed: int = 0,
+    size_edges: Sequence[float] = COCO_EDGES,
+    classes: Sequence[str] = (),
 ) -> Callable[..., BalancedTrainer]:
-    """What to pass as `trainer=` to `YOLO.train`, to weigh the levels by a scheme.
+    """What to pass as `trainer=` to `YOLO.train`, to weigh losses by group.
+
+    It serves the tasks detect, segment, pose and obb.
 
     Args:
-        scheme: as of `LossBalancer`, but without parameters of its own; words such as "rlo" if
-            several GPUs are to be used.
-        interval: optimizer steps between two updates of the weights.
+        by: "class" (the default), "size", "size*class" or "level-positives" for the positives by
+            their object; "level" for whole levels.
+        scheme: as of `LossBalancer`, but without parameters of its own; words such as "rlo" or
+            "class:platelet=2" if several GPUs are to be used.
+        interval: optimizer steps between two updates of the weights, or "auto".
         normalize: what the weights keep, see `LossBalancer`.
         seed: of the scheme's random numbers.
+        size_edges: sides between the sizes, in pixels of the training image.
+        classes: other names than the data set's, in the order of the labels.
 
     Returns:
-        `BalancedTrainer` with these options.
+        A function that makes a `BalancedTrainer` of the task.
 
     Raises:
         AttachError: an argument is out of range.
+
+    Example:
+        >>> trainer = balanced_trainer(by="size", scheme="size:small=1.5")
+        >>> YOLO("yolo11n.yaml").train(data="coco8.yaml", trainer=trainer)  # doctest: +SKIP
     """
-    own_scheme(scheme)
-    try:
-        LossBalancer(1, "equal", interval, normalize)
-    except ValueError as error:
-        raise AttachError(str(error)) from None
-    return partial(BalancedTrainer, options=Options(scheme, interval, normalize, seed))
+    options = Options(
+        by, scheme, interval, normalize, seed=seed, size_edges=size_edges, classes=classes
+    )
+    return partial(_make_trainer, options)
 
 
 class BalancedTrainer(_Trainer):
-    """Ultralytics' detection trainer with level weights.
+    """What weights by group add to one of Ultralytics' trainers; there is a class for each task.
 
-    Ultralytics starts one process per GPU, which imports this class by name; the options reach it
+    Ultralytics starts one process per GPU, which imports the class by name; the options reach it
     in an environment variable.
 
     Args:
         cfg: as of Ultralytics' trainer.
         overrides: as of Ultralytics' trainer.
         _callbacks: as of Ultralytics' trainer.
-        options: of the level weights; None takes those of the parent process, or the defaults.
+        options: of the weights; None takes those of the parent process, or the defaults.
 
     Attributes:
-        levels: the model's criterion, once training has started; `levels.balancer` is its balancer.
+        weighed: the model's criterion, once training has started.
 
     Raises:
-        AttachError: the task is not detection, or a model is distilled.
+        AttachError: a model is distilled.
     """
 
-    levels: LevelCriterion
+    weighed: WeighedCriterion
 
     def __init__(
         self,
@@ -121,25 +126,24 @@ class BalancedTrainer(_Trainer):
         _callbacks: Any = None,
         options: Options | None = None,
     ) -> None:
-        given = overrides or {}
-        if given.get("task") not in (None, "detect"):
+        if (overrides or {}).get("distill_model"):
             raise AttachError(
-                f"task {given['task']!r} has losses that belong to no level; level weights are for "
-                "task 'detect'"
-            )
-        if given.get("distill_model"):
-            raise AttachError(
-                "distill_model adds a loss that has no level weights; train without it, or "
-                "without balanced_trainer"
+                "distill_model adds a loss that has no groups; train without it, or without "
+                "balanced_trainer"
             )
         self.options = options or Options(**json.loads(os.environ.get(VARIABLE, "{}")))
         super().__init__(cfg, overrides, _callbacks)
+
+    @property
+    def balancer(self) -> LossBalancer:
+        """The balancer, once training has started; its `weights` are those of its `names`."""
+        return self.weighed.balancer
 
     def train(self) -> None:
         """Train, here or in one process per GPU."""
         if "," not in str(self.args.device) or "LOCAL_RANK" in os.environ:
             return super().train()
-        if not isinstance(self.options.scheme, str):
+        if not isinstance(self.options.scheme, str | None):
             raise AttachError(
                 "several GPUs are separate processes, which get the scheme as words: pass 'rlo' or "
                 f"'avw:strength=0.3' instead of a {type(self.options.scheme).__name__}"
@@ -154,28 +158,29 @@ class BalancedTrainer(_Trainer):
         """Put the weights in place, the last step before training, and restore their state."""
         super().resume_training(ckpt)
         model = _bare(self.model)
-        self.levels = attach(model, **vars(self.options), accumulate=self.accumulate)
+        attach_yolo(model, replace(self.options, accumulate=self.accumulate))
+        self.weighed = model.criterion
         self._in_results = not self.resume or self._restore(ckpt)
-        self.levels.hold()
-        self.strides = [int(stride) for stride in model.stride.tolist()]
-        self._log = LevelLog(self.save_dir / "scalewise.csv", self.strides, self.start_epoch)
-        balancer = self.levels.balancer
+        self.weighed.hold()
+        balancer = self.balancer
+        self._log = GroupLog(self.save_dir / "scalewise.csv", balancer.names, self.start_epoch)
+        names = ", ".join(balancer.names[:SHOWN])
         LOGGER.info(
-            f"scalewise: {balancer.scheme.name} weighs strides {self.strides}, "
-            f"every {balancer.interval} optimizer steps"
+            f"scalewise: {balancer.scheme.name} weighs {balancer.num_groups} groups by "
+            f"{balancer.by}: {names}{', ...' if balancer.num_groups > SHOWN else ''}"
         )
 
     def _restore(self, ckpt: Any) -> bool:
-        """Whether the run to resume has had level weights, whose state is then restored."""
+        """Whether the run to resume has had weights, whose state is then restored."""
         saved = getattr(ckpt.get("ema") or ckpt.get("model"), STATE, None)
         if saved is None:
             LOGGER.warning(
-                f"scalewise: {self.args.model} was trained without level weights; they start now, "
-                "and are logged to scalewise.csv only"
+                f"scalewise: {self.args.model} was trained without weights; they start now, and "
+                "are logged to scalewise.csv only"
             )
             return False
         try:
-            self.levels.balancer.load_state_dict(saved)
+            self.balancer.load_state_dict(saved)
         except (ValueError, RuntimeError) as error:
             raise AttachError(f"{self.args.model}: {error}") from None
         return True
@@ -183,39 +188,83 @@ class BalancedTrainer(_Trainer):
     def optimizer_step(self) -> None:
         """Step; weights that changed since the last one apply from here on."""
         super().optimizer_step()
-        if _bare(self.model).criterion is not self.levels:
+        if _bare(self.model).criterion is not self.weighed:
             raise AttachError(
-                "model.criterion was replaced after training had started, so the level weights "
-                "have no effect; remove the callback that does it, or balanced_trainer"
+                "model.criterion was replaced after training had started, so the weights have no "
+                "effect; remove the callback that does it, or balanced_trainer"
             )
-        self.levels.hold()
+        self.weighed.hold()
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:
-        """Add the level losses and weights of the epoch to the log and to what loggers see."""
-        means = self.levels.means()
+        """Add the losses and weights of the epoch to the log and to what loggers see."""
+        means = self.weighed.means()
         self._log.add(self.epoch + 1, means)
         ours = {
-            f"{name}/stride{stride}": round(value, 5)
-            for name, key in (("level_loss", "loss"), ("loss_weight", "weight"))
-            for stride, value in zip(self.strides, means[key], strict=True)
+            name.replace(",", ";"): round(value, 5)  # Ultralytics writes its CSV without quotes
+            for name, value in means.items()
+            if name.startswith(("loss/", "weight/"))
         }
         self.metrics.update(ours)
         theirs = {key: value for key, value in metrics.items() if key not in ours}
-        super().save_metrics({**theirs, **ours} if self._in_results else theirs)
+        few = self._in_results and self.balancer.num_groups <= SHOWN
+        super().save_metrics({**theirs, **ours} if few else theirs)
 
     def save_model(self) -> Any:
         """Save, with the state of the weights as an attribute of the saved model."""
-        balancer = self.levels.balancer
-        state = {key: value.cpu().clone() for key, value in balancer.state_dict().items()}
+        state = {key: value.cpu().clone() for key, value in self.balancer.state_dict().items()}
         setattr(self.ema.ema, STATE, state)
         return super().save_model()
 
     def plot_metrics(self) -> None:
-        """Plot Ultralytics' results and the levels."""
+        """Plot Ultralytics' results and the groups."""
         super().plot_metrics()
         file = self.save_dir / "scalewise.png"
         self._log.plot(file)
         self.on_plot(file)
+
+
+class BalancedDetectionTrainer(BalancedTrainer, DetectionTrainer):  # type: ignore[misc]
+    """For boxes."""
+
+
+class BalancedSegmentationTrainer(BalancedTrainer, SegmentationTrainer):  # type: ignore[misc]
+    """For boxes with masks, whose own terms are not weighed."""
+
+
+class BalancedPoseTrainer(BalancedTrainer, PoseTrainer):  # type: ignore[misc]
+    """For boxes with keypoints, whose own terms are not weighed."""
+
+
+class BalancedOBBTrainer(BalancedTrainer, OBBTrainer):  # type: ignore[misc]
+    """For rotated boxes, the term of whose angle alone is not weighed."""
+
+
+TRAINERS: dict[str, type[BalancedTrainer]] = {
+    "detect": BalancedDetectionTrainer,
+    "segment": BalancedSegmentationTrainer,
+    "pose": BalancedPoseTrainer,
+    "obb": BalancedOBBTrainer,
+}
+
+
+def _make_trainer(
+    options: Options,
+    cfg: Any = DEFAULT_CFG,
+    overrides: dict[str, Any] | None = None,
+    _callbacks: Any = None,
+) -> BalancedTrainer:
+    """The trainer of the task that is asked for.
+
+    Raises:
+        AttachError: its losses have no objects.
+    """
+    task = (overrides or {}).get("task") or "detect"
+    if task not in TRAINERS:
+        raise AttachError(
+            f"task {task!r} has no boxes whose losses could be weighed; the tasks that have are "
+            f"{', '.join(TRAINERS)}"
+        )
+    return TRAINERS[task](cfg, overrides, _callbacks, options)
 
 
 def _bare(model: Any) -> Any:

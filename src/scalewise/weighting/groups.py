@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,11 @@ class Grouping:
 
 def by_class(classes: Sequence[str]) -> Grouping:
     """Group positives by the class of their object."""
-    return Grouping("class", tuple(classes), lambda boxes, labels: labels)
+    return Grouping("class", tuple(classes), _label)
+
+
+def _label(boxes: Tensor, labels: Tensor) -> Tensor:
+    return labels
 
 
 def by_size(edges: Sequence[float] = COCO_EDGES) -> Grouping:
@@ -56,10 +60,10 @@ def by_size(edges: Sequence[float] = COCO_EDGES) -> Grouping:
     if len(limits) != 2:
         inner = [f"{low:g}-{high:g}" for low, high in pairwise(limits)]
         names = [f"under {limits[0]:g}", *inner, f"over {limits[-1]:g}"]
-    return Grouping("size", tuple(names), lambda boxes, labels: _bucket(boxes, tuple(limits)))
+    return Grouping("size", tuple(names), partial(_bucket, tuple(limits)))
 
 
-def _bucket(boxes: Tensor, edges: tuple[float, ...]) -> Tensor:
+def _bucket(edges: tuple[float, ...], boxes: Tensor, labels: Tensor) -> Tensor:
     side = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1).sqrt()
     group = torch.zeros_like(side, dtype=torch.int64)
     for edge in edges:  # a comparison each: an array of edges would have to be sent to the device
@@ -78,14 +82,18 @@ def product(first: Grouping, second: Grouping) -> Grouping:
     Raises:
         ValueError: one of them is by level.
     """
-    one, other, count = first.group_of, second.group_of, len(second.names)
+    one, other = first.group_of, second.group_of
     if one is None or other is None:
         raise ValueError("levels have no product with another grouping")
     return Grouping(
         f"{first.by}*{second.by}",
         tuple(f"{a} {b}" for a in first.names for b in second.names),
-        lambda boxes, labels: one(boxes, labels) * count + other(boxes, labels),
+        partial(_cell, one, other, len(second.names)),
     )
+
+
+def _cell(one: GroupOf, other: GroupOf, count: int, boxes: Tensor, labels: Tensor) -> Tensor:
+    return one(boxes, labels) * count + other(boxes, labels)
 
 
 def sum_groups(values: Tensor, ids: Tensor, groups: int) -> Tensor:

@@ -1,0 +1,324 @@
+"""Weights on the anchors of MMDetection's dense heads, by the group of their object.
+
+The head's own loss runs once, on its own predictions, whose gradients are multiplied anchor by
+anchor; which object an anchor has is read from the head's own assignment.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from scalewise.integrations.late import LateWeights
+from scalewise.integrations.mmengine_heads import Anchors, count_levels, of_rpn
+from scalewise.integrations.mmengine_losses import (
+    LossRows,
+    Seen,
+    Taps,
+    original_boxes,
+    show_weighted,
+)
+from scalewise.integrations.options import AttachError, Options
+from scalewise.weighting import Grouping, LossBalancer
+from scalewise.weighting.groups import GroupOf, sum_groups
+
+
+@dataclass
+class _Step:
+    """One call of a head's loss, of B images and A anchors."""
+
+    metas: Sequence[Mapping[str, Any]]
+    sizes: list[tuple[int, int]]  # height and width of each level
+    counts: list[int]  # anchors of each level, for one image
+    weights: Tensor  # [n + 1], as in force
+    late: list[list[LateWeights]]  # by assignment and level
+    ids: dict[int, Tensor] = field(default_factory=dict)  # int64 [B, A] by assignment; n for none
+    positive: dict[int, Tensor] = field(default_factory=dict)  # bool [B, A] by assignment
+    samples: dict[int, Any] = field(default_factory=dict)  # of the next assignment, by image
+    masks: list[Tensor] = field(default_factory=list)  # the same, image by image
+
+    def by_image(self, found: Tensor | Sequence[Tensor], *shape: int) -> Tensor:
+        """Values of one level after the other, each image by image, as [B, A, *shape]."""
+        images = len(self.metas)
+        if isinstance(found, Tensor):
+            found = torch.split(found, [images * count for count in self.counts])
+        parts = zip(found, self.counts, strict=True)
+        return torch.cat([part.reshape(images, count, *shape) for part, count in parts], 1)
+
+
+class DenseGroups:
+    """Weighs the positives of a head that predicts on levels, or all anchors of a level.
+
+    Args:
+        head: the head.
+        place: where it assigns objects to anchors.
+        options: say what is grouped by.
+        grouping: of objects; None where the level decides.
+        rpn: whether it makes proposals, whose losses are renamed.
+
+    Raises:
+        AttachError: the object's size is asked for and not known, or a loss has parameters or a
+            state.
+    """
+
+    def __init__(
+        self, head: Any, place: Anchors, options: Options, grouping: Grouping | None, rpn: bool
+    ) -> None:
+        self.head = head
+        self.place = place
+        self.options = options
+        self.grouping = grouping
+        self.rpn = rpn
+        self.sized = grouping is not None and options.kind != "class"
+        if self.sized and place.boxes is None:
+            raise AttachError(
+                f"{type(head).__name__} keeps no box of an anchor's object, so nothing was "
+                "changed; by='class' works"
+            )
+        if self._sampled and getattr(head, "sampler", None) is None:
+            raise AttachError(
+                f"this {type(head).__name__} has no sampler, which tells the object of an anchor; "
+                "nothing was changed. by='level-positives' works"
+            )
+        self.priors = [int(k) for k in head.prior_generator.num_base_priors]
+        if len(self.priors) != count_levels(head):
+            raise AttachError(f"{type(head).__name__} has anchors on {len(self.priors)} levels")
+        modules = {name: term.modules for name, term in place.losses.items()}
+        self.rows = LossRows(head, modules)
+        self.taps = Taps()
+        self._step: _Step | None = None
+        self._seen: Seen | None = None
+
+    @property
+    def _sampled(self) -> bool:
+        return self.grouping is not None and self.place.boxes == "sampler"
+
+    def connect(self, balancer: LossBalancer) -> None:
+        """Take the place of the head's loss and watch its assignment."""
+        self.balancer = balancer
+        self.taps.replace(self.head, "loss_by_feat", self._loss)
+        for number, name in enumerate(self.place.targets):
+            self.taps.replace(self.head, name, functools.partial(self._note_targets, number))
+        if self._sampled:
+            self.taps.replace(self.head.sampler, "sample", self._note_sample)
+        for name in self.place.by_level:
+            self.taps.replace(self.head, name, functools.partial(self._note_level, name))
+        self.rows.connect(self.taps)
+
+    def disconnect(self) -> None:
+        """Give the head back as it was."""
+        self.taps.remove()
+
+    def take(self, losses: Mapping[str, Any]) -> Seen | None:
+        """What the last step's loss was made of; None if the head had no step."""
+        seen, self._seen = self._seen, None
+        if seen is None or not self.rpn:
+            return seen
+        return Seen({of_rpn(name): own for name, own in seen.groups.items()}, seen.positives)
+
+    def weigh(
+        self, losses: Mapping[str, Any], groups: Mapping[str, Tensor], weights: Tensor
+    ) -> dict[str, Any]:
+        """The losses with their weighted values; the gradients are weighted already."""
+        return show_weighted(losses, groups, weights)
+
+    def _loss(self, plain: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        if not (self.head.training and torch.is_grad_enabled()):
+            return plain(*args, **named)
+        kinds = len(self.place.predictions)
+        maps = args[:kinds]
+        if len(maps[0]) != len(self.priors):
+            raise AttachError(
+                f"{type(self.head).__name__} predicts on {len(maps[0])} levels, but its "
+                f"prior_generator knows {len(self.priors)}"
+            )
+        sizes = [(int(one.shape[-2]), int(one.shape[-1])) for one in maps[0]]
+        self._step = step = _Step(
+            args[kinds + 1],
+            sizes,
+            [k * h * w for k, (h, w) in zip(self.priors, sizes, strict=True)],
+            F.pad(self.balancer.weights, (0, 1), value=1.0),
+            [[LateWeights() for _ in sizes] for _ in self.place.targets],
+        )
+        self._calls = dict.fromkeys(self.place.by_level, 0)
+        self.rows.rows = {}
+        self.rows.chunk = 0
+        try:
+            losses = plain(
+                *(
+                    [
+                        late.pass_on(one.unflatten(1, (k, -1))).flatten(1, 2)
+                        for one, late, k in zip(own, step.late[number], self.priors, strict=True)
+                    ]
+                    for number, own in zip(self.place.predictions, maps, strict=True)
+                ),
+                *args[kinds:],
+                **named,
+            )
+            with torch.no_grad():
+                self._seen = self._sum_up(step, losses)
+        finally:
+            self._step, self.rows.chunk = None, None
+        return losses
+
+    def _note_level(self, name: str, plain: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        if self._step is not None:
+            self.rows.chunk = self._calls[name]
+            self._calls[name] += 1
+        return plain(*args, **named)
+
+    def _note_sample(self, plain: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        result = plain(*args, **named)
+        step = self._step
+        if step is not None:
+            # YOLOX does not sample an image without objects
+            image = len(step.masks if self.place.by_image else step.samples)
+            step.samples[image] = result
+        return result
+
+    def _note_targets(
+        self, number: int, plain: Callable[..., Any], *args: Any, **named: Any
+    ) -> Any:
+        result = plain(*args, **named)
+        step = self._step
+        if step is None:
+            return result
+        found = result[self.place.labels]
+        with torch.no_grad():
+            if not self.place.by_image:
+                labels = step.by_image(found)
+                positive = (labels >= 0) & (labels < self.head.num_classes)
+                self._assign(number, step, positive, labels, result)
+                return result
+            step.masks.append(found)
+            if len(step.masks) == len(step.metas):
+                positive = torch.stack(step.masks)
+                self._assign(number, step, positive, positive.long(), result)
+        return result
+
+    def _assign(
+        self, number: int, step: _Step, positive: Tensor, labels: Tensor, result: Any
+    ) -> None:
+        """Find the group of each anchor, and set its weight.
+
+        Args:
+            number: of the assignment.
+            step: that goes on.
+            positive: bool [B, A].
+            labels: int64 [B, A]; not looked at where the sampler knows them.
+            result: of the head's method.
+        """
+        none = self.balancer.num_groups
+        if self.grouping is None or self.grouping.group_of is None:
+            ids = torch.cat(
+                [
+                    torch.full_like(part, level, dtype=torch.int64)
+                    for level, part in enumerate(torch.split(positive, step.counts, 1))
+                ],
+                1,
+            )
+            if self.options.positives:
+                ids = torch.where(positive, ids, none)
+        elif self._sampled:
+            own = self._sampled_groups(step, self.grouping.group_of)
+            ids = torch.full_like(positive, none, dtype=torch.int64).masked_scatter(positive, own)
+        else:
+            boxes = self._distant_boxes(step, result) if self.sized else labels.new_zeros(1, 1, 4)
+            ids = torch.where(positive, self.grouping.group_of(boxes, labels), none)
+        for late, part, k, (height, width) in zip(
+            step.late[number],
+            torch.split(step.weights[ids], step.counts, 1),
+            self.priors,
+            step.sizes,
+            strict=True,
+        ):
+            late.values = part.reshape(-1, height, width, k).permute(0, 3, 1, 2).unsqueeze(2)
+        step.ids[number], step.positive[number] = ids, positive
+        step.samples, step.masks = {}, []
+
+    def _sampled_groups(self, step: _Step, group_of: GroupOf) -> Tensor:
+        """Groups of the sampled positives, image by image in the order of the anchors."""
+        boxes, labels = [], []
+        for image, sample in step.samples.items():
+            order = sample.pos_inds.argsort()
+            boxes.append(original_boxes(sample.pos_gt_bboxes, step.metas[image])[order])
+            labels.append(sample.pos_gt_labels[order])
+        if not boxes:
+            return next(iter(self.balancer.buffers())).new_zeros(0, dtype=torch.int64)
+        return group_of(torch.cat(boxes), torch.cat(labels))
+
+    def _distant_boxes(self, step: _Step, result: Any) -> Tensor:
+        """The boxes [B, A, 4] of the objects about each location, moved to the origin."""
+        distances = result[self.place.labels + 1]
+        if self.head.norm_on_bbox:
+            distances = [
+                one * stride for one, stride in zip(distances, self.head.strides, strict=True)
+            ]
+        left, top, right, bottom = step.by_image(distances, 4).unbind(-1)
+        boxes = torch.stack((-left, -top, right, bottom), -1)
+        return torch.stack(
+            [original_boxes(own, meta) for own, meta in zip(boxes, step.metas, strict=True)]
+        )
+
+    def _sum_up(self, step: _Step, losses: Mapping[str, Any]) -> Seen:
+        """The losses of the groups, and how many positives they have."""
+        none = self.balancer.num_groups
+        groups: dict[str, Tensor] = {}
+        for number, ids in step.ids.items():
+            names = [
+                name
+                for name, term in self.place.losses.items()
+                if term.targets == number and name in losses
+            ]
+            values = [self._spread(step, name, losses[name]) for name in names]
+            counted = step.positive[number].to(values[0])
+            sums = sum_groups(torch.stack([*values, counted]), ids, none)  # [losses + 1, n + 1]
+            groups.update(zip(names, sums, strict=False))
+            if number == 0:
+                positives = sums[-1, :-1]
+        if not self.options.positives:
+            return Seen({name: own[:none] for name, own in groups.items()})
+        return Seen(groups, positives)
+
+    def _spread(self, step: _Step, name: str, loss: Any) -> Tensor:
+        """A loss as the terms of its anchors, float32 [B, A]."""
+        term = self.place.losses[name]
+        positive = step.positive[term.targets]
+        if isinstance(loss, list):
+            masks = torch.split(positive, step.counts, 1)
+            return torch.cat(
+                [
+                    self._terms(name, level, mask, entry)
+                    for level, (mask, entry) in enumerate(zip(masks, loss, strict=True))
+                ],
+                1,
+            )
+        if self.place.by_image:
+            return self._terms(name, 0, positive, loss)
+        in_rows = torch.cat([mask.reshape(-1) for mask in torch.split(positive, step.counts, 1)])
+        return step.by_image(self._terms(name, 0, in_rows, loss))
+
+    def _terms(self, name: str, chunk: int, positive: Tensor, loss: Tensor) -> Tensor:
+        """Terms float32 of the mask's shape that add up to the loss: its rows, normalised."""
+        term = self.place.losses[name]
+        rows = self.rows.rows.get((name, chunk))
+        if rows is None:  # the head found no positives
+            return torch.zeros_like(positive, dtype=torch.float32)
+        rows = rows.view(-1, term.rows).sum(1) if term.rows > 1 else rows
+        if term.positives:
+            terms = torch.zeros_like(positive, dtype=torch.float32).masked_scatter(positive, rows)
+        elif rows.numel() == positive.numel():
+            terms = rows.view(positive.shape)
+        else:
+            raise AttachError(
+                f"{name} is computed from {rows.numel()} rows, there are {positive.numel()} "
+                f"anchors: {type(self.head).__name__} does not work as MMDetection's own"
+            )
+        total = terms.sum()
+        return terms * (loss.detach().float().mean() / torch.where(total == 0, 1, total))
