@@ -73,8 +73,8 @@ def _keep_own_state(module: nn.Module, state: dict[str, Any], prefix: str, *othe
         return
     state.update(module.state_dict(prefix=prefix))
     warnings.warn(
-        f"the checkpoint has no {prefix}* entries, so it was saved before attaching; the weights go "
-        "on from where they are",
+        f"the checkpoint has no {prefix}* entries, so it was saved before attaching; the weights "
+        "go on from where they are",
         stacklevel=2,
     )
 

@@ -26,7 +26,7 @@ def record(
     every: int = 1000,
     groups: Sequence[str] | None = None,
 ) -> Recording:
-    """Record the losses of the groups that a balancer sees from now on, as `scalewise replay` reads them.
+    """Record what a balancer sees from now on, as `scalewise replay` reads it.
 
     Every eager call in training mode with gradients enabled is one row: the unweighted losses, the
     positives where the balancer is given them (at every call, or at none), the weights in force
