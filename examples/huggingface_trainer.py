@@ -1,4 +1,4 @@
-"""Level weights with `transformers.Trainer`; trains on drawn images in seconds.
+"""Weights by class with `transformers.Trainer`; trains on drawn images in seconds.
 
 python examples/huggingface_trainer.py --out runs/hf --steps 8
 python examples/huggingface_trainer.py --out runs/hf --steps 16    # goes on from step 8
@@ -7,6 +7,7 @@ python examples/huggingface_trainer.py --out runs/hf --steps 16    # goes on fro
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ from scalewise.integrations.transformers import log_groups
 class MyDetector(nn.Module):
     """Returns its loss, which is all that Trainer needs. No **kwargs: see docs/huggingface.md."""
 
-    def __init__(self, classes: int, accumulate: int) -> None:
+    def __init__(self, classes: Sequence[str], accumulate: int) -> None:
         super().__init__()
-        self.detector = sw.detectors.atss("mobilenet_v3_small", classes, width=16, depth=1)
+        self.detector = sw.detectors.atss(
+            "mobilenet_v3_small", len(classes), width=16, depth=1, grouping=sw.by_class(classes)
+        )
         self.detector.to(memory_format=torch.contiguous_format)  # safetensors takes no other
         self.balancer = sw.LossBalancer(
-            self.detector.num_levels, scheme="rlo", interval=3, accumulate=accumulate
+            classes, by="class", scheme="rlo", interval=3, accumulate=accumulate
         )
 
     def forward(
@@ -45,7 +48,8 @@ class MyDetector(nn.Module):
     ) -> dict[str, Tensor]:
         """Weighted loss of a batch."""
         terms = self.detector(Batch(images, boxes, labels, valid, sizes, scales, image_ids))
-        return {"loss": self.balancer(torch.stack(list(terms.values())).sum(0))}
+        losses = torch.stack(list(terms.values())).sum(0)  # [classes + 1]
+        return {"loss": self.balancer(losses, self.detector.positives)}
 
 
 class Images(Dataset[Item]):
@@ -95,7 +99,7 @@ def train(out: Path, steps: int, images: int, **options: Any) -> MyDetector:
         **options,
     )
     set_seed(0)
-    model = MyDetector(len(split.classes), arguments.gradient_accumulation_steps)
+    model = MyDetector(split.classes, arguments.gradient_accumulation_steps)
     data = Images(DetectionDataset(split, 96, augment=True))
     trainer = Trainer(model, arguments, data_collator=collate, train_dataset=data)
     log_groups(trainer)

@@ -1,4 +1,4 @@
-"""Level weights in a LightningModule of one's own; trains on drawn images in seconds.
+"""Weights by class in a LightningModule of one's own; trains on drawn images in seconds.
 
 python examples/lightning_module.py --out runs/lightning --epochs 2
 python examples/lightning_module.py --out runs/lightning --epochs 4    # goes on from the second
@@ -7,6 +7,7 @@ python examples/lightning_module.py --out runs/lightning --epochs 4    # goes on
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,18 @@ from scalewise.integrations.lightning import BalancerCallback
 class MyDetector(L.LightningModule):
     """The balancer is a submodule, so it is moved and saved with the rest."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: Sequence[str]) -> None:
         super().__init__()
-        self.detector = sw.detectors.atss("mobilenet_v3_small", classes, width=16, depth=1)
-        self.balancer = sw.LossBalancer(self.detector.num_levels, scheme="rlo", interval=3)
+        self.detector = sw.detectors.atss(
+            "mobilenet_v3_small", len(classes), width=16, depth=1, grouping=sw.by_class(classes)
+        )
+        self.balancer = sw.LossBalancer(classes, by="class", scheme="rlo", interval=3)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Weighted loss of one batch."""
-        terms = self.detector(batch)  # losses [levels] by term
-        total = self.balancer(torch.stack(list(terms.values())).sum(0))
+        terms = self.detector(batch)  # losses [classes + 1] by term
+        losses = torch.stack(list(terms.values())).sum(0)
+        total = self.balancer(losses, self.detector.positives)
         self.log("total", total)
         return total
 
@@ -51,7 +55,7 @@ def train(out: Path, epochs: int, images: int) -> MyDetector:
     split = open_split(f"demo:images={images},size=96,folder={out / 'demo'}")
     loader = make_loader(DetectionDataset(split, 96, augment=True), batch_size=4, shuffle=True)
     L.seed_everything(0)
-    module = MyDetector(len(split.classes))
+    module = MyDetector(split.classes)
     trainer = L.Trainer(
         max_epochs=epochs,
         accelerator="cpu",

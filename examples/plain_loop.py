@@ -1,4 +1,4 @@
-"""Level weights in a plain PyTorch loop, saved and resumed; trains on drawn images in seconds.
+"""Weights by class in a plain PyTorch loop, saved and resumed; trains on drawn images in seconds.
 
 python examples/plain_loop.py --out runs/plain --epochs 2
 python examples/plain_loop.py --out runs/plain --epochs 4    # goes on from the second epoch
@@ -23,8 +23,14 @@ def train(out: Path, epochs: int, images: int) -> sw.LossBalancer:
     sampler: Any = loader.batch_sampler
 
     torch.manual_seed(0)
-    detector = sw.detectors.atss("mobilenet_v3_small", len(split.classes), width=16, depth=1)
-    balancer = sw.LossBalancer(detector.num_levels, scheme="rlo", interval=3)
+    detector = sw.detectors.atss(
+        "mobilenet_v3_small",
+        len(split.classes),
+        width=16,
+        depth=1,
+        grouping=sw.by_class(split.classes),
+    )
+    balancer = sw.LossBalancer(split.classes, by="class", scheme="rlo", interval=3)
     optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-3)
 
     parts: dict[str, Any] = {"detector": detector, "balancer": balancer, "optimizer": optimizer}
@@ -38,8 +44,8 @@ def train(out: Path, epochs: int, images: int) -> sw.LossBalancer:
     for epoch in range(first, epochs):
         sampler.set_epoch(epoch)
         for batch in loader:
-            terms = detector(batch)  # losses [levels] by term: classification, box, centerness
-            total = balancer(torch.stack(list(terms.values())).sum(0))
+            terms = detector(batch)  # losses [classes + 1] by term: classification, box, centerness
+            total = balancer(torch.stack(list(terms.values())).sum(0), detector.positives)
             optimizer.zero_grad()
             total.backward()
             optimizer.step()

@@ -1,4 +1,4 @@
-"""Level weights on torchvision's FCOS, trained on a VOC folder.
+"""torchvision's FCOS, trained on a VOC folder with weights for its classes.
 
 python examples/torchvision_bccd.py --data data/bccd --backbone mobilenet_v2-b0353104.pth
 """
@@ -63,14 +63,18 @@ def main() -> None:
     parser.add_argument("--backbone", type=Path, help="MobileNetV2 weights, a .pth file")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--size", type=int, default=192, help="shorter side in pixels")
-    parser.add_argument("--scheme", default="rlo")
+    parser.add_argument("--by", default="class")
+    parser.add_argument("--scheme", help="such as equal, share or class:Platelets=2")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    torch.manual_seed(0)
+    torch.manual_seed(options.seed)
     training = open_split(options.data, "trainval", skip_bad=True)
     held_out = open_split(options.data, "test", skip_bad=True)
     detector = model(len(training.classes), options.size, options.backbone)
 
-    balancer = sw.attach(detector, scheme=options.scheme, interval=20)  # the one line
+    balancer = sw.attach(  # the one line
+        detector, options.by, options.scheme, seed=options.seed, classes=training.classes
+    )
 
     optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-4)
     for epoch in range(options.epochs):

@@ -66,13 +66,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--size", type=int, default=256, help="longer side in pixels")
     parser.add_argument("--by", default="class")
-    parser.add_argument("--scheme")
+    parser.add_argument("--scheme", help="such as equal, share or class:Platelets=2")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
     model = YOLO("yolo11n.yaml")
     metrics = model.train(
         data=str(convert(options.data, options.out / "data")),
-        trainer=balanced_trainer(by=options.by, scheme=options.scheme),
+        trainer=balanced_trainer(by=options.by, scheme=options.scheme),  # the one line
+        seed=options.seed,
         epochs=options.epochs,
         imgsz=options.size,
         batch=8,

@@ -133,8 +133,8 @@ def test_a_run_by_class_under_every_kind_of_scheme(
     counts = np.array([table[f"positives/{n}"][: begins[1]] for n in classes])
     terms = {column.split("/")[1] for column in table if column.startswith("loss/")}
     losses = np.sum([table[f"loss/{term}/{name}"][: begins[1]] for term in terms], axis=0)
-    seen = counts[0] > 0
-    mean = (losses[seen] * counts.sum(0)[seen] / counts[0, seen]).mean() if seen.any() else 0.0
+    share = (counts[0] / counts.sum(0).clip(1)).mean()
+    mean = losses[counts[0] > 0].sum() / len(losses) / share if share else 0.0
     assert float(own[0][f"mean/{name}"]) == pytest.approx(mean, rel=1e-4)
     with pytest.raises(UserError, match="how many objects each group has") as refused:
         main([str(run), "--schemes", "effective", "--out", str(tmp_path / "none")])
