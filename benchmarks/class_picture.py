@@ -1,6 +1,6 @@
 """Draw a kept study as a picture: AP of each class with equal weights and with a scheme.
 
-python benchmarks/class_picture.py results/groups/bccd data/bccd trainval avw classes.png
+python benchmarks/class_picture.py results/groups/bccd-presence data/bccd trainval avw classes.png
 """
 
 from __future__ import annotations

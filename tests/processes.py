@@ -16,7 +16,12 @@ from torch import distributed
 from torch.multiprocessing.spawn import start_processes
 
 WORLD = 2
-HEAVY = ["torchvision", "scalewise.training.fit", "mmdet_models"]  # those that are installed
+HEAVY = [
+    "torchvision",
+    "scalewise.training.fit",
+    "mmdet_models",
+    "transformers.loss.loss_utils",
+]  # those that are installed
 
 
 def start(target: Callable[..., None], *args: Any) -> BaseProcess:

@@ -445,24 +445,6 @@ def _subject(family: str) -> Subject:
 
 
 SUBJECTS = {family: _subject(family) for family in FAMILIES}
-each = pytest.mark.parametrize("family", FAMILIES)
-
-
-@each
-def test_a_model_is_weighed(family: str) -> None:
-    checks.weighs(SUBJECTS[family], "class")
-
-
-@pytest.mark.parametrize("check", checks.CHECKS)
-@each
-def test_matrix(family: str, check: str) -> None:
-    checks.CHECKS[check](SUBJECTS[family], "class")
-
-
-@pytest.mark.xdist_group("ranks")
-def test_two_processes() -> None:
-    for seen in checks.run_two_processes("test_detr").values():
-        checks.two_processes(seen["class"])
 
 
 # What the gradients of matched queries are multiplied by, under one weight that is not 1
