@@ -53,18 +53,18 @@ def draw_image(
         uint8 [size, size, 3] pixels, and per object its class and box (x1, y1, x2, y2), the tight
         hull of the pixels at least half covered by it.
     """
-    canvas = _background(rng, size)
+    canvas = draw_background(rng, size)
     wanted = min(int(rng.geometric(0.22)), 10) - (rng.random() < 0.03)
     sizes = sorted(draw_size(rng, size / 16, size * 0.75, skew) for _ in range(wanted))
     objects: list[tuple[int, tuple[int, int, int, int]]] = []
     for extent in reversed(sizes):  # large ones first, so that no small one is buried
         label = _draw_class(rng, rarer)
-        alpha = _shape(SHAPES[label], extent, rng)
+        alpha = draw_shape(SHAPES[label], extent, rng)
         height, width = alpha.shape
         for _ in range(_PLACING_TRIES):
             x, y = (int(rng.integers(size - side + 1)) for side in (width, height))
             box = (x, y, x + width, y + height)
-            if all(_iou(box, other) <= _MAX_IOU for _, other in objects):
+            if all(overlap(box, other) <= _MAX_IOU for _, other in objects):
                 _paint(canvas[y : y + height, x : x + width], alpha, label, rng)
                 objects.append((label, box))
                 break
@@ -79,7 +79,8 @@ def _draw_class(rng: np.random.Generator, rarer: float) -> int:
     return int(rng.choice(len(SHAPES), p=chance / chance.sum()))
 
 
-def _background(rng: np.random.Generator, size: int) -> Pixels:
+def draw_background(rng: np.random.Generator, size: int) -> Pixels:
+    """A blurred, noisy ground, float32 [size, size, 3] in 0..255."""
     tint = rng.integers(70, 166, 3) + rng.integers(-45, 46, (5, 5, 1))
     coarse = (tint + rng.integers(-20, 21, (5, 5, 3))).clip(0, 255).astype(np.uint8)
     picture = Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
@@ -91,7 +92,7 @@ def _background(rng: np.random.Generator, size: int) -> Pixels:
     return np.asarray(picture).astype(np.float32)
 
 
-def _shape(shape: str, extent: float, rng: np.random.Generator) -> Pixels:
+def draw_shape(shape: str, extent: float, rng: np.random.Generator) -> Pixels:
     """Return the coverage float32 [h, w] of a shape `extent` pixels across, cropped to its hull."""
     radius = extent / 2
     side = int(np.ceil(extent * 1.5)) + 2
@@ -123,7 +124,7 @@ def _paint(patch: Pixels, alpha: Pixels, label: int, rng: np.random.Generator) -
     behind = patch.mean() / 255
     value = rng.uniform(0.75, 1.0) if behind < 0.5 else rng.uniform(0.2, 0.4)
     hue = (_HUES[label] + rng.normal(0, _HUE_SPREAD)) % 1.0
-    colour = 255 * value * _rgb(hue, rng.uniform(0.4, 0.9))
+    colour = 255 * value * rgb(hue, rng.uniform(0.4, 0.9))
     height, width = alpha.shape
     turn, period = rng.uniform(0, np.pi), rng.uniform(4, 12)
     wave = np.cos(turn) * np.arange(width)[None, :] + np.sin(turn) * np.arange(height)[:, None]
@@ -132,12 +133,14 @@ def _paint(patch: Pixels, alpha: Pixels, label: int, rng: np.random.Generator) -
     patch += alpha[..., None] * (fill - patch)
 
 
-def _rgb(hue: float, saturation: float) -> Pixels:
+def rgb(hue: float, saturation: float) -> Pixels:
+    """A bright colour, float32 [3] in 0..1, of a hue and a saturation in 0..1."""
     ramp = np.abs((hue * 6 + np.array([0, 4, 2])) % 6 - 3) - 1
     return (1 + saturation * (ramp.clip(0, 1) - 1)).astype(np.float32)
 
 
-def _iou(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
+def overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
+    """Intersection over union of two boxes."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:

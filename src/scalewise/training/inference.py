@@ -101,7 +101,7 @@ def evaluate(
             f"{data or config.data} has the classes {list(split.classes)}, but {run.folder} was "
             f"trained on {run.classes}"
         )
-    metrics = score(split, list(_detections(run, split)))
+    metrics = score(split, list(detect_all(run, split)))
     path = _unused(run.folder / f"evaluation-{split.name}.json")
     runs.write_json(
         path,
@@ -142,7 +142,7 @@ def predict(
     folder.mkdir(parents=True)
     paths = {record.image_id: record.path for record in split.records}
     written: list[dict[str, object]] = []
-    for image in _detections(run, split):
+    for image in detect_all(run, split):
         path, keep = paths[image.image_id], image.scores >= threshold
         boxes, scores, source = image.boxes[keep], image.scores[keep], image.levels[keep]
         labels = [run.classes[label] for label in image.labels[keep]]
@@ -163,7 +163,7 @@ def predict(
     return folder, unreadable
 
 
-def _detections(run: TrainedRun, split: Split) -> Iterator[ImageDetections]:
+def detect_all(run: TrainedRun, split: Split) -> Iterator[ImageDetections]:
     """Detections of every image of a split, in its order."""
     dataset = DetectionDataset(split, run.config.size, augment=False)
     loader = make_loader(
