@@ -81,15 +81,16 @@ class Branch:
     def __init__(self, part: Any, gain: float, groups: StepGroups) -> None:
         self.part, self.gain, self.groups = part, gain, groups
         self.assigner, self.bce, self.bbox_loss = part.assigner, part.bce, part.bbox_loss
-        self.ids = self.scores = torch.empty(0, 0)  # [B, A]
+        self.ids = self.scores = self.targets = torch.empty(0, 0)  # [B, A]
         self.boxes: _BoxSums | None = None  # some releases leave it out in a batch without objects
         self.divisor: Tensor | int = 1
 
     def assign(self, *inputs: Any, **others: Any) -> Any:
         """In place of `assigner`."""
         found = self.assigner(*inputs, **others)
-        labels, boxes, _, positive, *_ = found
+        labels, boxes, targets, positive, *_ = found
         self.ids = self.groups.find(labels, boxes, positive)
+        self.targets = targets.sum(-1, dtype=torch.float32)
         return found
 
     def weigh_scores(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -117,17 +118,19 @@ class Branch:
         """Float32 [4, n + 1]: the unweighted box, class and distribution losses, and positives.
 
         The losses are means over the batch, with Ultralytics' gains; the last column is what is in
-        no group.
+        no group. A positive counts as its target score, by which Ultralytics weighs its box and
+        divides the loss: an object that is hardly found has positives whose loss is near 0, and
+        counted as whole ones they would seem to be learned.
         """
         index, ids, boxes = self._positives()
-        ones = torch.ones_like(ids, dtype=torch.float32)
+        parts = self.targets[index]
         count = self.groups.count
         if self.groups.whole:
             assert self.groups.levels is not None
-            box, distribution, positives = _by_group(torch.stack((*boxes, ones)), ids, count)
+            box, distribution, positives = _by_group(torch.stack((*boxes, parts)), ids, count)
             (classes,) = _by_group(self.scores.sum(0)[None], self.groups.levels, count)
         else:
-            rows = torch.stack((*boxes, ones, self.scores[index]))
+            rows = torch.stack((*boxes, parts, self.scores[index]))
             box, distribution, positives, classes = _by_group(rows, ids, count)
             classes[-1] += torch.where(self.ids == count, self.scores, 0).sum()
         gains = self.part.hyp

@@ -231,7 +231,8 @@ class LossBalancer(nn.Module):
                 of the background and of all else that is in no group. Their sum is the detector's
                 own loss.
             positives: [n], positive anchors or locations of each group in this step, on the losses'
-                device. Needed for groups of positives, else not looked at.
+                device; where they have soft targets, which weigh their loss, the sums of these.
+                Needed for groups of positives, else not looked at.
 
         Returns:
             Scalar `sum_i w_i l_i`, the background's weight 1: float64 for float64 input, else
