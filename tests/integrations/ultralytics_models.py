@@ -223,10 +223,10 @@ SUBJECTS = {family: _subject(family, by=("level", "size")) for family in BLOCKS}
 SUBJECTS["yolo11"] = _subject("yolo11", by=KINDS)
 SUBJECTS["yolo26"] = _subject("yolo26", by=("level", "class"))
 # The segmentation loss of 8.4.0 fails by itself on a batch of two images
-TASKS = ("pose", "obb") if ultralytics.__version__ == "8.4.0" else ("segment", "pose", "obb")
+OTHERS = ("pose", "obb") if ultralytics.__version__ == "8.4.0" else ("segment", "pose", "obb")
 SUBJECTS |= {
     f"{family}-{task}": _subject(family, task, by=("class",))
     for family in ("yolo11", "yolo26")
-    for task in TASKS
+    for task in OTHERS
 }
 SUBJECTS["yolo11-obb"] = _subject("yolo11", "obb", by=("class", "size"))
