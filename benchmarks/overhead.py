@@ -291,7 +291,7 @@ scalewise {sw.__version__}. {args.size} px, batch {args.batch},
     csv.writer(stream, lineterminator="\n").writerows(rows)
     lines = ["| " + " | ".join(line) + " |" for line in rows]
     lines.insert(1, "| --- |" + " ---: |" * (len(rows[0]) - 1))
-    text = f"""# Time of a training step with level weights, {args.device}
+    text = f"""# Time of a training step with weights, {args.device}
 
 {head}
 Median over the rounds of the ratio to the plain step within a round, in per cent above 1,
