@@ -142,7 +142,7 @@ def _groups(options: Options, labels: int | None, background: bool) -> Groups:
         AttachError: another number of classes is named, or the classes are not known.
     """
     if "class" not in options.kind:
-        return Groups(replace(options, classes=()))
+        return Groups(options)
     names = list(options.classes)
     if labels is None:
         if not names:

@@ -27,7 +27,7 @@ from scalewise.weighting.moments import (
 from scalewise.weighting.parallel import Ranks, merge_ranks, world_size
 from scalewise.weighting.rlo import RLO
 from scalewise.weighting.scaling import scale_levels, scale_positives
-from scalewise.weighting.scheme import LearnedScheme, SchemeLike, attach
+from scalewise.weighting.scheme import LearnedScheme, SchemeLike, give_groups
 from scalewise.weighting.words import as_scheme
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class LossBalancer(nn.Module):
         self._learned = isinstance(self.scheme, LearnedScheme)
         if objects is not None and len(objects) != self.num_groups:
             raise ValueError(f"{len(objects)} numbers of objects for {self.num_groups} groups")
-        attach(self.scheme, self.names, by, seed, None if objects is None else tuple(objects))
+        give_groups(self.scheme, self.names, by, seed, None if objects is None else tuple(objects))
         self.interval = 100 if interval == "auto" and self._whole else interval
         natural = "loss" if self._whole else "lift"
         self.normalize = natural if normalize == "auto" else normalize

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 ROWS, POOLED = 8, 7  # of a partial, and of what `pool` keeps
-FEWEST = 1e-30  # of what is left of a group's share: below, float32 has no digits to divide by
+FEWEST = 1e-30  # of what is left of a group not seen for long: float32 cannot divide by less
 # A relative spread this small is what float32 rounding makes of a constant loss: it is none.
 ROUNDING = 16 * torch.finfo(torch.float32).eps
 

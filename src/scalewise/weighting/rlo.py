@@ -15,7 +15,7 @@ from scalewise.weighting.scheme import (
     LearnedScheme,
     Scheme,
     SchemeLike,
-    attach,
+    give_groups,
     register,
 )
 from scalewise.weighting.share import LossProportional, Share
@@ -168,7 +168,7 @@ class RLO(Scheme):
         self.register_buffer("rewards", torch.tensor(0))
         self.random = CounterRandom(derive_seed(seed, 0))
         for index, scheme in enumerate(self._schemes()):
-            attach(scheme, self.names, self.by, derive_seed(seed, index + 1), self.objects)
+            give_groups(scheme, self.names, self.by, derive_seed(seed, index + 1), self.objects)
 
     def propose(self, current: Moments, previous: Moments) -> Tensor:
         """Reward the last action, draw the next and return its weights; see the class."""

@@ -135,7 +135,7 @@ def scheme_class(name: str) -> type[Scheme]:
     return _BY_NAME[name]
 
 
-def attach(
+def give_groups(
     scheme: Scheme,
     names: tuple[str, ...],
     by: str,

@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scalewise.weighting.moments import Moments
+from scalewise.weighting.moments import FEWEST, Moments
 from scalewise.weighting.scheme import Scheme, proportional_weights, register
-
-FEWEST = 1e-30  # positives: of a group not seen for long fewer are left, down to 1e-45
 
 
 class _OverPositives(Scheme):
