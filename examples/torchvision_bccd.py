@@ -1,4 +1,4 @@
-"""torchvision's FCOS, trained on a VOC folder with weights for its classes.
+"""torchvision's FCOS or RetinaNet, trained on a VOC folder with weights for its classes.
 
 python examples/torchvision_bccd.py --data data/bccd --backbone mobilenet_v2-b0353104.pth
 """
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.models import mobilenet_v2
-from torchvision.models.detection import FCOS
+from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d
@@ -26,18 +26,31 @@ from scalewise.data import ImageRecord, open_split
 from scalewise.evaluation import ImageDetections, coco_metrics
 
 
-def model(classes: int, size: int, weights: Path | None) -> Any:
-    """FCOS on MobileNetV2."""
+def model(name: str, classes: int, size: int, weights: Path | None) -> Any:
+    """The detector of this name on MobileNetV2, with anchors for small images."""
     body = mobilenet_v2(norm_layer=FrozenBatchNorm2d)
     if weights is not None:
         body.load_state_dict(torch.load(weights, weights_only=True), strict=False)
     layers = {"6": "0", "13": "1", "17": "2"}
     extra = LastLevelP6P7(128, 128)
     backbone = BackboneWithFPN(body.features, layers, [32, 96, 320], 128, extra)
-    sizes = tuple((8 * 2**level,) for level in range(5))
-    anchors = AnchorGenerator(sizes, ((1.0,),) * 5)
-    return FCOS(
-        backbone, classes, anchor_generator=anchors, min_size=size, max_size=size, score_thresh=0.05
+    sides = [8 * 2**level for level in range(5)]
+    if name == "fcos":
+        return FCOS(
+            backbone,
+            classes,
+            anchor_generator=AnchorGenerator(tuple((s,) for s in sides), ((1.0,),) * 5),
+            min_size=size,
+            max_size=size,
+            score_thresh=0.05,
+        )
+    sizes = tuple((s, int(s * 2 ** (1 / 3)), int(s * 2 ** (2 / 3))) for s in sides)
+    return RetinaNet(
+        backbone,
+        classes,
+        anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 5),
+        min_size=size,
+        max_size=size,
     )
 
 
@@ -60,6 +73,7 @@ def main() -> None:
     """Train, print the weights after each epoch, evaluate at the end."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="VOC folder")
+    parser.add_argument("--detector", choices=["fcos", "retinanet"], default="fcos")
     parser.add_argument("--backbone", type=Path, help="MobileNetV2 weights, a .pth file")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--size", type=int, default=192, help="shorter side in pixels")
@@ -70,7 +84,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     training = open_split(options.data, "trainval", skip_bad=True)
     held_out = open_split(options.data, "test", skip_bad=True)
-    detector = model(len(training.classes), options.size, options.backbone)
+    detector = model(options.detector, len(training.classes), options.size, options.backbone)
 
     balancer = sw.attach(  # the one line
         detector, options.by, options.scheme, seed=options.seed, classes=training.classes
