@@ -1,0 +1,177 @@
+"""Figures of a run's detections beside AP: pooled AP, precision at the best F1, calibration.
+
+Also scores rescaled by class after training, as a control: see controls.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.optimize import brentq
+from scipy.special import expit, logit
+from torchmetrics.functional.classification import binary_calibration_error
+
+from scalewise.data import Split
+from scalewise.evaluation import ImageDetections, coco_metrics
+from scalewise.evaluation.matching import Matches, average_precision, matched
+
+Floats = npt.NDArray[np.float64]
+Figures = dict[str, float]  # of one run, by name
+Found = list[ImageDetections]
+
+MOST = 100  # detections of an image
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Detections with what became of them, class by class, the best of a class first.
+
+    Attributes:
+        matches: of d detections.
+        scores: float64 [d].
+    """
+
+    matches: Matches
+    scores: Floats
+
+    @property
+    def counted(self) -> npt.NDArray[np.bool_]:
+        """Those that are right or wrong at an IoU of 0.5, not on a crowd: bool [d]."""
+        counted: npt.NDArray[np.bool_] = self.matches.states[:, 0] >= 0
+        return counted
+
+    @property
+    def right(self) -> npt.NDArray[np.bool_]:
+        """Those that found an object at an IoU of 0.5: bool [d]."""
+        right: npt.NDArray[np.bool_] = self.matches.states[:, 0] == 1
+        return right
+
+
+def rank(split: Split, found: Found) -> Ranking:
+    """Match detections, at most 100 an image, and keep their scores, which matches do not."""
+    matches = matched(split, found)
+    scores = np.concatenate([np.zeros(0), *(image.scores for image in found)])
+    labels = np.concatenate([np.zeros(0), *(image.labels for image in found)])
+    return Ranking(matches, scores[np.lexsort((-scores, labels))])
+
+
+def pooled_ap(ranking: Ranking) -> float:
+    """AP with the detections of all classes in one list."""
+    matches = ranking.matches
+    order = np.argsort(-ranking.scores, kind="stable")
+    pooled = Matches(
+        image_ids=matches.image_ids,
+        objects=matches.objects.sum(axis=1, keepdims=True, dtype=np.int32),
+        labels=np.zeros_like(matches.labels),
+        images=matches.images[order],
+        states=matches.states[order],
+    )
+    return float(average_precision(pooled, np.ones(len(matches.image_ids), dtype=np.int64))[0])
+
+
+def best_f1(ranking: Ranking) -> tuple[float, float, float]:
+    """Score at which F1 over all classes is best, with precision and recall there; IoU 0.5."""
+    order = np.argsort(-ranking.scores, kind="stable")
+    order = order[ranking.counted[order]]
+    if not len(order):
+        return math.nan, math.nan, math.nan
+    scores, true = ranking.scores[order], np.cumsum(ranking.right[order])
+    kept, objects = np.arange(1, len(order) + 1), int(ranking.matches.objects.sum())
+    last = np.append(scores[1:] < scores[:-1], True)  # equal scores are kept or dropped together
+    best = int(np.where(last, 2 * true / (kept + objects), -1).argmax())
+    return float(scores[best]), float(true[best] / kept[best]), float(true[best] / objects)
+
+
+def calibration_error(ranking: Ranking, label: int) -> float:
+    """Expected calibration error of a class's scores; NaN without detections."""
+    own = (ranking.matches.labels == label) & ranking.counted
+    if not own.any():
+        return math.nan
+    scores, right = torch.from_numpy(ranking.scores[own]), torch.from_numpy(ranking.right[own])
+    return float(binary_calibration_error(scores, right.int(), n_bins=BINS))
+
+
+def fit_factors(ranking: Ranking, classes: int) -> Floats:
+    """The factor on each class's odds with which its mean score is the share that is right."""
+    factors = np.ones(classes)
+    for label in range(classes):
+        own = (ranking.matches.labels == label) & ranking.counted
+        right = int(ranking.right[own].sum())
+        if 0 < right < own.sum():
+            logits = logit(ranking.scores[own].clip(1e-6, 1 - 1e-6))
+            factors[label] = math.exp(brentq(excess, -50, 50, args=(logits, right)))
+    return factors
+
+
+def excess(shift: float, logits: Floats, right: int) -> float:
+    """By how much the scores of shifted logits add up to more than the number that is right."""
+    return float(expit(logits + shift).sum() - right)
+
+
+def rescale(found: Found, factors: Floats) -> Found:
+    """Multiply the odds of the scores by the factor of their class."""
+
+    def scaled(image: ImageDetections) -> ImageDetections:
+        factor, score = factors[image.labels], image.scores.astype(np.float64)
+        new = factor * score / (factor * score + 1 - score)
+        return replace(image, scores=new.astype(np.float32))
+
+    return [scaled(image) for image in found]
+
+
+def above(found: Found, score: float) -> Found:
+    """The detections with a higher score."""
+    return [chosen(image, np.flatnonzero(image.scores > score)) for image in found]
+
+
+def capped(found: Found) -> Found:
+    """The 100 best detections of each image."""
+    return [chosen(image, np.argsort(-image.scores, kind="stable")[:MOST]) for image in found]
+
+
+def chosen(image: ImageDetections, rows: npt.NDArray[np.intp]) -> ImageDetections:
+    """Some of an image's detections."""
+    return ImageDetections(
+        image.image_id,
+        image.boxes[rows],
+        image.scores[rows],
+        image.labels[rows],
+        image.levels[rows],
+    )
+
+
+def figures(split: Split, found: Found, wide: Found) -> Figures:
+    """All figures of a run.
+
+    Args:
+        split: what was looked at.
+        found: at most 100 detections an image.
+        wide: nearly all detections.
+    """
+    ranking = rank(split, found)
+    metrics = coco_metrics(split, found)
+    threshold, precision, recall = best_f1(ranking)
+    errors = {name: calibration_error(ranking, i) for i, name in enumerate(split.classes)}
+    return {
+        "AP": metrics["AP"],
+        "AP, all kept": coco_metrics(split, wide)["AP"],
+        "pooled AP": pooled_ap(ranking),
+        "precision": precision,
+        "recall": recall,
+        "threshold": threshold,
+        "ECE": mean(errors.values()),
+        **{name: value for name, value in metrics.items() if name.startswith("AP/")},
+        **{f"ECE/{name}": value for name, value in errors.items()},
+    }
+
+
+def mean(values: Iterable[float]) -> float:
+    """Over what is defined."""
+    defined = [value for value in values if not math.isnan(value)]
+    return sum(defined) / len(defined) if defined else math.nan
