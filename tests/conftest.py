@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -74,3 +75,37 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainConfig]
         return replace(config, **changes)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def yolo_data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A data set for trainings of Ultralytics, which not every environment has."""
+    from ultralytics_runs import write_images
+
+    return write_images(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def tiny_yolo(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model of Ultralytics that trains in no time."""
+    from ultralytics_models import plan
+
+    file = tmp_path_factory.mktemp("model") / "tiny.yaml"
+    file.write_text(json.dumps(plan("yolo11")))
+    return str(file)
+
+
+@pytest.fixture
+def train_yolo(yolo_data: str, tmp_path: Path) -> Callable[..., Any]:
+    """Train with Ultralytics, with callbacks by their event; returns its trainer."""
+    from ultralytics import YOLO
+    from ultralytics_runs import fast_settings
+
+    def run(model: str, events: dict[str, Callable[[Any], None]] | None = None, **args: Any) -> Any:
+        yolo = YOLO(model)
+        for event, call in (events or {}).items():
+            yolo.add_callback(event, call)
+        yolo.train(**(fast_settings(yolo_data, tmp_path) | args))
+        return yolo.trainer
+
+    return run

@@ -20,7 +20,7 @@ MODULES = (
     "own_models",
     "ultralytics_models",
     "mmdet_models",
-    "test_detr",
+    "detr_models",
 )
 OPTIONAL = ("torchvision", "ultralytics", "mmengine", "mmcv", "mmdet", "transformers")
 Note = Callable[[str, object], None]

@@ -59,6 +59,31 @@ def test_detach_restores_the_model(family: str) -> None:
         assert all(torch.equal(mine[key], own[key]) for key in own)
 
 
+@pytest.mark.parametrize("by", ["size", "level"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_losses_of_validation_are_plain_and_not_recorded(family: str, by: str) -> None:
+    images, targets = batch((3, 0, 2))
+    plain, model = make(family), make(family)
+    attached = sw.attach(model, by, sw.RandomWeights(), interval=1, size_edges=EDGES)
+    step(model, (images, targets))
+    balancers = [attached[name] for name in attached.weights]
+    before = [(b.calls, b.block.clone(), b.weights.clone()) for b in balancers]
+    groups = dict(attached.group_losses)
+    found = []
+    for one in (model, plain):
+        torch.manual_seed(7)  # of the samplers
+        with torch.no_grad():
+            found.append(one(images, targets))
+    assert list(found[0]) == list(found[1])
+    assert all(torch.equal(found[0][name], own) for name, own in found[1].items())
+    for balancer, (calls, block, weights) in zip(balancers, before, strict=True):
+        assert balancer.calls == calls == 1
+        assert torch.equal(balancer.block, block)
+        assert torch.equal(balancer.weights, weights)
+        assert (weights != 1).any()
+    assert all(attached.group_losses[name] is value for name, value in groups.items())
+
+
 def recorded(balancer: LossBalancer) -> list[float]:
     """The numbers of positives of the last step."""
     row = balancer.block[(balancer.calls - 1) % len(balancer.block)]

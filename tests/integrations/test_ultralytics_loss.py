@@ -131,6 +131,11 @@ def test_copies_pickles_and_validation_are_plain(family: str) -> None:
     with torch.no_grad():
         found, expected = model(data)[0], plain(data)[0]
     assert torch.equal(found, expected)
+    for one in (model, plain):
+        one.eval()
+    assert torch.equal(model(data)[0], plain(data)[0])
+    for one in (model, plain):
+        one.train()
     assert balancer.intervals == 0
     assert not torch.allclose(model(data)[0], expected)
     assert balancer.intervals == 1

@@ -1,51 +1,29 @@
-"""Attached detectors against MMDetection's own losses and gradients."""
+"""Losses of the groups of attached detectors, against MMDetection's own losses and gradients."""
 
 from __future__ import annotations
 
+import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 pytest.importorskip(
     "mmdet.registry", reason="MMDetection has an environment of its own: make test-mmdet"
 )
 
-from mmdet_configs import CLASSES, FAMILIES, LISTS
-from mmdet_models import (
-    SIDE,
-    SUBJECTS,
-    attach,
-    batch,
-    groups_of_anchors,
-    kinds,
-    make,
-    spread,
-    step,
-)
+from checks import close
+from mmdet_configs import FAMILIES, LISTS
+from mmdet_models import SUBJECTS, attach, batch, kinds, make, step
+from mmdet_one_stage import CLASSES
+from mmdet_reference import groups_of_anchors, spread
 
-import scalewise as sw
-from scalewise.integrations.mmengine import attach_mmdet, detach_mmdet
-from scalewise.integrations.options import AttachError, Options
-
-if TYPE_CHECKING:
-
-    class BaseModel(nn.Module):
-        parse_losses: Any
-else:
-    from mmengine.model import BaseModel
+from scalewise.integrations.mmengine_heads import defining
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-def _close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert list(found) == list(expected)
-    for name, value in expected.items():
-        scale = float(value.abs().max()) if value.numel() else 0.0
-        torch.testing.assert_close(found[name], value, rtol=2e-5, atol=2e-6 * (1 + scale), msg=name)
 
 
 def _each_kind() -> list[Any]:
@@ -188,43 +166,6 @@ def test_yolox_losses_follow_the_order_of_its_rows(monkeypatch: Any, by: str) ->
         torch.testing.assert_close(found, expected[row, : len(found)])
 
 
-def test_losses_of_regions_are_those_of_their_classes() -> None:
-    model = make("Faster R-CNN")
-    attached = attach(model, "equal", by="class")
-    data = batch((3, 2))
-    step(model, data)
-    plain = make("Faster R-CNN")
-    head = plain.roi_head.bbox_head
-    calls: list[dict[str, Any]] = []
-
-    def note(loss: Any, **named: Any) -> Any:
-        calls.append(named)
-        return loss(**named)
-
-    head.loss_and_target = partial(note, head.loss_and_target)
-    step(plain, data)
-    scores, deltas = calls[0]["cls_score"].detach(), calls[0]["bbox_pred"].detach()
-    regions = len(scores)
-    expected, positives, at = torch.zeros(2, CLASSES + 1), torch.zeros(CLASSES), 0
-    for sampled in calls[0]["sampling_results"]:
-        wanted = head.bbox_coder.encode(sampled.pos_priors, sampled.pos_gt_bboxes)
-        for place in range(len(sampled.priors)):
-            is_object = place < len(sampled.pos_priors)
-            label = int(sampled.pos_gt_labels[place]) if is_object else CLASSES
-            own = F.cross_entropy(scores[at], torch.tensor(label))
-            expected[0, label] += own / regions
-            if is_object:
-                positives[label] += 1
-                box = deltas[at, 4 * label : 4 * label + 4]
-                expected[1, label] += (box - wanted[place]).abs().sum() / regions
-            at += 1
-    assert at == regions
-    for row, name in enumerate(("loss_cls", "loss_bbox")):
-        torch.testing.assert_close(attached.group_losses[name], expected[row])
-    balancer = attached["roi"]
-    assert torch.equal(balancer.block[0, CLASSES + 1 :], positives)
-
-
 def test_sizes_are_of_the_original_image() -> None:
     images, samples = batch((8, 8))
     samples[1].set_metainfo({"scale_factor": None})
@@ -261,7 +202,7 @@ def test_a_head_s_own_settings(family: str, attribute: str, value: Any, scheme: 
     attached = attach(weighted, scheme, by=None)
     SUBJECTS[family].weigh(plain, attached.weights, scheme.partition(":")[0])
     (found, gradients), (_, expected) = step(weighted, data), step(plain, data)
-    _close(gradients, expected)
+    close(gradients, expected, family)
     losses = step(own, data)[0]
     for key in ("loss_cls", "loss_bbox"):
         torch.testing.assert_close(attached.group_losses[key].sum(), losses[key])
@@ -291,207 +232,58 @@ def test_samples_may_be_in_any_order() -> None:
     torch.testing.assert_close(seen[0], seen[1])
 
 
-def test_weights_are_given_by_the_names_of_the_groups() -> None:
-    model = make("RetinaNet")
-    model.dataset_meta = {"classes": ("cat", "dog", "bird")}
-    attached = attach(model, "class:dog=3", by=None)
-    assert attached["dense"].names == ("cat", "dog", "bird")
-    step(model, batch((3, 2)))
-    assert attached.weights["dense"].tolist() == [1, 3, 1]
-    attached.detach()
-    with pytest.raises(AttachError, match="no group mouse; there are: cat, dog, bird"):
-        attach(model, "class:mouse=2", by="class")
-    with pytest.raises(AttachError, match="no group tiny; there are: small, medium, large"):
-        attach(model, "size:tiny=2", by="size")
-    with pytest.raises(AttachError, match="names 2 classes, the model has 3"):
-        attach(model, classes=("a", "b"), by="class")
-    assert "parse_losses" not in vars(model)
-    assert not {"loss_by_feat", "get_targets"} & vars(model.bbox_head).keys()
+DENSE = [f for f in FAMILIES if "level-positives" in kinds(f) and not f.endswith("R-CNN")]
 
 
-def test_two_stages_weigh_what_each_of_them_knows() -> None:
-    expected = {"class": ["roi"], "size*class": ["roi"], "size": ["rpn", "roi"]}
-    expected |= {"level": ["rpn"], "level-positives": ["rpn"]}
-    for by, names in expected.items():
-        assert list(attach(make("Faster R-CNN"), by=by).balancers) == names
+def _noting(factors: list[float], own: Tensor) -> Tensor:
+    factors.append(float(own))
+    return own
 
 
-@pytest.mark.parametrize("by", ["level", "size"])
-@pytest.mark.parametrize("family", ["RetinaNet", "FCOS", "YOLOX", "Cascade R-CNN"])
-def test_detach_restores_the_model(family: str, by: str) -> None:
-    plain, model = make(family), make(family)
-    attach(model, sw.RandomWeights(), by=by, interval=1)
-    step(model, batch((2, 1)))
-    detach_mmdet(model)
-    detach_mmdet(plain)
-    samplers = [
-        [vars(m)["sampler"] for m in o.modules() if "sampler" in vars(m)] for o in (model, plain)
-    ]
-    for one, other in zip(*samplers, strict=True):
-        assert vars(one).keys() == vars(other).keys()
-    for module, other in zip(model.modules(), plain.modules(), strict=True):
-        # `epoch` and the like are the framework's; what `attach` sets must be gone
-        assert {n for n in vars(module) if callable(vars(module)[n])} == {
-            n for n in vars(other) if callable(vars(other)[n])
-        }
-        assert len(module._forward_hooks) == len(other._forward_hooks)
-    for mine, own in zip(step(model, batch((2, 1))), step(plain, batch((2, 1))), strict=True):
-        assert all(torch.equal(mine[key], own[key]) for key in own)
-
-
-class Named(BaseModel):
-    """No detector: three branches with a loss each, and lists of other kinds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
-
-    def forward(self, inputs: Tensor, mode: str = "loss") -> dict[str, Any]:
-        squares = [(s * inputs).square() for s in self.scale]
-        return {
-            "loss_branch": [v.mean() for v in squares],
-            "loss_other": [v.abs().mean() for v in squares],
-            "loss_images": [self.scale[0] * v for v in inputs],
-            "loss_single": self.scale.sum(),
-        }
-
-
-def test_named_lists_of_any_model_are_weighed() -> None:
-    model, plain = Named(), Named()
-    attached = attach(model, "equal", losses=("loss_branch", "loss_other"))
-    inputs = torch.arange(5.0)
-    model.parse_losses(model(inputs))  # tells how many levels there are
-    attached.weights["named"].copy_(torch.tensor([0.5, 1.0, 1.5]))
-    total, log = model.parse_losses(model(inputs))
-    total.backward()
-    losses = plain(inputs)
-    for key in ("loss_branch", "loss_other"):
-        losses[key] = [w * v for w, v in zip((0.5, 1.0, 1.5), losses[key], strict=True)]
-    expected, expected_log = plain.parse_losses(losses)
-    expected.backward()
-    torch.testing.assert_close(total, expected)
-    _close(log, expected_log)
-    torch.testing.assert_close(model.scale.grad, plain.scale.grad)
-    assert list(attached.balancers) == ["named"]
-    with torch.no_grad():
-        assert torch.equal(
-            model.parse_losses(model(inputs))[0], plain.parse_losses(plain(inputs))[0]
+@pytest.mark.parametrize("family", [*DENSE, "TOOD, first epochs"])
+def test_positives_add_up_to_what_divides_the_classes_loss(family: str, monkeypatch: Any) -> None:
+    """The factor itself, as the head has it before it is kept above 0."""
+    model = make(family.partition(",")[0])
+    head = model.bbox_head
+    factors: list[float] = []
+    if "," in family:
+        head.initial_epoch = 4
+    attached = attach(model, "equal", by="class")
+    module = sys.modules[defining(head, "loss_by_feat").__module__]
+    if hasattr(module, "reduce_mean"):  # of all ranks; the classes' loss comes first
+        monkeypatch.setattr(module, "reduce_mean", partial(_noting, factors))
+    else:
+        head.loss_cls.register_forward_pre_hook(
+            lambda module, args, named: factors.append(named["avg_factor"]), with_kwargs=True
         )
+    data = batch((3, 2))  # some heads count an image without positives as one
+    step(model, data)
+    images = len(data[1]) if family == "FoveaBox" else 0  # which it adds
+    positives = attached["dense"].block[0, CLASSES + 1 :]
+    assert factors[0] > images
+    assert float(positives.sum()) == pytest.approx(factors[0] - images, rel=1e-5)
+    soft = family in ("TOOD", "RTMDet")
+    assert torch.equal(positives, positives.round()) != soft
 
 
-def _attach_and_parse(model: Any, names: Any, losses: dict[str, Any]) -> None:
-    attach(model, "equal", losses=names)
-    model.parse_losses(losses)
+@pytest.mark.parametrize("family", ["TOOD", "RTMDet"])
+def test_a_positive_with_a_soft_target_counts_as_that(family: str) -> None:
+    model, plain = make(family), make(family)
+    attached = attach(model, "equal", by="class")
+    head, seen = plain.bbox_head, []
+    targets = head.get_targets
 
+    def note(*args: Any, **named: Any) -> Any:
+        seen.append(targets(*args, **named))
+        return seen[-1]
 
-@pytest.mark.parametrize(
-    ("names", "reason"),
-    [
-        (("loss_brunch",), "loss_brunch is missing.*lists are: loss_branch, loss_other, loss_imag"),
-        (("loss_single",), "loss_single is a Tensor, not a list"),
-        (("loss_branch", "loss_images"), "the lists differ in length"),
-        ("loss_branch", r"write losses=\('loss_branch',\)"),
-    ],
-)
-def test_wrong_names_are_refused(names: Any, reason: str) -> None:
-    model = Named()
-    losses = model(torch.arange(5.0))
-    with pytest.raises(AttachError, match=reason):
-        _attach_and_parse(model, names, losses)
-
-
-def test_named_lists_are_of_levels() -> None:
-    with pytest.raises(AttachError, match="whole levels, which by='class' cannot weigh"):
-        attach(Named(), by="class", losses=("loss_branch",))
-    assert attach_mmdet(Named(), Options(), losses=("loss_branch",)).balancers == {}
-
-
-def test_lists_that_change_their_length_are_not_per_level() -> None:
-    model = Named()
-    attach(model, "equal", losses=("loss_images",))
-    model.parse_losses(model(torch.arange(5.0)))
-    with pytest.raises(AttachError, match="have 4 entries, but there are 5 levels"):
-        model.parse_losses(model(torch.arange(4.0)))
-
-
-def _with(head: Any) -> Any:
-    model = Named()
-    model.bbox_head = head
-    return model
-
-
-def test_what_cannot_be_handled_is_refused_and_left_alone() -> None:
-    from mmdet.models.dense_heads import DETRHead, FCOSHead, FreeAnchorRetinaHead, SSDHead
-    from mmdet.models.losses.ghm_loss import GHMC
-    from mmdet.models.roi_heads.bbox_heads import BBoxHead
-
-    anchors = {
-        "type": "SSDAnchorGenerator",
-        "strides": [8, 16],
-        "ratios": ([2], [2]),
-        "min_sizes": [16, 32],
-        "max_sizes": [32, 64],
-        "input_size": SIDE,
-    }
-    ssd = SSDHead(num_classes=3, in_channels=(16, 16), anchor_generator=anchors)
-    own = type("OwnHead", (FCOSHead,), {"loss_by_feat": lambda self, *args: {}})
-    learned = make("FCOS")
-    learned.bbox_head.loss_cls.scale = nn.Parameter(torch.ones(()))
-    twice = make("ATSS")
-    attach(twice, "avw")
-    for model, reason in (
-        (_with(ssd), "SSDHead: its lists are per image, and it mines"),
-        (_with(DETRHead(num_classes=3, embed_dims=16)), "code of DETRHead is not known"),
-        (_with(FreeAnchorRetinaHead(3, 16)), "bags of anchors that run over all levels"),
-        (_with(own(3, 16)), "OwnHead: the loss code of OwnHead is not known, so nothing"),
-        (learned, "FocalLoss, which computes loss_cls, has parameters"),
-        (twice, "has been replaced already"),
-        (Named(), "Named has neither bbox_head nor rpn_head"),
-        (nn.Linear(1, 1), "Linear has no parse_losses"),
-    ):
-        before = vars(model).copy()
-        with pytest.raises(AttachError, match=reason):
-            attach(model, "avw")
-        assert vars(model) == before
-    learned = make("Faster R-CNN")
-    learned.roi_head.bbox_head.loss_cls.scale = nn.Parameter(torch.ones(()))
-    counting = make("RetinaNet")
-    counting.bbox_head.loss_cls = GHMC()
-    other_box = make("Faster R-CNN")
-    other_box.roi_head.bbox_head.__class__ = type("OwnBoxHead", (BBoxHead,), {"loss": None})
-    proposals = _with(make("Faster R-CNN").rpn_head)
-    for model, by, reason in (
-        (_with(own(3, 16)), "class", "OwnHead: the loss code of OwnHead is not known, so nothing"),
-        (make("FoveaBox"), "size", "FoveaHead keeps no box .*; by='class' works"),
-        (make("FSAF"), "class", "chooses the positives by their losses.*by='level' works"),
-        (make("RepPoints"), "level-positives", "its loss has a parameter"),
-        (make("SABL"), "class", "learned in buckets"),
-        (make("YOLOv3"), "size", "maps that do not tell the objects"),
-        (make("GA-RetinaNet"), "class", "three kinds of positives"),
-        (learned, "class", "CrossEntropyLoss, which computes loss_cls, has parameters"),
-        (counting, "class", "GHMC, which computes loss_cls, keeps a state"),
-        (other_box, "size", "OwnBoxHead: loss of OwnBoxHead is not known"),
-        (proposals, "class", "RPNHead makes proposals, which have no class"),
-    ):
-        own_attributes = [vars(module).copy() for module in model.modules()]
-        with pytest.raises(AttachError, match=reason):
-            attach(model, by=by)
-        assert [vars(module) for module in model.modules()] == own_attributes
-    for scheme, reason in (
-        ("uncertainty", "trains weights by back-propagation"),
-        ("avv", "unknown scheme 'avv'; did you mean 'avw'"),
-    ):
-        model = make("FCOS")
-        with pytest.raises(AttachError, match=reason):
-            attach(model, scheme)
-        assert "parse_losses" not in vars(model)
-        assert not model.bbox_head._forward_hooks
-    with pytest.raises(AttachError, match="interval must be at least 1"):
-        attach(make("FCOS"), interval=0)
-
-
-def test_subclasses_that_inherit_the_loss_are_known() -> None:
-    from mmdet.models.dense_heads import FCOSHead
-
-    wider = type("Wider", (FCOSHead,), {})
-    assert list(attach(_with(wider(3, 16))).weights) == ["dense"]
+    head.get_targets = note
+    for one in (model, plain):
+        step(one, batch((3, 2)))
+    (_, labels, _, _, metrics, *_), expected = seen[0], torch.zeros(CLASSES)
+    anchors = (torch.cat(own, 1).flatten() for own in (labels, metrics))
+    for label, metric in zip(*anchors, strict=True):
+        if 0 <= label < CLASSES:
+            expected[label] += metric
+    torch.testing.assert_close(attached["dense"].block[0, CLASSES + 1 :], expected)
+    assert expected.sum() > 0

@@ -75,7 +75,7 @@ def attach(
         AttachError: the model is none that can be weighed so, it has been attached before, or an
             argument does not fit it. The model is left as it was.
 
-    Example:
+    Examples:
         >>> import torch, torchvision, scalewise as sw
         >>> model = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
         ...     weights=None, weights_backbone=None, num_classes=3
@@ -111,6 +111,17 @@ def detach(model: nn.Module) -> None:
     """Undo `attach`; from then on the model also loads checkpoints saved with weights.
 
     On a model that was never attached only the latter.
+
+    Examples:
+        >>> import torchvision
+        >>> import scalewise as sw
+        >>> model = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
+        ...     weights=None, weights_backbone=None, num_classes=3
+        ... )
+        >>> attached = sw.attach(model, scheme="size:small=2")
+        >>> sw.detach(model)
+        >>> any(name.startswith("scalewise") for name in model.state_dict())
+        False
     """
     place, name = _adapter(model) or ("", "")
     if name in OTHERS:

@@ -25,6 +25,18 @@ class AttachedBalancer(nn.Module):
         balancers: as given; `attached["rpn"]` is short for one of them.
         group_losses: the last unweighted losses, detached, by the model's own name of the loss: [n]
             of whole levels, [n + 1] of groups of positives, the last being the background's.
+
+    Examples:
+        >>> import torchvision
+        >>> import scalewise as sw
+        >>> model = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
+        ...     weights=None, weights_backbone=None, num_classes=3
+        ... )
+        >>> attached = sw.attach(model, scheme="class:dog=2", classes=["cat", "dog"])
+        >>> attached.weights
+        {'dense': tensor([1., 2.])}
+        >>> attached["dense"].names
+        ('cat', 'dog')
     """
 
     wiring: Any  # set by `attach`: what it changed in the model

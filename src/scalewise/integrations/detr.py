@@ -66,7 +66,7 @@ def attach_detr(model: Any, options: Options) -> AttachedBalancer:
         AttachError: the model's loss is none that can be weighed, it has been attached before, or
             the options do not fit it.
 
-    Example:
+    Examples:
         >>> from transformers import RTDetrConfig, RTDetrForObjectDetection
         >>> model = RTDetrForObjectDetection(RTDetrConfig())  # doctest: +SKIP
         >>> balancer = attach_detr(model, Options("size"))  # doctest: +SKIP
@@ -150,7 +150,7 @@ class QueryWiring:
         self.pixel_mask = (dict(zip(self._names, inputs, strict=False)) | named).get("pixel_mask")
 
     def _loss(self, *inputs: Any, **named: Any) -> Any:
-        if not torch.is_grad_enabled():
+        if not (self.model.training and torch.is_grad_enabled()):
             return self.theirs(*inputs, **named)
         seen: list[CriterionCall] = []
         thread = threading.get_ident()
@@ -166,7 +166,13 @@ class QueryWiring:
         finally:
             handle.remove()
             self.pixel_mask = None
-        (call,) = seen
+        if len(seen) != 1:
+            raise AttachError(
+                f"{self.theirs.__name__} called {len(seen)} criteria instead of one: this version "
+                "of transformers computes its loss in another way; use a tested one "
+                "(docs/huggingface.md)"
+            )
+        call = seen[0]
         self.attached.weigh(SET, call.losses, call.positives)
         return result
 

@@ -20,7 +20,7 @@ class LateWeights:
         values: floating, of a shape that broadcasts to the predictions passed on; None, before it
             is set, leaves the gradients alone.
 
-    Example:
+    Examples:
         >>> late = LateWeights()
         >>> logits = torch.zeros(2, 3, requires_grad=True)  # 2 anchors, 3 classes
         >>> seen = late.pass_on(logits)

@@ -46,6 +46,13 @@ class BalancerCallback(Callback):
         LoopError: when training starts: there is no balancer at all; one counts other windows than
             `accumulate_grad_batches`; one outside has parameters; one was made after the module
             was set up for data parallelism.
+
+    Examples:
+        >>> import lightning as L
+        >>> from scalewise.integrations.lightning import BalancerCallback
+        >>> trainer = L.Trainer(callbacks=[BalancerCallback()], logger=False, accelerator="cpu")
+        >>> any(isinstance(callback, BalancerCallback) for callback in trainer.callbacks)
+        True
     """
 
     def __init__(self, outside: LossBalancer | Mapping[str, LossBalancer] | None = None) -> None:

@@ -19,7 +19,17 @@ class LoopError(UserError, ValueError):
 
 
 def find_balancers(module: nn.Module) -> dict[str, LossBalancer]:
-    """The balancers of a module by their names as submodules."""
+    """The balancers of a module by their names as submodules.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> from scalewise.integrations.loops import find_balancers
+        >>> model = torch.nn.Module()
+        >>> model.balancer = sw.LossBalancer(["cat", "dog"], by="class")
+        >>> list(find_balancers(model))
+        ['balancer']
+    """
     return {name: m for name, m in module.named_modules() if isinstance(m, LossBalancer)}
 
 
@@ -34,6 +44,15 @@ def readings(balancers: Mapping[str, LossBalancer]) -> dict[str, float]:
         "weight/<group>": the weights from the next call on. Of a scheme with a policy also
         "probability/<action>" and "action", its number, -1 in the first interval. With several
         balancers each name starts with the balancer's and a slash.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> from scalewise.integrations.loops import find_balancers, readings
+        >>> model = torch.nn.Module()
+        >>> model.balancer = sw.LossBalancer(["cat", "dog"], by="class")
+        >>> readings(find_balancers(model))
+        {'weight/cat': 1.0, 'weight/dog': 1.0}
     """
     values: dict[str, float] = {}
     for name, balancer in balancers.items():
@@ -57,6 +76,16 @@ def keep_from_broadcast(module: nn.Module) -> None:
 
     It would copy rank 0's buffers to all ranks before each forward pass, and so replace what the
     others recorded. Parameters of a scheme (`uncertainty`) stay in its care.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> from scalewise.integrations.loops import keep_from_broadcast
+        >>> model = torch.nn.Module()
+        >>> model.balancer = sw.LossBalancer(["cat", "dog"], by="class")
+        >>> keep_from_broadcast(model)  # then DistributedDataParallel(model)
+        >>> "balancer.weights" in model._ddp_params_and_buffers_to_ignore
+        True
     """
     ignored = set(getattr(module, IGNORED, ()))
     for prefix, balancer in find_balancers(module).items():
@@ -82,6 +111,14 @@ def check_balancers(balancers: Mapping[str, LossBalancer], accumulate: int, opti
 
     Raises:
         LoopError: one counts other windows, or was made in half precision.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> from scalewise.integrations.loops import check_balancers, find_balancers
+        >>> model = torch.nn.Module()
+        >>> model.balancer = sw.LossBalancer(["cat", "dog"], by="class")
+        >>> check_balancers(find_balancers(model), 1, "accumulate_grad_batches")  # they fit
     """
     for name, balancer in balancers.items():
         if balancer.accumulate != accumulate:

@@ -59,7 +59,7 @@ def attach_mmdet(model: nn.Module, options: Options, losses: Sequence[str] = ())
         AttachError: the model's losses are not known, it has been attached before, or the options
             do not fit it. The model is left as it was.
 
-    Example:
+    Examples:
         >>> attached = attach_mmdet(model, Options(by="size"))  # doctest: +SKIP
         >>> log = model.train_step(data, optim_wrapper)  # doctest: +SKIP
         >>> attached.weights["dense"]  # of small, medium and large objects # doctest: +SKIP
@@ -91,7 +91,8 @@ def attach_mmdet(model: nn.Module, options: Options, losses: Sequence[str] = ())
 def detach_mmdet(model: nn.Module) -> None:
     """Undo `attach_mmdet`; nothing happens to a model that was never attached."""
     inner: Any = model.module if is_model_wrapper(model) else model
-    attached = getattr(vars(inner).get("parse_losses"), "__self__", None)
+    parse = vars(inner).get("parse_losses")  # a partial of a bound method, if it is ours
+    attached = getattr(getattr(parse, "func", None), "__self__", None)
     if isinstance(attached, GroupWeights):
         attached.detach()
 
@@ -167,6 +168,13 @@ class ScalewiseHook(Hook):
 
     Raises:
         AttachError: an argument is out of range.
+
+    Examples:
+        >>> from mmengine.registry import HOOKS
+        >>> from scalewise.integrations.mmengine import ScalewiseHook
+        >>> hook = HOOKS.build(dict(type="ScalewiseHook", by="class"))  # in a config: custom_hooks
+        >>> isinstance(hook, ScalewiseHook)
+        True
     """
 
     priority = "NORMAL"

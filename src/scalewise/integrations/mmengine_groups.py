@@ -40,6 +40,7 @@ class _Step:
     late: list[list[LateWeights]]  # by assignment and level
     ids: dict[int, Tensor] = field(default_factory=dict)  # int64 [B, A] by assignment; n for none
     positive: dict[int, Tensor] = field(default_factory=dict)  # bool [B, A] by assignment
+    counted: Tensor | None = None  # [B, A], what each positive of the first assignment counts as
     samples: dict[int, Any] = field(default_factory=dict)  # of the next assignment, by image
     masks: list[Tensor] = field(default_factory=list)  # the same, image by image
 
@@ -194,6 +195,8 @@ class DenseGroups:
             if not self.place.by_image:
                 labels = step.by_image(found)
                 positive = (labels >= 0) & (labels < self.head.num_classes)
+                if self.place.soft is not None:
+                    step.counted = step.by_image(result[self.place.soft]).float()
                 self._assign(number, step, positive, labels, result)
                 return result
             step.masks.append(found)
@@ -277,8 +280,9 @@ class DenseGroups:
                 if term.targets == number and name in losses
             ]
             values = [self._spread(step, name, losses[name]) for name in names]
-            counted = step.positive[number].to(values[0])
-            sums = sum_groups(torch.stack([*values, counted]), ids, none)  # [losses + 1, n + 1]
+            counted = step.positive[number] if step.counted is None else step.counted
+            values.append(counted.to(values[0]))
+            sums = sum_groups(torch.stack(values), ids, none)  # [losses + 1, n + 1]
             groups.update(zip(names, sums, strict=False))
             if number == 0:
                 positives = sums[-1, :-1]

@@ -47,6 +47,9 @@ class Anchors:
             losses are scalars.
         by_image: `targets` is called once per image and returns a mask, and rows run image by image
             and then by level, not the other way around.
+        soft: place of the soft targets of all anchors, by level, in the result of `targets`, where
+            the head divides its losses by the sum of these; None where it divides the classes' loss
+            by the number of positives.
     """
 
     losses: Mapping[str, Term]
@@ -56,6 +59,7 @@ class Anchors:
     boxes: Literal["sampler", "distances"] | None = "sampler"
     by_level: tuple[str, ...] = ("loss_by_feat_single",)
     by_image: bool = False
+    soft: int | None = None
 
 
 _ALL = {"loss_cls": Term(("loss_cls",)), "loss_bbox": Term(("loss_bbox",))}
@@ -82,9 +86,12 @@ KNOWN: dict[str, Anchors] = {
     "GFLHead": Anchors(
         {**_POSITIVE, "loss_dfl": Term(("loss_dfl",), positives=True, rows=4)}, (0, 0), labels=1
     ),
-    "RTMDetHead": Anchors(_POSITIVE, (0, 0), labels=1),
+    "RTMDetHead": Anchors(_POSITIVE, (0, 0), labels=1, soft=4),
     "TOODHead": Anchors(
-        {**_POSITIVE, "loss_cls": Term(("loss_cls", "initial_loss_cls"))}, (0, 0), labels=1
+        {**_POSITIVE, "loss_cls": Term(("loss_cls", "initial_loss_cls"))},
+        (0, 0),
+        labels=1,
+        soft=4,
     ),
     "FCOSHead": Anchors(_POSITIVE | _CENTER, (0, 0, 0), boxes="distances", by_level=()),
     "FoveaHead": Anchors(_POSITIVE, (0, 0), boxes=None, by_level=()),
@@ -173,7 +180,14 @@ def find_anchors(head: Any) -> Anchors:
     """
     own = defining(head, "loss_by_feat")
     if _is_mmdet(own) and own.__name__ in KNOWN:
-        return KNOWN[own.__name__]
+        place = KNOWN[own.__name__]
+        for method in place.by_level:
+            if method in vars(head) or not _is_mmdet(defining(head, method)):
+                raise AttachError(
+                    f"{type(head).__name__}: {method} is not MMDetection's own, so it is not known "
+                    "which anchors its terms depend on, and nothing was changed; by='level' works"
+                )
+        return place
     if _is_mmdet(own) and own.__name__ in _NO_POSITIVES:
         raise AttachError(
             f"{type(head).__name__}: {_NO_POSITIVES[own.__name__]}, so its positives cannot be "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,10 +25,14 @@ from scalewise.weighting import Grouping, LossBalancer
 from scalewise.weighting.groups import sum_groups
 
 _LOSSES = ("loss_cls", "loss_bbox")
+_MASK = "loss_mask"
 
 
 class RoIGroups:
-    """Weighs the regions of objects in the box losses of a second stage, all stages of a cascade.
+    """Weighs the regions of objects in the losses of a second stage, all stages of a cascade.
+
+    The losses are those of the classes, the boxes and, where `FCNMaskHead` has them as a mean over
+    the regions, the masks. Other losses of masks are left alone, with a warning.
 
     Args:
         roi_head: of the detector.
@@ -55,6 +60,7 @@ class RoIGroups:
                     f"was changed; known are {' and '.join(known)} and what inherits theirs"
                 )
         self.rows = [LossRows(head, {name: (name,) for name in _LOSSES}) for head in self.heads]
+        self.mask_heads = _mask_heads(roi_head)
         self.taps = Taps()
         self.metas: Sequence[Mapping[str, Any]] = ()
         self.stages: dict[int, dict[str, Tensor]] = {}  # by the loss's name; the last step's
@@ -66,6 +72,8 @@ class RoIGroups:
         for stage, head in enumerate(self.heads):
             self.taps.replace(head, "loss_and_target", functools.partial(self._loss, stage))
             self.rows[stage].connect(self.taps)
+        for stage, head in enumerate(self.mask_heads):
+            self.taps.replace(head, "loss_and_target", functools.partial(self._mask_loss, stage))
 
     def disconnect(self) -> None:
         """Give the heads back as they were."""
@@ -78,9 +86,9 @@ class RoIGroups:
             return None
         groups: dict[str, Tensor] = {}
         for stage, sums in stages.items():
-            for name in _LOSSES:
+            for name in (*_LOSSES, _MASK):
                 key = f"s{stage}.{name}" if self.cascade else name
-                if key in losses:
+                if key in losses and name in sums:
                     total = sums[name].sum()
                     share = sums[name] / torch.where(total == 0, 1, total)
                     groups[key] = share * losses[key].detach().float().mean()
@@ -140,14 +148,72 @@ class RoIGroups:
         }
         return result
 
+    def _mask_loss(
+        self,
+        stage: int,
+        plain: Callable[..., Any],
+        mask_preds: Tensor,
+        sampling_results: Sequence[Any],
+        *args: Any,
+        **named: Any,
+    ) -> Any:
+        head = self.mask_heads[stage]
+        if not (head.training and torch.is_grad_enabled()):
+            return plain(mask_preds, sampling_results, *args, **named)
+        none = self.balancer.num_groups
+        with torch.no_grad():
+            ids = torch.cat(self._object_groups(sampling_results))  # [P]
+            late = LateWeights()
+            late.values = self.balancer.weights[ids][:, None, None, None]
+        result = plain(late.pass_on(mask_preds), sampling_results, *args, **named)
+        with torch.no_grad():
+            labels = torch.cat([sample.pos_gt_labels for sample in sampling_results])
+            channel = torch.zeros_like(labels) if head.class_agnostic else labels
+            rows = F.binary_cross_entropy_with_logits(
+                mask_preds[torch.arange(len(channel), device=channel.device), channel].float(),
+                result["mask_targets"].float(),
+                reduction="none",
+            ).mean((1, 2))  # [P]
+            self.stages[stage][_MASK] = sum_groups(rows[None], ids[None], none)  # [n + 1]
+        return result
+
     def _groups(self, samples: Sequence[Any]) -> Tensor:
         """The group of each region, int64 [R]; of each image the positive ones come first."""
         none = self.balancer.num_groups
-        assert self.grouping.group_of is not None
         parts = []
-        for sample, meta in zip(samples, self.metas, strict=True):
-            boxes = original_boxes(sample.pos_gt_bboxes, meta)
-            labels = sample.pos_gt_labels
-            parts.append(self.grouping.group_of(boxes, labels))
-            parts.append(labels.new_full((len(sample.neg_priors),), none))
+        for sample, own in zip(samples, self._object_groups(samples), strict=True):
+            parts += [own, own.new_full((len(sample.neg_priors),), none)]
         return torch.cat(parts)
+
+    def _object_groups(self, samples: Sequence[Any]) -> list[Tensor]:
+        """The groups of the objects of each image's positive regions, int64 [k] each."""
+        group_of = self.grouping.group_of
+        assert group_of is not None
+        return [
+            group_of(original_boxes(sample.pos_gt_bboxes, meta), sample.pos_gt_labels)
+            for sample, meta in zip(samples, self.metas, strict=True)
+        ]
+
+
+def _mask_heads(roi_head: Any) -> list[Any]:
+    """The heads whose mask losses are a mean over regions; none, with a warning, where others."""
+    if not getattr(roi_head, "with_mask", False):
+        return []
+    found = roi_head.mask_head
+    heads = list(found) if isinstance(found, nn.ModuleList) else [found]
+    for head in heads:
+        own = defining(head, "loss_and_target")
+        loss: Any = getattr(head, "loss_mask", None)
+        if (
+            f"{own.__module__.split('.')[0]}.{own.__name__}" != "mmdet.FCNMaskHead"
+            or type(loss).__name__ != "CrossEntropyLoss"
+            or not loss.use_mask
+            or loss.class_weight is not None
+        ):
+            warnings.warn(
+                f"scalewise: the masks' loss of {type(head).__name__} with {type(loss).__name__} "
+                "is not known, so it stays as it is; those of classes and boxes are weighed",
+                stacklevel=2,
+            )
+            return []
+    return heads

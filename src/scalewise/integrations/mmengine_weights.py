@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scalewise.integrations.mmengine_losses import Part
+from scalewise.integrations.mmengine_losses import Part, Taps
 from scalewise.integrations.options import AttachError, Options
 from scalewise.weighting import Grouping, LossBalancer
 
@@ -37,14 +38,17 @@ class GroupWeights:
         self._parts = {name: part for name, (part, _) in parts.items()}
         self._options = options
         self._waiting: State = {}
-        self._parse = model.parse_losses
+        self._taps = Taps()
+        self._waits = False  # for parse_losses, which is to add up a step's losses
         for name, (_, groups) in parts.items():
             if groups is not None:
                 self._make(name, groups)
         for name, part in self._parts.items():
             if name in self.balancers:
                 part.connect(self.balancers[name])
-        model.parse_losses = self._parse_weighted
+        self._taps.replace(model, "parse_losses", self._parse_weighted)
+        if callable(getattr(type(model), "loss", None)):
+            self._taps.replace(model, "loss", self._note_loss)
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -57,10 +61,9 @@ class GroupWeights:
 
     def detach(self) -> None:
         """Give the model back as it was."""
-        if "parse_losses" in vars(self._model):
-            del self._model.parse_losses
-            for part in self._parts.values():
-                part.disconnect()
+        self._taps.remove()
+        for part in self._parts.values():
+            part.disconnect()
 
     def state_dict(self) -> State:
         """The balancers' states by set of groups: tensors on the CPU."""
@@ -103,9 +106,27 @@ class GroupWeights:
             except (ValueError, RuntimeError) as error:
                 raise AttachError(f"weights of {name!r} in the checkpoint: {error}") from None
 
-    def _parse_weighted(self, losses: Mapping[str, Any]) -> Any:
-        if not torch.is_grad_enabled():
-            return self._parse(losses)
+    @property
+    def _at_work(self) -> bool:
+        return self._model.training and torch.is_grad_enabled()
+
+    def _note_loss(self, plain: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        if self._waits and self._at_work:
+            warnings.warn(
+                f"scalewise: losses of {type(self._model).__name__} were computed that its "
+                "parse_losses has not seen, which records them: without it the weights do not "
+                "move, and those of whole levels do not act. Call parse_losses on every step's "
+                "losses, as train_step does",
+                stacklevel=2,
+            )
+        found = plain(*args, **named)
+        self._waits = self._at_work
+        return found
+
+    def _parse_weighted(self, parse: Callable[..., Any], losses: Mapping[str, Any]) -> Any:
+        if not self._at_work:
+            return parse(losses)
+        self._waits = False
         weighted = dict(losses)
         for name, part in self._parts.items():
             seen = part.take(losses)
@@ -127,7 +148,7 @@ class GroupWeights:
             weighted.update(part.weigh(losses, seen.groups, weights))
             self.group_losses.update(seen.groups)
             self.names[name] = list(seen.groups)
-        return self._parse(weighted)
+        return parse(weighted)
 
 
 def level_names(count: int) -> list[str]:

@@ -27,7 +27,18 @@ KINDS = ("class", "size", "size*class", "level-positives", "level")
 
 
 class AttachError(UserError, ValueError):
-    """A model whose losses cannot be weighed, with the reason."""
+    """A model whose losses cannot be weighed, with the reason.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> from scalewise.integrations.options import AttachError
+        >>> try:
+        ...     sw.attach(torch.nn.Linear(2, 2))
+        ... except AttachError as error:
+        ...     print(str(error).partition(";")[0])
+        Linear is no model of torchvision, ultralytics, mmdet or transformers
+    """
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def attach_torchvision(model: nn.Module, options: Options) -> AttachedBalancer:
         AttachError: the model is none of these, its loss is not torchvision's own, it has been
             attached before, or an option does not fit it. The model is left as it was.
 
-    Example:
+    Examples:
         >>> from torchvision.models.detection import ssdlite320_mobilenet_v3_large
         >>> model = ssdlite320_mobilenet_v3_large(
         ...     weights=None, weights_backbone=None, num_classes=3

@@ -122,6 +122,11 @@ class Wiring(ABC):
         ]
 
 
+def _plain_loss(owner: Any, *inputs: Any) -> Any:
+    """Torchvision's own, for losses that are only looked at, of a validation."""
+    return type(owner).compute_loss(owner, *inputs)
+
+
 class DenseWiring(Wiring):
     """RetinaNet, FCOS, SSD.
 
@@ -154,6 +159,9 @@ class DenseWiring(Wiring):
     def _compute_loss(
         self, targets: Any, outputs: Any, anchors: Any, matched: Any
     ) -> dict[str, Tensor]:
+        if not torch.is_grad_enabled():
+            own: dict[str, Tensor] = _plain_loss(self.owner, targets, outputs, anchors, matched)
+            return own
         step = Step(self.counts, targets, outputs, anchors, matched)
         terms = self.terms(self.owner, step)
         if not self.groups.options.positives:
@@ -206,6 +214,11 @@ class RCNNWiring(Wiring):
     def _rpn_loss(
         self, objectness: Tensor, deltas: Tensor, labels: Any, wanted: Any
     ) -> tuple[Tensor, Tensor]:
+        if not torch.is_grad_enabled():
+            plain: tuple[Tensor, Tensor] = _plain_loss(
+                self.model.rpn, objectness, deltas, labels, wanted
+            )
+            return plain
         sample = rpn_terms(self.model.rpn, objectness, deltas, labels, wanted)
         ids = level_ids(self.counts, sample.rows.device)[sample.rows % sum(self.counts)]
         if self.groups.options.positives:
@@ -239,7 +252,7 @@ class RCNNWiring(Wiring):
 
     def _weigh_regions(self, heads: Any, inputs: Any, output: Any) -> Any:
         seen, self.seen = self.seen, {}
-        if not heads.training:
+        if not (heads.training and torch.is_grad_enabled()):
             return None
         found, losses = output
         regions, matched, labels, wanted = seen["sample"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from scalewise.integrations.attached import NAME, AttachedBalancer
 from scalewise.integrations.loops import (
     LoopError,
     check_balancers,
@@ -31,8 +32,22 @@ def log_groups(trainer: Any) -> None:
 
     Raises:
         LoopError: there is none; one counts other windows than `gradient_accumulation_steps`, was
-            loaded in half precision or from a checkpoint without it; or the trainer would put the
-            model into `DataParallel`, whose copies forget what they see.
+            loaded in half precision or from a checkpoint without it; the trainer would put the
+            model into `DataParallel`, whose copies forget what they see; or it takes the loss from
+            elsewhere than from the attached model.
+
+    Examples:
+        >>> from scalewise.integrations.transformers import log_groups
+        >>> import torch, transformers
+        >>> import scalewise as sw
+        >>> model = torch.nn.Linear(2, 2)
+        >>> model.balancer = sw.LossBalancer(["cat", "dog"], by="class")
+        >>> arguments = transformers.TrainingArguments("out", use_cpu=True, report_to="none")
+        >>> trainer = transformers.Trainer(model, arguments)
+        >>> log_groups(trainer)
+        >>> trainer.log({"loss": 1.0})
+        >>> trainer.state.log_history[-1]["weight/dog"]
+        1.0
     """
     balancers = find_balancers(trainer.model)
     if not balancers:
@@ -50,6 +65,13 @@ def log_groups(trainer: Any) -> None:
             f"log_groups: Trainer would use DataParallel on {trainer.args.n_gpu} GPUs, whose "
             "copies of the model forget what they record; start it with torchrun, or set "
             "CUDA_VISIBLE_DEVICES to one GPU"
+        )
+    if isinstance(getattr(trainer.model, NAME, None), AttachedBalancer) and (
+        getattr(trainer, "compute_loss_func", None) or getattr(trainer, "label_smoother", None)
+    ):
+        raise LoopError(
+            "log_groups: Trainer takes the loss from compute_loss_func or label smoothing, not "
+            f"from {type(trainer.model).__name__}, whose weights would do nothing; leave both out"
         )
     keep_from_broadcast(trainer.model)
     log = trainer.log

@@ -88,7 +88,9 @@ def balanced_trainer(
     Raises:
         AttachError: an argument is out of range.
 
-    Example:
+    Examples:
+        >>> from ultralytics import YOLO
+        >>> from scalewise.integrations.ultralytics import balanced_trainer
         >>> trainer = balanced_trainer(by="size", scheme="size:small=1.5")
         >>> YOLO("yolo11n.yaml").train(data="coco8.yaml", trainer=trainer)  # doctest: +SKIP
     """

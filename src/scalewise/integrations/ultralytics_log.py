@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from scalewise.files import whole
 
 SHOWN = 10  # groups in a picture
 
@@ -33,15 +34,13 @@ class GroupLog:
         """Write the means of an epoch (from 1), such as "loss/small"."""
         row = {"epoch": float(epoch), **means}
         self.rows = [old for old in self.rows if old["epoch"] < epoch] + [row]
-        aside = self.file.with_suffix(".tmp")
-        with aside.open("w", newline="") as lines:
+        with whole(self.file) as aside, aside.open("w", newline="") as lines:
             writer = csv.writer(lines)
             writer.writerow(row)
             writer.writerows(
                 [int(old["epoch"])] + [f"{old.get(key, math.nan):.6g}" for key in list(row)[1:]]
                 for old in self.rows
             )
-        os.replace(aside, self.file)
 
     def shown(self) -> list[str]:
         """The groups worth a line: at most ten, those whose last weight is furthest from 1."""

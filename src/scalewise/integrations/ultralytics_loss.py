@@ -53,9 +53,11 @@ TOLERANCE = 0.02  # of the check on the first step; bf16 sums are off by 0.004
 class WeighedCriterion:
     """Stands in a model's `criterion` and weighs it by group in training steps.
 
-    Without gradients (validation) it is the plain criterion, and copies and pickles of it are.
+    Without gradients or in evaluation mode it is the plain criterion, and copies and pickles of it
+    are.
 
     Args:
+        model: that has the criterion.
         criterion: the plain one.
         attached: with the balancer of the set "dense". It records the groups' losses summed over
             the terms, which are means over the batch: Ultralytics' factor of the batch size is
@@ -64,8 +66,9 @@ class WeighedCriterion:
     """
 
     def __init__(
-        self, criterion: Any, attached: AttachedBalancer, grouping: Grouping | None
+        self, model: Any, criterion: Any, attached: AttachedBalancer, grouping: Grouping | None
     ) -> None:
+        self.model = model
         self.criterion = criterion
         self.attached = attached
         self.grouping = grouping
@@ -90,7 +93,7 @@ class WeighedCriterion:
 
     def __call__(self, preds: Any, batch: Any) -> tuple[Tensor, Any]:
         """The loss as Ultralytics returns it, weighted."""
-        if not torch.is_grad_enabled():
+        if not (self.model.training and torch.is_grad_enabled()):
             plain: tuple[Tensor, Any] = self.criterion(preds, batch)
             return plain
         groups = self._groups(preds)
@@ -211,7 +214,7 @@ def attach_yolo(model: Any, options: Options) -> AttachedBalancer:
         AttachError: the model or its criterion is none of Ultralytics' own, or an option does not
             fit it.
 
-    Example:
+    Examples:
         >>> from ultralytics.cfg import get_cfg  # doctest: +SKIP
         >>> model.args = get_cfg()  # doctest: +SKIP
         >>> attached = attach_yolo(model, Options(by="class", interval=50))  # doctest: +SKIP
@@ -227,7 +230,7 @@ def attach_yolo(model: Any, options: Options) -> AttachedBalancer:
             f"with by={options.kind!r} leave cls_pw at 0"
         )
     attached = AttachedBalancer({SET: balancer.to(next(model.parameters()).device)})
-    attached.wiring = model.criterion = WeighedCriterion(criterion, attached, grouping)
+    attached.wiring = model.criterion = WeighedCriterion(model, criterion, attached, grouping)
     return attached
 
 
