@@ -2,12 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types unit test-lowest test-mmdet results clean
+.PHONY: demo test fuzz lint types unit test-lowest test-mmdet docs package results clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[train,timm,ray,ultralytics,dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[train,timm,ray,ultralytics,docs,dev]'
 	touch $@
 
 demo: .venv/installed
@@ -24,6 +24,10 @@ types: .venv/installed
 
 unit: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadgroup
+
+# FUZZ=1000000 make fuzz: so many data sets changed at random, others each time
+fuzz: .venv/installed
+	FUZZ=$${FUZZ:-100000} OMP_NUM_THREADS=1 $(BIN)/pytest tests/data/test_fuzz_readers.py
 
 # the oldest versions that pyproject.toml allows
 .venv-lowest/installed: pyproject.toml .venv/installed
@@ -43,10 +47,32 @@ test-lowest: .venv-lowest/installed
 	touch $@
 
 test-mmdet: .venv-mmdet/installed
-	OMP_NUM_THREADS=1 .venv-mmdet/bin/python -m pytest --numprocesses auto --dist loadgroup tests/mmdetection tests/integrations/test_matrix.py -k mmdet
+	OMP_NUM_THREADS=1 .venv-mmdet/bin/python -m pytest --numprocesses auto --dist loadgroup \
+		tests/mmdetection tests/integrations/test_matrix.py tests/test_docstrings.py -k "mmdet or mmengine"
+
+# into build/site
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# sdist and wheel, each tried in an environment of its own: with torch alone, and with all that trains
+package: .venv/installed
+	rm -rf dist build/core build/train
+	$(BIN)/uv build --quiet
+	$(BIN)/uv tool run --quiet twine check --strict dist/*
+	$(PYTHON) -m venv --without-pip build/core
+	$(BIN)/uv pip install --quiet --python build/core/bin/python dist/*.tar.gz
+	cd build && core/bin/python -c 'import torch, scalewise as sw; \
+		balancer = sw.LossBalancer(["cat", "dog"], by="class"); \
+		balancer(torch.ones(3, requires_grad=True), torch.ones(2)).backward(); \
+		print("torch alone:", sw.__version__, balancer.weights.tolist())'
+	$(PYTHON) -m venv --without-pip build/train
+	$(BIN)/uv pip install --quiet --python build/train/bin/python "$$(ls dist/*.whl)[train]"
+	cd build/train && bin/scalewise train --data demo:images=10,size=64 --backbone mobilenet_v3_small \
+		--width 16 --depth 1 --size 64 --epochs 1 --workers 0 --progress plain
+	ls -l dist
 
 results: .venv/installed
 	$(BIN)/python benchmarks/results.py
 
 clean:
-	rm -rf .venv .venv-lowest .venv-mmdet .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-lowest .venv-mmdet .mypy_cache .ruff_cache .pytest_cache build dist

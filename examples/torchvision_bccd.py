@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.models import mobilenet_v2
 from torchvision.models.detection import FCOS, RetinaNet
@@ -19,10 +18,9 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 import scalewise as sw
-from scalewise.data import ImageRecord, open_split
+from scalewise.data import ImageRecord, load_image, open_split
 from scalewise.evaluation import ImageDetections, coco_metrics
 
 
@@ -56,7 +54,7 @@ def model(name: str, classes: int, size: int, weights: Path | None) -> Any:
 
 def example(record: ImageRecord) -> tuple[Tensor, dict[str, Tensor]]:
     """An image and its objects, as torchvision wants them."""
-    image = pil_to_tensor(Image.open(record.path).convert("RGB")).float() / 255
+    image = torch.from_numpy(load_image(record.path)).permute(2, 0, 1).float() / 255
     boxes, labels = torch.from_numpy(record.boxes), torch.from_numpy(record.labels)
     return image, {"boxes": boxes, "labels": labels}
 
@@ -76,6 +74,7 @@ def main() -> None:
     parser.add_argument("--detector", choices=["fcos", "retinanet"], default="fcos")
     parser.add_argument("--backbone", type=Path, help="MobileNetV2 weights, a .pth file")
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--size", type=int, default=192, help="shorter side in pixels")
     parser.add_argument("--by", default="class")
     parser.add_argument("--scheme", help="such as equal, share or class:Platelets=2")
@@ -90,7 +89,7 @@ def main() -> None:
         detector, options.by, options.scheme, seed=options.seed, classes=training.classes
     )
 
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-4)
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=options.lr)
     for epoch in range(options.epochs):
         detector.train()
         for picked in torch.randperm(len(training.records)).split(8):
