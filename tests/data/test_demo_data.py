@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scalewise.data import BadData, demo_draw, open_split
+from scalewise.data import BadData, demo_cells, demo_draw, open_split
 from scalewise.data.demo import make_demo
-from scalewise.data.demo_draw import SHAPES, draw_image, draw_size
+from scalewise.data.demo_cells import CELLS, draw_cells
+from scalewise.data.demo_draw import SHAPES, draw_image, draw_size, overlap
 
 
 def _content(folder: Path) -> dict[str, bytes]:
@@ -105,15 +106,60 @@ def test_boxes_hug_what_is_painted(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not (changed & ~inside).any()
 
 
+def test_cells_are_as_unlike_as_the_docs_say(tmp_path: Path) -> None:
+    split = open_split(f"demo:kind=cells,images=300,size=64,folder={tmp_path}/demo", "train")
+    assert split.classes == CELLS
+    labels = np.concatenate([record.labels for record in split.records])
+    boxes = np.concatenate([record.boxes for record in split.records])
+    shares = np.bincount(labels) / len(labels)
+    np.testing.assert_allclose(shares, [0.88, 0.08, 0.04], atol=0.015)
+    sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
+    red, white, platelet = (np.median(sides[labels == label]) for label in range(3))
+    assert 1.7 * platelet < red < white / 1.7
+    batches = np.array([(record.labels == 2).sum() for record in split.records])[:288]
+    assert (batches.reshape(-1, 16).sum(1) > 0).all()  # every batch of 16 has a platelet
+
+
+def test_boxes_of_cells_lie_on_what_is_painted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn again without its cells, and with boxes that are not moved as by hand."""
+    by_hand = [draw_cells(np.random.default_rng(seed), 128)[1] for seed in range(20)]
+    paint = demo_cells._paint
+    monkeypatch.setattr(demo_cells, "_HAND", 0.0)
+    drawn = [draw_cells(np.random.default_rng(seed), 128) for seed in range(20)]
+    monkeypatch.setattr(demo_cells, "_paint", lambda patch, *rest: paint(patch.copy(), *rest))
+    overlaps = []
+    for seed, (pixels, cells) in enumerate(drawn):
+        empty, again = draw_cells(np.random.default_rng(seed), 128)
+        assert again == cells
+        changed = np.abs(pixels.astype(int) - empty).max(-1) > 3  # [128, 128]
+        for (label, box), (same, moved) in zip(cells, by_hand[seed], strict=True):
+            x1, y1, x2, y2 = box
+            for edge in (
+                changed[y1, x1:x2],
+                changed[y2 - 1, x1:x2],
+                changed[y1:y2, x1],
+                changed[y1:y2, x2 - 1],
+            ):
+                assert edge.any()
+            assert label == same
+            assert min(moved[:2]) >= 0
+            assert max(moved[2:]) <= 128
+            overlaps.append(overlap(box, moved))
+    assert min(overlaps) > 0.5
+    assert 0.75 < np.mean(overlaps) < 0.95
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("colour=3", "unknown option 'colour'; there are seed, skew, rarer, images, size, folder"),
+        ("colour=3", "unknown option 'colour'; there are kind, seed, skew, images, size, folder"),
         ("images=many", "option images=many is no int"),
         ("images=4", "images >= 5"),
         ("size=10", "size >= 64"),
         ("skew=nan", "-8 <= skew <= 8"),
         ("seed=-1", "seed >= 0"),
+        ("kind=cats", "no kind 'cats'; there are shapes, cells"),
+        ("kind=cells,skew=2", "skew is for shapes"),
     ],
 )
 def test_bad_options(options: str, message: str) -> None:

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from dataset_writers import coco_table, voc_xml, write_coco, write_image, write_voc
-from PIL import Image
 
 from scalewise.data import BadData, open_split
 
@@ -74,8 +71,8 @@ COCO_FAULTS = [
     (_drop("annotations", 0, "id"), "annotations[0]: lacks 'id' (int)", "missing field"),
     (
         _set("annotations", 0, image_id="5"),
-        "annotations[0]: lacks 'image_id' (int)",
-        "missing field",
+        "annotations[0]: its image_id '5' is no whole number",
+        "bad id",
     ),
     (
         _add("images", id=5, file_name="b.jpg", width=40, height=30),
@@ -165,7 +162,7 @@ def test_images_that_are_nowhere(tmp_path: Path) -> None:
     write_coco(tmp_path, coco_table())
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / "train2017" / name).unlink()
-    with pytest.raises(BadData, match=r"its images are in none of: .*images"):
+    with pytest.raises(BadData, match=r"its images, such as 'a\.jpg', are in none of: .*images"):
         open_split(tmp_path)
 
 
@@ -251,7 +248,7 @@ VOC_FAULTS = [
     (
         _replace("ImageSets/Main/train.txt", "a\nb\n\na\n"),
         "train.txt, line 4: image 'a' is listed twice",
-        "duplicate id",
+        "duplicate image",
     ),
 ]
 
@@ -284,16 +281,6 @@ def test_truncated_images_are_told_from_trailing_bytes(tmp_path: Path, suffix: s
     assert open_split(tmp_path).records
     image.write_bytes(whole[: len(whole) * 2 // 3])
     with pytest.raises(BadData, match=rf"a\.{suffix}: cannot be read as an image"):
-        open_split(tmp_path)
-
-
-def test_sixteen_bit_images_are_refused(tmp_path: Path) -> None:
-    write_voc(tmp_path, {"a": (40, 30, [("dog", (2.0, 2.0, 9.0, 9.0))])})
-    (tmp_path / "JPEGImages" / "a.jpg").unlink()
-    content = io.BytesIO()
-    Image.fromarray(np.full((30, 40), 40000, dtype=np.uint16)).save(content, "png")
-    (tmp_path / "JPEGImages" / "a.png").write_bytes(content.getvalue())
-    with pytest.raises(BadData, match=r"a\.png: pixel mode I(;16)? is not 8 bit"):
         open_split(tmp_path)
 
 

@@ -271,5 +271,7 @@ def test_an_image_lost_after_the_check_is_named(
 ) -> None:
     split = open_split(f"demo:images=5,size=64,folder={tmp_path}/demo")
     damage(split.records[2].path)
-    with pytest.raises(BadData, match=r"000002\.jpg: cannot be read as an image"):
+    with pytest.raises(
+        BadData, match=r"000002\.jpg: (no such image file|cannot be read as an image)"
+    ):
         DetectionDataset(split, 64, augment=False)[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 
 COMMANDS = {
     "train": "train a detector on a VOC, COCO or YOLO data set",
@@ -62,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 1
     from scalewise.errors import UsageError, UserError
+
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # without source code
 
     try:
         return int(command.main(words[1:]))

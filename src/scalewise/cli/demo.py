@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,11 +16,13 @@ from scalewise.errors import UserError
 from scalewise.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from scalewise.cli.demo_picture import ClassScore
+    from scalewise.cli.demo_picture import ClassScore, Row
+    from scalewise.data import Split
     from scalewise.study.plan import Cell, Plan
     from scalewise.study.records import Record
 
-DATA = "demo:skew=0,rarer=1"  # all sizes alike, each class half as frequent as the one before
+DATA = "demo:kind=cells,images=600,size=128"
+PICTURES = 3  # in a row of the demo's picture
 
 
 @dataclass(kw_only=True)
@@ -37,7 +40,7 @@ class DemoOptions:
     out: str = "runs"
     scheme: str = SCHEME
     detector: Literal["atss", "fcos", "retinanet"] = "atss"
-    epochs: int = 24
+    epochs: int = 10
     seed: int = 0
 
 
@@ -48,11 +51,11 @@ def config(options: DemoOptions) -> TrainConfig:
         detector=options.detector,
         by="class",
         epochs=options.epochs,
-        val_every=options.epochs,
         backbone="shufflenet_v2_x1_0",
         width=64,
         depth=1,
         size=128,
+        anchor_scale=0.2,
         batch_size=16,
         lr=2e-3,
         backbone_lr=1.0,
@@ -73,81 +76,151 @@ def main(words: list[str]) -> int:
     )
     parser.add_class_arguments(DemoOptions)
     options = build(DemoOptions, parse(parser, words, DemoOptions))
-    from scalewise.cli.demo_picture import draw_classes
+    from scalewise.cli.demo_picture import BALANCED, EQUAL, draw_demo
+    from scalewise.data import open_split
+    from scalewise.report.build import write_report
+    from scalewise.study.board import duration
     from scalewise.study.plan import Cell, GridOptions, make_plan, save_plan
     from scalewise.training.runs import new_run_folder
 
+    start = time.monotonic()
     grid = GridOptions(schemes=["equal", options.scheme], seeds=[options.seed])
     plan = make_plan(grid, config(options))
+    training, held_out = open_split(DATA, "train"), open_split(DATA, "val")
     study = new_run_folder(Path(options.out), "demo")
     save_plan(study, plan)
-    print(f"two trainings side by side in {study}: a few minutes on two cores", flush=True)
+    _introduce(training, held_out, options.scheme)
+    print(f"to be found in {study}", flush=True)
     cells = [Cell(options.detector, scheme, options.seed) for scheme in plan.schemes]
-    _train(study, plan, cells)
-    scores = _scores(study, cells)
+    records = _train(study, plan, cells)
+    scores = class_scores(training, *(record.metrics for record in records))
+    _show(scores, options.scheme, len(held_out.records))
     picture = study / "demo.png"
-    draw_classes(picture, scores, options.scheme)
-    _show(scores, options.scheme)
-    print(f"picture: {picture}\nall of it on one page: scalewise report {study}")
+    rare = scores[-1].name
+    balanced = f"balanced ({options.scheme})"
+    looks = (("equal weights", EQUAL), (balanced, BALANCED))
+    rows = [
+        found_row(held_out, record.folder, rare, *look)
+        for record, look in zip(records, looks, strict=True)
+    ]
+    draw_demo(picture, scores, balanced, rows)
+    report = write_report([study], study / "report.html")[0]
+    print(f"all of it took {duration(time.monotonic() - start)}")
+    print(f"picture: {picture}\nreport:  {report}")
+    print("on your own pictures: scalewise train --data FOLDER")
     return 0
 
 
-def _train(study: Path, plan: Plan, cells: list[Cell]) -> None:
+def _introduce(training: Split, held_out: Split, scheme: str) -> None:
+    objects = count_objects(training)
+    total = sum(objects.values())
+    shares = ", ".join(f"{name}s {100 * n / total:.0f} %" for name, n in objects.items())
+    print(
+        f"One detector is trained twice on {len(training.records)} pictures that are drawn on the\n"
+        f"spot, in the likeness of blood smears, and tried on {len(held_out.records)} others.\n"
+        f"Shares of the boxes: {shares}.\n"
+        "The trainings differ in the weights of the loss alone: equal, or balanced by\n"
+        f"class while training runs ({scheme}). On two idle cores it takes some two minutes.",
+        flush=True,
+    )
+
+
+def count_objects(split: Split) -> dict[str, int]:
+    """Number of objects of each class, the most frequent first."""
+    labels = [int(label) for record in split.records for label in record.labels]
+    counts = {name: labels.count(i) for i, name in enumerate(split.classes)}
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def _train(study: Path, plan: Plan, cells: list[Cell]) -> list[Record]:
     """Both runs at once, a core each, or one after the other where there is one core.
+
+    Returns:
+        Their records, in the order of `cells`.
 
     Raises:
         UserError: when one of them failed.
     """
+    from scalewise.study.board import Board, shown
     from scalewise.study.local import run_local
 
-    failed: list[str] = []
+    jobs = min(2, os.cpu_count() or 1)
+    board = Board(study, plan, jobs)
+    with shown(board, plain=False) as live:
 
-    def report(cell: Cell, event: Record | str | None) -> None:
-        if event is None:
-            print(f"training with {cell.scheme} weights ...", flush=True)
-        elif isinstance(event, str):
-            failed.append(f"{cell}: {event}")
+        def report(cell: Cell, event: Record | str | None) -> None:
+            board.update(cell, event)
+            if live is None:
+                print(board.line(cell, event), flush=True)
 
-    try:
-        run_local(study, plan, cells, min(2, os.cpu_count() or 1), report)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"scalewise compare --out {study}") from None
-    if failed:
-        raise UserError("; ".join(failed))
+        try:
+            run_local(study, plan, cells, jobs, report)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"scalewise compare --out {study}") from None
+    if board.failed:
+        raise UserError("; ".join(f"{cell}: {reason}" for cell, reason in board.failed.items()))
+    return [board.finished[cell] for cell in cells]
 
 
-def _scores(study: Path, cells: list[Cell]) -> list[ClassScore]:
-    """Each class's AP on the test split, with both runs."""
+def class_scores(
+    training: Split, equal: dict[str, float], balanced: dict[str, float]
+) -> list[ClassScore]:
+    """Each class's AP with both runs, the most frequent class first.
+
+    Args:
+        training: Training split, whose objects are counted.
+        equal: Metrics with equal weights.
+        balanced: Metrics with the balanced ones.
+    """
     from scalewise.cli.demo_picture import ClassScore
-    from scalewise.data import open_split
-    from scalewise.study.plan import cell_folder
-    from scalewise.training.inference import evaluate, load_run, predict
 
-    test, training = open_split(DATA, "test"), open_split(DATA, "train")
-    found = []
-    for cell in cells:
-        run = load_run(cell_folder(study, cell), "last")
-        found.append(evaluate(run, None, "test")[1])
-        images = [record.path for record in test.records[:8]]
-        predict(run, images, run.folder / "predictions", threshold=0.4)
-    labels = [int(label) for record in training.records for label in record.labels]
     return [
-        ClassScore(name, labels.count(label), found[0][f"AP/{name}"], found[1][f"AP/{name}"])
-        for label, name in enumerate(test.classes)
+        ClassScore(name, count, equal[f"AP/{name}"], balanced[f"AP/{name}"])
+        for name, count in count_objects(training).items()
     ]
 
 
-def _show(scores: list[ClassScore], scheme: str) -> None:
+def found_row(split: Split, run: Path, rare: str, title: str, color: str) -> Row:
+    """What a run found in the first images that hold an object of a class.
+
+    Args:
+        split: The images.
+        run: Folder of a run that was evaluated on them.
+        rare: The class.
+        title: What to call the run.
+        color: Of the title.
+    """
+    from scalewise.cli.demo_found import judge
+    from scalewise.cli.demo_picture import Row
+    from scalewise.evaluation.stored import read_detections
+
+    judged = judge(split, read_detections(run / "detections.parquet"))
+    label = split.classes.index(rare)
+    objects = sum(int((record.labels == label).sum()) for record in split.records)
+    found = sum(int((one.labels == label).sum()) for one in judged)
+    shown = [
+        (record.path, one)
+        for record, one in zip(split.records, judged, strict=True)
+        if (record.labels == label).any()
+    ]
+    return Row(f"{title}: {found} of {objects} {rare}s found", color, shown[:PICTURES])
+
+
+def _show(scores: list[ClassScore], scheme: str, pictures: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="AP of each class on the test images")
-    for title in ("class", "objects in training", "equal", scheme, "difference"):
+    table = Table(title=f"AP on {pictures} pictures kept out of training")
+    for title in ("class", "share of boxes", "equal", scheme, "difference"):
         table.add_column(title, justify="left" if title == "class" else "right")
-    rows = [(s.name, str(s.objects), 100 * s.equal, 100 * s.balanced) for s in scores]
+    total = sum(score.objects for score in scores)
+    rows = [
+        (s.name, f"{100 * s.objects / total:.0f} %", 100 * s.equal, 100 * s.balanced)
+        for s in scores
+    ]
     before = sum(row[2] for row in rows) / len(rows)
     after = sum(row[3] for row in rows) / len(rows)
-    for name, objects, equal, balanced in [*rows, ("mean: AP", "", before, after)]:
+    for name, share, equal, balanced in [*rows, ("AP: mean of classes", "", before, after)]:
         texts = (f"{equal:.1f}", f"{balanced:.1f}", f"{balanced - equal:+.1f}")
-        table.add_row(name, objects, *texts)
+        table.add_row(name, share, *texts)
     Console().print(table)

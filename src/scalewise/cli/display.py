@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scalewise.training.kinds import Kind, kind_of
+from scalewise.training.kinds import Kind, kind_of, printable
 from scalewise.training.runs import load_config, load_json
 
 MOST_COLUMNS, MOST_ROWS = 8, 20  # of a table of weights
@@ -33,7 +33,7 @@ def percent(value: float | None) -> str:
 
 def _figures(metrics: Mapping[str, float | None], title: str) -> Table:
     """One row with the summary figures that there are."""
-    table = Table(title=title)
+    table = Table(title=Text(printable(title)))
     known = [name for name in FIGURES if name in metrics]
     for name in known:
         table.add_column(name, justify="right")
@@ -50,7 +50,7 @@ def show_metrics(metrics: dict[str, float], title: str) -> None:
     classes.add_column("AP", justify="right")
     for name, value in metrics.items():
         if name.startswith("AP/"):
-            classes.add_row(Text(name[3:]), percent(value))
+            classes.add_row(Text(printable(name[3:])), percent(value))
     console.print(classes)
 
 
@@ -66,7 +66,8 @@ def show_run(run: Path) -> None:
     for line in _weights(metrics["weights"], kind):
         console.print(line)
     for name, what in (("skipped_not_finite", "not finite"), ("skipped_outliers", "outliers")):
-        if left_out := ", ".join(f"{g} {count}" for g, count in metrics[name].items() if count):
+        counts = [f"{printable(g)} {count}" for g, count in metrics[name].items() if count]
+        if left_out := ", ".join(counts):
             print(f"losses left out of the statistics of a {kind.one}, {what}: {left_out}")
     print(f"run folder: {run}\npicture:    {run / 'groups.png'}")
 
@@ -76,7 +77,7 @@ def _weights(weights: Mapping[str, float], kind: Kind) -> list[Table | str]:
     table = Table(title=f"weight of each {kind.one} at the end")
     if len(weights) <= MOST_COLUMNS:
         for name in weights:
-            table.add_column(Text(name), justify="right")
+            table.add_column(Text(printable(name)), justify="right")
         table.add_row(*(f"{weight:.3f}" for weight in weights.values()))
         return [table]
     table.add_column(kind.one)
@@ -86,5 +87,5 @@ def _weights(weights: Mapping[str, float], kind: Kind) -> list[Table | str]:
     for place, name in enumerate(ordered):
         if hidden <= 0 or place < MOST_ROWS // 2 or place >= MOST_ROWS // 2 + hidden:
             cut = hidden > 0 and place == MOST_ROWS // 2 - 1
-            table.add_row(Text(name), f"{weights[name]:.3f}", end_section=cut)
+            table.add_row(Text(printable(name)), f"{weights[name]:.3f}", end_section=cut)
     return [table, f"{hidden} {kind.many} between them are not shown"] if hidden > 0 else [table]

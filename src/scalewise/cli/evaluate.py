@@ -19,12 +19,15 @@ class EvaluateOptions:
         data: Data set; the run's own when left out.
         split: Name of the split; the run's validation split when left out.
         checkpoint: Which checkpoint.
+        no_clip: Score against the COCO file as it stands, boxes over an image's edge uncut, as
+            pycocotools does; else they are cut to the image, as in training.
         device: "auto", "cpu", "cuda" or another torch device.
     """
 
     data: str | None = None
     split: str | None = None
     checkpoint: Literal["best", "last"] = "best"
+    no_clip: bool = False
     device: str = "auto"
 
 
@@ -39,9 +42,19 @@ def main(words: list[str]) -> int:
     options = build(EvaluateOptions, values)
     from scalewise.cli.display import show_metrics
     from scalewise.training.inference import evaluate, load_run
+    from scalewise.training.runs import load_json
 
     run = load_run(Path(values.run), options.checkpoint, options.device)
-    path, metrics = evaluate(run, options.data, options.split)
-    show_metrics(metrics, f"{run.folder.name}, {path.stem}")
+    path, metrics = evaluate(run, options.data, options.split, clip=not options.no_clip)
+    epoch = "" if run.epoch is None else f", {options.checkpoint} checkpoint of epoch {run.epoch}"
+    show_metrics(metrics, f"{run.folder.name}, {path.stem}{epoch}")
+    over = load_json(path)["boxes_over_the_edge"]
+    if over:
+        what = (
+            "counted as the file has them"
+            if options.no_clip
+            else "cut to it; --no-clip scores against the COCO file as it stands, as pycocotools"
+        )
+        print(f"{over} boxes reach over their image's edge and were {what}")
     print(f"written: {path}")
     return 0

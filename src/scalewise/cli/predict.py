@@ -37,13 +37,16 @@ def main(words: list[str]) -> int:
         exit_on_error=False,
     )
     parser.add_argument("run", help="run folder")
-    parser.add_argument("images", nargs="+", help="image files, or folders of them")
+    parser.add_argument(
+        "images", nargs="+", help="image files, or folders, with all image files in and below them"
+    )
     parser.add_class_arguments(PredictOptions)
     values = parse(parser, words, PredictOptions)
     options = build(PredictOptions, values)
     if not 0 <= options.threshold <= 1:
         raise UsageError(f"--threshold is a score, 0 to 1, got {options.threshold}")
-    from scalewise.training.inference import load_run, predict
+    from scalewise.training.inference import load_run
+    from scalewise.training.prediction import predict
 
     run = load_run(Path(values.run), options.checkpoint, options.device)
     out = Path(options.out) if options.out else run.folder / "predictions"

@@ -32,7 +32,8 @@ class ReplayOptions:
         accumulate: Rows an optimizer step. Default: the run's own, else 1.
         seed: Seed of the schemes' random numbers. Default: the run's own, else 0.
         tags: Name of the columns or tags that hold a group's loss: "train/{group}_loss". Default:
-            those of our own traces, else "loss/{term}/{group}" or "loss/{group}".
+            those of our own traces, else "loss/{term}/{group}" or "loss/{group}", else columns that
+            are named like levels (P3, level0).
         shuffles: Random orders of the losses to compare with; 0 leaves the comparison out.
         out: Folder in which a folder is made for each trace.
     """
@@ -86,7 +87,7 @@ def main(words: list[str]) -> int:
         )
         for setting in grid(options.schemes, options.interval or str(own.interval), base):
             given = (losses.positives, losses.groups)
-            replayed = replay(losses.values, setting, *given)
+            replayed = replay(losses.values, setting, *given, losses.epochs)
             shuffled = replay_shuffled(losses.values, setting, options.shuffles, *given)
             summaries.append(summarise(losses.values.numpy(), replayed, shuffled))
         show(losses, summaries, kind_of(by))

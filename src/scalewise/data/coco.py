@@ -3,16 +3,50 @@
 from __future__ import annotations
 
 import json
-import math
+import posixpath
 import re
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from scalewise.data.faults import BadData, Box, Faults, box_fault, check_image, clip_box
+from scalewise.data.coco_values import (
+    Check,
+    Row,
+    any_id,
+    corners,
+    flag,
+    is_number,
+    name_fault,
+    read_row,
+    whole,
+)
+from scalewise.data.faults import BadData, FaultFound, Faults, box_fault, clip_box
+from scalewise.data.images import check_image
 from scalewise.data.names import split_names
-from scalewise.data.split import ImageRecord, Objects, Split, finish
+from scalewise.data.split import Objects, Split, finish
+from scalewise.data.text import found_in, is_file, is_hidden_copy, read_text, shown
 
 _ROBOFLOW = "_annotations.coco.json"
+_LISTS = ("images", "annotations", "categories")
+_SAMPLE = 20  # images by which their folder is found
+_IMAGE_FIELDS: dict[str, Check] = {"id": whole, "file_name": str, "width": whole, "height": whole}
+_OBJECT_FIELDS: dict[str, Check] = {
+    "id": any_id,
+    "image_id": whole,
+    "category_id": whole,
+    "bbox": list,
+}
+_LARGEST_AREA = 1e30  # square pixels; float32 ends at 3e38
+
+
+@dataclass
+class _Image:
+    """One image of the file, and the objects found for it so far."""
+
+    file_name: str
+    width: int
+    height: int
+    objects: Objects = field(default_factory=Objects)
 
 
 def coco_files(path: Path) -> dict[Path, str]:
@@ -34,16 +68,17 @@ def coco_files(path: Path) -> dict[Path, str]:
     return {
         file: file.parent.name if file.name == _ROBOFLOW else file.stem.removeprefix("instances_")
         for file in sorted(files)
+        if not is_hidden_copy(file)
     }
 
 
-def read_coco(path: Path, name: str, skip_bad: bool) -> Split:
+def read_coco(path: Path, name: str, tolerance: float) -> Split:
     """Read one split of a COCO folder.
 
     Args:
         path: the data set's folder, or an annotation file (whose siblings hold the other splits).
         name: the split; `val` finds `instances_val2017.json`.
-        skip_bad: leave out faulty images and objects instead of raising.
+        tolerance: share of images and objects that may be at fault, see `Faults.raise_beyond`.
 
     Returns:
         The split; its classes are the file's categories in order of their ids, whatever the holes.
@@ -57,13 +92,13 @@ def read_coco(path: Path, name: str, skip_bad: bool) -> Split:
     faults = Faults()
     images = _images(file, tables["images"], faults)
     _read_annotations(file, tables["annotations"], classes, images, faults)
-    folder = _image_folder(file, name, [image["file_name"] for image, _ in images.values()])
-    records: list[ImageRecord] = []
-    for image_id, (image, objects) in images.items():
-        width, height = image["width"], image["height"]
-        image_path = folder / image["file_name"]
-        if check_image(image_path, width, height, faults):
-            records.append(objects.record(image_id, image_path, width, height))
+    folder = _image_folder(file, name, [image.file_name for image in images.values()])
+    records = []
+    for image_id, image in images.items():
+        image_path = _find_image(folder, image.file_name)
+        size = (image.width, image.height)
+        if check_image(image_path, faults, size):
+            records.append(image.objects.record(image_id, image_path, *size))
     split = Split(
         format="coco",
         name=name,
@@ -72,14 +107,14 @@ def read_coco(path: Path, name: str, skip_bad: bool) -> Split:
         category_ids=tuple(classes),
         records=records,
     )
-    return finish(split, faults, skip_bad)
+    return finish(split, faults, tolerance)
 
 
 def _find_file(path: Path, name: str) -> Path:
     files = coco_files(path)
     for wanted in (name, *split_names(name)):
         exact = [file for file, held in files.items() if held == wanted]
-        dated = [file for file, held in files.items() if re.fullmatch(rf"{wanted}\d+", held)]
+        dated = [f for f, held in files.items() if re.fullmatch(rf"{re.escape(wanted)}\d+", held)]
         for matches in (exact, dated):
             if path in matches:
                 return path
@@ -94,42 +129,61 @@ def _find_file(path: Path, name: str) -> Path:
 
 def _load(file: Path) -> dict[str, list[Any]]:
     try:
-        data = json.loads(file.read_bytes())
+        text = read_text(file)
+        if text.lstrip()[:1] == "[":  # a list, which may be far larger once parsed
+            raise BadData(f"{file}: no COCO annotation file: it is a list, not an object")
+        data = json.loads(text)
+    except BadData:
+        raise
     except (ValueError, OSError) as error:
-        raise BadData(f"{file}: cannot be read as JSON: {error}") from error
-    for key in ("images", "annotations", "categories"):
+        raise BadData(f"{file}: cannot be read as JSON: {error}") from None
+    except (RecursionError, MemoryError) as error:
+        raise BadData(f"{file}: cannot be read as JSON: nested too deeply, {error}") from None
+    for key in _LISTS:
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
             raise BadData(f"{file}: no COCO annotation file: it has no list '{key}'")
-    return {key: data[key] for key in ("images", "annotations", "categories")}
+    return {key: data[key] for key in _LISTS}
 
 
 def _categories(file: Path, rows: list[Any]) -> dict[int, str]:
     classes: dict[int, str] = {}
     for number, row in enumerate(rows):
         where = f"{file}: categories[{number}]"
-        if missing := _missing(row, {"id": int, "name": str}):
-            raise BadData(f"{where} lacks {missing}")
-        if row["id"] in classes:
-            raise BadData(f"{where}: category id {row['id']} is given twice")
-        if row["name"] in classes.values():
-            raise BadData(f"{where}: category name '{row['name']}' is given twice")
-        classes[row["id"]] = row["name"]
+        try:
+            values = read_row(row, {"id": whole, "name": str})
+        except FaultFound as fault:
+            raise BadData(f"{where} {fault}") from None
+        category, name = values["id"], values["name"]
+        if wrong := name_fault(name):
+            raise BadData(f"{where}: the name {shown(name)} {wrong}")
+        if category in classes:
+            raise BadData(f"{where}: category id {category} is given twice")
+        if name in classes.values():
+            raise BadData(f"{where}: category name '{name}' is given twice")
+        classes[category] = name
     return dict(sorted(classes.items()))
 
 
-def _images(
-    file: Path, rows: list[Any], faults: Faults
-) -> dict[int, tuple[dict[str, Any], Objects]]:
-    images: dict[int, tuple[dict[str, Any], Objects]] = {}
+def _images(file: Path, rows: list[Any], faults: Faults) -> dict[int, _Image]:
+    images: dict[int, _Image] = {}
+    files: dict[str, int] = {}
     for number, row in enumerate(rows):
         where = f"{file}, images[{number}]"
-        fields = {"id": int, "file_name": str, "width": int, "height": int}
-        if missing := _missing(row, fields):
-            faults.add("missing field", where, f"lacks {missing}")
-        elif row["id"] in images:
-            faults.add("duplicate id", where, f"image id {row['id']} is given twice")
+        try:
+            values = read_row(row, _IMAGE_FIELDS)
+        except FaultFound as fault:
+            faults.add(fault.kind, where, str(fault))
+            continue
+        image_id, name = values["id"], values["file_name"]
+        plain = posixpath.normpath(name.replace("\\", "/"))
+        if image_id in images:
+            faults.add("duplicate id", where, f"image id {image_id} is given twice")
+        elif plain in files:
+            what = f"{shown(name)} has two image ids, {files[plain]} and {image_id}"
+            faults.add("duplicate id", where, what)
         else:
-            images[row["id"]] = (row, Objects())
+            images[image_id] = _Image(name, values["width"], values["height"])
+            files[plain] = image_id
     return images
 
 
@@ -137,73 +191,82 @@ def _read_annotations(
     file: Path,
     rows: list[Any],
     classes: dict[int, str],
-    images: dict[int, tuple[dict[str, Any], Objects]],
+    images: dict[int, _Image],
     faults: Faults,
 ) -> None:
     labels = {category: label for label, category in enumerate(classes)}
-    seen: set[int] = set()
+    seen: dict[object, Any] = {}
     for number, row in enumerate(rows):
         where = f"{file}, annotations[{number}]"
-        fields = {"id": int, "image_id": int, "category_id": int, "bbox": list}
-        if missing := _missing(row, fields):
-            faults.add("missing field", where, f"lacks {missing}")
+        try:
+            values = read_row(row, _OBJECT_FIELDS)
+        except FaultFound as fault:
+            faults.add(fault.kind, where, str(fault))
             continue
-        where = f"{file}, annotation {row['id']}"
-        if row["id"] in seen:
-            faults.add("duplicate id", where, f"annotation id {row['id']} is given twice")
+        own = values["id"]
+        where = f"{file}, annotation {shown(own)}"
+        if own in seen:
+            kind = "duplicate object" if row == seen[own] else "duplicate id"
+            faults.add(kind, where, f"annotation id {shown(own)} is given twice")
             continue
-        seen.add(row["id"])
-        if row["image_id"] not in images:
-            faults.add("unknown image", where, f"image id {row['image_id']} is not in 'images'")
-        elif row["category_id"] not in labels:
-            faults.add(
-                "unknown class", where, f"category id {row['category_id']} is not in 'categories'"
-            )
+        seen[own] = row
+        if values["image_id"] not in images:
+            faults.add("unknown image", where, f"image id {values['image_id']} is not in 'images'")
+        elif values["category_id"] not in labels:
+            what = f"category id {values['category_id']} is not in 'categories'"
+            faults.add("unknown class", where, what)
         else:
-            image, objects = images[row["image_id"]]
-            where += f" (image {image['file_name']})"
-            box = _corners(row["bbox"])
-            area = row.get("area")
-            if box is None:
-                faults.add("bad box", where, f"bbox {row['bbox']} is not four numbers")
-            elif wrong := box_fault(box):
-                faults.add("bad box", where, wrong)
-            elif area is not None and not (_is_number(area) and 0 <= area < math.inf):
-                faults.add("bad box", where, f"area {area} is not a finite number of at least 0")
-            elif inside := clip_box(box, image["width"], image["height"], where, faults):
-                objects.add(inside, labels[row["category_id"]], area, row.get("iscrowd") == 1)
+            image = images[values["image_id"]]
+            where += f" (image {image.file_name})"
+            _read_object(row, where, labels[values["category_id"]], image, faults)
 
 
-def _corners(bbox: list[Any]) -> Box | None:
-    if len(bbox) != 4 or not all(_is_number(value) for value in bbox):
-        return None
-    x, y, width, height = bbox
-    return (x, y, x + width, y + height)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _missing(row: Any, fields: dict[str, type]) -> str:
-    if not isinstance(row, dict):
-        return "everything: it is no JSON object"
-    return ", ".join(
-        f"'{key}' ({kind.__name__})"
-        for key, kind in fields.items()
-        if not isinstance(row.get(key), kind)
-    )
+def _read_object(row: Row, where: str, label: int, image: _Image, faults: Faults) -> None:
+    box, area, crowd = corners(row["bbox"]), row.get("area"), flag(row.get("iscrowd"))
+    if box is None:
+        faults.add("bad box", where, f"bbox {shown(row['bbox'])} is not four numbers")
+    elif wrong := box_fault(box):
+        faults.add("bad box", where, wrong)
+    elif area is not None and not (is_number(area) and 0 <= area < _LARGEST_AREA):
+        faults.add("bad box", where, f"area {shown(area)} is not a finite number of at least 0")
+    elif crowd is None:
+        faults.add("bad value", where, f"iscrowd {shown(row['iscrowd'])} is neither 0 nor 1")
+    elif (
+        inside := clip_box(box, image.width, image.height, where, faults)
+    ) and not image.objects.add(inside, label, area, crowd):
+        faults.add("duplicate object", where, "the same box of the same class is there twice")
 
 
 def _image_folder(file: Path, name: str, file_names: list[str]) -> Path:
     """Return the folder that holds the images: layouts differ, the files tell."""
     stem = file.stem.removeprefix("instances_")
     parts = ("", stem, name, f"images/{stem}", f"images/{name}", "images", "JPEGImages")
-    folders = [base / part for base in (file.parent, file.parent.parent) for part in parts]
-    for folder in folders:
-        if any((folder / file_name).is_file() for file_name in file_names[:20]):
-            return folder
-    if not file_names:
-        return folders[0]
-    tried = ", ".join(dict.fromkeys(str(folder) for folder in folders))
-    raise BadData(f"{file}: its images are in none of: {tried}")
+    bases = (file.parent, file.parent.parent)
+    folders = list(dict.fromkeys(base / part for base in bases for part in parts))
+    sample = file_names[:_SAMPLE]
+    held = [sum(is_file(_find_image(folder, each)) for each in sample) for folder in folders]
+    if any(held) or not sample:
+        return folders[held.index(max(held))]
+    there = [folder for folder in folders[1:] if folder.is_dir() and folder not in bases]
+    found = "; ".join(f"{folder}: {found_in(folder)}" for folder in there[:3])
+    raise BadData(
+        f"{file}: its images, such as {shown(sample[0])}{_foreign(sample[0])}, are in none of: "
+        + ", ".join(map(str, folders))
+        + (f" ({found})" if found else "")
+    )
+
+
+def _find_image(folder: Path, file_name: str) -> Path:
+    """Return where an image is; names written by Windows are understood."""
+    path = folder / file_name
+    if "\\" in file_name and not is_file(path):
+        other = PureWindowsPath(file_name)
+        if not other.is_absolute():
+            return folder / other.as_posix()
+    return path
+
+
+def _foreign(file_name: str) -> str:
+    if PureWindowsPath(file_name).is_absolute() or file_name.startswith("/"):
+        return " (a whole path, perhaps another machine's: write names from the images' folder on)"
+    return ""

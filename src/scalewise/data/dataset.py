@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import mmap
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from scalewise.data.faults import BadData
+from scalewise.data.faults import BadData, are_few
+from scalewise.data.images import load_image
 from scalewise.data.mosaic import mosaic
 from scalewise.data.split import ImageRecord, Split
-from scalewise.data.transforms import as_boxes, eval_transforms, train_transforms
+from scalewise.data.transforms import GREY, as_boxes, eval_transforms, train_transforms
 
 
 class Request(NamedTuple):
@@ -25,6 +27,13 @@ class Request(NamedTuple):
         item: index of the record in the split.
         seed: of this item's augmentation.
         mosaic: the image may become a collage with others of its batch.
+
+    Examples:
+        >>> from scalewise.data import DetectionDataset, Request, open_split
+        >>> dataset = DetectionDataset(open_split("demo:images=10,size=64"), size=64, augment=True)
+        >>> same, again = dataset[Request(0, seed=7)], dataset[Request(0, seed=7)]
+        >>> same.image.equal(again.image)
+        True
     """
 
     item: int
@@ -42,6 +51,12 @@ class Item(NamedTuple):
         scale: (x, y) factors from original pixels to this image's; for an augmented image, whose
             corner may have moved, of its size only; for a collage, the mean of its images'.
         image_id: the record's; for a collage, of the image whose place it takes.
+
+    Examples:
+        >>> from scalewise.data import DetectionDataset, open_split
+        >>> item = DetectionDataset(open_split("demo:images=10,size=64"), size=96, augment=False)[0]
+        >>> item.scale  # the image was enlarged from 64 to 96 pixels
+        (1.5, 1.5)
     """
 
     image: Tensor
@@ -56,6 +71,9 @@ class DetectionDataset(Dataset[Item]):
 
     Crowd regions are left out of the objects; difficult objects and images without objects stay.
 
+    An image that turns out to be damaged is replaced by a grey one without objects, with a warning,
+    as long as fewer are than `Split.tolerance` allows.
+
     Args:
         split: the images.
         size: the longer side becomes this many pixels.
@@ -65,6 +83,12 @@ class DetectionDataset(Dataset[Item]):
         flip: see `train_transforms`.
         color_jitter: see `train_transforms`.
         scale_jitter: see `train_transforms`.
+
+    Examples:
+        >>> from scalewise.data import DetectionDataset, open_split
+        >>> dataset = DetectionDataset(open_split("demo:images=10,size=64"), size=96, augment=False)
+        >>> len(dataset), dataset[0].image.shape
+        (10, torch.Size([3, 96, 96]))
     """
 
     def __init__(
@@ -83,6 +107,14 @@ class DetectionDataset(Dataset[Item]):
         else:
             self.transforms = eval_transforms(size)
         self._cache = _PixelCache(split.records) if cache == "ram" else None
+        # shared, so that all loader processes count together
+        self._damaged = torch.zeros(len(split.records), dtype=torch.bool)
+        self._damaged.share_memory_()  # type: ignore[no-untyped-call]
+
+    @property
+    def damaged(self) -> list[Path]:
+        """The image files that were found damaged so far, by any loader process."""
+        return [self.split.records[i].path for i in self._damaged.nonzero()[:, 0].tolist()]
 
     def __len__(self) -> int:
         return len(self.split.records)
@@ -93,12 +125,14 @@ class DetectionDataset(Dataset[Item]):
         Torch's global generator is left as it was found.
 
         Raises:
-            BadData: when the image can no longer be read.
+            BadData: when the image cannot be read, and more are so than the split tolerates.
         """
-        index, seed, _ = key if isinstance(key, Request) else Request(key, 0)
+        index, seed, _ = Request(*key) if isinstance(key, tuple) else Request(key, 0)
         record = self.split.records[index]
-        image = self._cache.get(index) if self._cache else _decode(record)
+        image = self._load(index)
         trained = ~record.crowd
+        if self._damaged[index]:
+            trained[:] = False
         target: dict[str, Any] = {
             "boxes": as_boxes(torch.from_numpy(record.boxes[trained]), record.height, record.width),
             "labels": torch.from_numpy(record.labels[trained]),
@@ -124,19 +158,34 @@ class DetectionDataset(Dataset[Item]):
         """Return the items of a batch, with collages among them where the requests ask for it.
 
         Raises:
-            BadData: when an image can no longer be read.
+            BadData: when images cannot be read, and more are so than the split tolerates.
         """
         items = [self[key] for key in keys]
         seeds = [key.seed if isinstance(key, Request) and key.mosaic else None for key in keys]
         return mosaic(items, seeds)
 
+    def _load(self, index: int) -> Tensor:
+        """Return the pixels of an image, uint8 [3, H, W], or grey where it is damaged."""
+        record = self.split.records[index]
+        try:
+            return self._cache.get(index) if self._cache else _decode(record)
+        except BadData as error:
+            self._damaged[index] = True
+            count, tolerance = int(self._damaged.sum()), self.split.tolerance
+            if not are_few(count, len(self.split.records), tolerance):
+                raise
+            warnings.warn(f"{error}; a grey picture without objects takes its place", stacklevel=2)
+        grey = torch.tensor(GREY, dtype=torch.uint8)[:, None, None]
+        return grey.repeat(1, record.height, record.width)
+
 
 def _decode(record: ImageRecord) -> Tensor:
-    try:
-        with Image.open(record.path) as file:
-            pixels = np.array(file.convert("RGB"))  # [H, W, 3]
-    except (OSError, SyntaxError) as error:
-        raise BadData(f"{record.path}: cannot be read as an image: {error}") from error
+    pixels = load_image(record.path)
+    if pixels.shape[:2] != (record.height, record.width):
+        raise BadData(
+            f"{record.path}: has become {pixels.shape[1]}x{pixels.shape[0]} pixels; it was "
+            f"{record.width}x{record.height} when the split was read"
+        )
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 

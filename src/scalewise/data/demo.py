@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from scalewise.data.demo_cells import CELLS, draw_cells
 from scalewise.data.demo_draw import SHAPES, draw_image
 from scalewise.data.faults import BadData
 
 _MANIFEST = "manifest.json"
 _VERSION = 2  # of the pictures: raise it when a change draws others
 _SPLITS = ("train", "val", "test")
+_CLASSES = {"shapes": SHAPES, "cells": CELLS}
+_SKEW = 0.5
 
 
 @dataclass(frozen=True)
@@ -27,20 +30,25 @@ class DemoOptions:
     """What `demo:key=value,...` may set.
 
     Attributes:
+        kind: "shapes", five equally frequent classes of all sizes; or "cells", in the likeness of
+            blood smears: nine boxes in ten are red cells, four in a hundred platelets.
         seed: pictures are a function of it.
         skew: each doubling of the object size is `2 ** skew` times rarer; 0 makes all pyramid
-            levels alike, the default starves the coarse ones.
-        rarer: each class is `2 ** rarer` times rarer than the one before it; 0 makes all classes
-            equally frequent.
+            levels alike, the default starves the coarse ones. Of shapes; cells have their sizes.
         images: number of training images; val and test get a fifth of it each.
         size: side of the square images in pixels.
         folder: where to write; the parameters' digest is appended, so that data sets with other
             parameters never mix.
+
+    Examples:
+        >>> from scalewise.data import DemoOptions
+        >>> DemoOptions(kind="cells", images=50).size  # as in "demo:kind=cells,images=50"
+        192
     """
 
+    kind: str = "shapes"
     seed: int = 0
-    skew: float = 0.5
-    rarer: float = 0.0
+    skew: float = _SKEW
     images: int = 400
     size: int = 192
     folder: str = "data/demo"
@@ -51,8 +59,10 @@ class DemoOptions:
                 "demo: needs images >= 5, size >= 64, seed >= 0 and -8 <= skew <= 8, "
                 f"got {asdict(self)}"
             )
-        if not 0 <= self.rarer <= 4:
-            raise BadData(f"demo: rarer must lie in 0..4, got {self.rarer}")
+        if self.kind not in _CLASSES:
+            raise BadData(f"demo: no kind '{self.kind}'; there are {', '.join(_CLASSES)}")
+        if self.kind == "cells" and self.skew != _SKEW:
+            raise BadData("demo: skew is for shapes; cells have their own sizes: leave it out")
 
 
 def parse_demo_options(text: str) -> DemoOptions:
@@ -88,9 +98,15 @@ def make_demo(text: str = "") -> Path:
 
     Raises:
         BadData: for bad options, or when the folder is there but holds something else.
+
+    Examples:
+        >>> from scalewise.data import make_demo
+        >>> folder = make_demo("images=10,size=64")
+        >>> sorted(path.name for path in folder.iterdir())
+        ['annotations', 'manifest.json', 'test', 'train', 'val']
     """
     options = parse_demo_options(text)
-    manifest = {"version": _VERSION, "classes": SHAPES, **asdict(options)}
+    manifest = {"version": _VERSION, "classes": _CLASSES[options.kind], **asdict(options)}
     del manifest["folder"]
     wanted = json.dumps(manifest, indent=1)
     base = Path(options.folder).expanduser()
@@ -128,7 +144,10 @@ def _write(folder: Path, options: DemoOptions) -> None:
         (folder / name).mkdir()
         for index in range(count):
             rng = np.random.default_rng([options.seed, part, index])
-            pixels, objects = draw_image(rng, options.size, options.skew, options.rarer)
+            if options.kind == "cells":
+                pixels, objects = draw_cells(rng, options.size)
+            else:
+                pixels, objects = draw_image(rng, options.size, options.skew)
             file_name = f"{index:06d}.jpg"
             Image.fromarray(pixels).save(folder / name / file_name, quality=92)
             images.append(
@@ -150,7 +169,8 @@ def _write(folder: Path, options: DemoOptions) -> None:
                         "iscrowd": 0,
                     }
                 )
-        categories = [{"id": label + 1, "name": shape} for label, shape in enumerate(SHAPES)]
+        names = enumerate(_CLASSES[options.kind], start=1)
+        categories = [{"id": label, "name": name} for label, name in names]
         table = {"images": images, "annotations": annotations, "categories": categories}
         path = folder / "annotations" / f"instances_{name}.json"
         path.write_text(json.dumps(table), encoding="utf-8")

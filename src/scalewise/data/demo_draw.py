@@ -39,7 +39,7 @@ def draw_size(rng: np.random.Generator, low: float, high: float, skew: float) ->
 
 
 def draw_image(
-    rng: np.random.Generator, size: int, skew: float, rarer: float = 0.0
+    rng: np.random.Generator, size: int, skew: float
 ) -> tuple[npt.NDArray[np.uint8], list[tuple[int, tuple[int, int, int, int]]]]:
     """Draw one picture.
 
@@ -47,7 +47,6 @@ def draw_image(
         rng: source of randomness; the picture is a function of its state.
         size: side of the square picture in pixels.
         skew: see `draw_size`.
-        rarer: each class is `2 ** rarer` times rarer than the one before it.
 
     Returns:
         uint8 [size, size, 3] pixels, and per object its class and box (x1, y1, x2, y2), the tight
@@ -58,7 +57,7 @@ def draw_image(
     sizes = sorted(draw_size(rng, size / 16, size * 0.75, skew) for _ in range(wanted))
     objects: list[tuple[int, tuple[int, int, int, int]]] = []
     for extent in reversed(sizes):  # large ones first, so that no small one is buried
-        label = _draw_class(rng, rarer)
+        label = int(rng.integers(len(SHAPES)))
         alpha = draw_shape(SHAPES[label], extent, rng)
         height, width = alpha.shape
         for _ in range(_PLACING_TRIES):
@@ -70,13 +69,6 @@ def draw_image(
                 break
     canvas += rng.normal(0, 5, canvas.shape).astype(np.float32)
     return canvas.clip(0, 255).astype(np.uint8), objects
-
-
-def _draw_class(rng: np.random.Generator, rarer: float) -> int:
-    if rarer == 0:
-        return int(rng.integers(len(SHAPES)))
-    chance = 2.0 ** (-rarer * np.arange(len(SHAPES)))
-    return int(rng.choice(len(SHAPES), p=chance / chance.sum()))
 
 
 def draw_background(rng: np.random.Generator, size: int) -> Pixels:

@@ -5,22 +5,68 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+import numpy as np
 
+from scalewise.data.text import one_line
 from scalewise.errors import UserError
 
+FEW = 0.01  # share of the images, or of the objects, that may be at fault without being asked
+_NAMED = 3
 _SHOWN = 5
 _ROUNDING = 0.5  # pixels; less beyond the image is no cut worth telling of
-_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-_END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+_IN_WORKER = "Caught BadData in "
 
 Box = tuple[float, float, float, float]
 
+IMAGE_KINDS = frozenset(
+    {
+        "missing image",
+        "unreadable image",
+        "size mismatch",
+        "turned image",
+        "missing annotation",
+        "broken file",
+        "duplicate image",
+        "misplaced labels",
+    }
+)
+OBJECT_KINDS = frozenset(
+    {
+        "bad box",
+        "bad value",
+        "box outside image",
+        "duplicate object",
+        "broken line",
+        "ambiguous line",
+        "missing field",
+    }
+)
+
 
 class BadData(UserError, ValueError):
-    """A data set that cannot be trained on as it is; the message names file and fault."""
+    """A data set that cannot be trained on as it is; the message names file and fault.
+
+    Args:
+        message: one line.
+        lines: more of them, shown indented.
+
+    Examples:
+        >>> from scalewise.data import BadData, open_split
+        >>> try:
+        ...     open_split("no/such/folder")
+        ... except BadData as fault:
+        ...     print(fault)
+        no/such/folder: no such data set folder...
+    """
+
+    def __init__(self, message: str, *lines: str) -> None:
+        if message.startswith(_IN_WORKER):  # a loader's worker sends its traceback as the message
+            message = message.partition("faults.BadData: ")[2].rstrip() or message
+        super().__init__(message, *lines)
+
+    def __str__(self) -> str:
+        return "\n  ".join(one_line(str(line)) for line in self.args)
 
 
 @dataclass(frozen=True)
@@ -38,7 +84,20 @@ class Fault:
     what: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
+        return one_line(f"{self.where}: {self.what}")
+
+
+class FaultFound(Exception):
+    """A row, line or image that cannot be used.
+
+    Args:
+        kind: of fault, as counted in reports.
+        what: is wrong with it.
+    """
+
+    def __init__(self, kind: str, what: str) -> None:
+        super().__init__(what)
+        self.kind = kind
 
 
 @dataclass
@@ -61,16 +120,34 @@ class Faults:
         """Return the number of faults of each kind, most frequent first."""
         return dict(Counter(fault.kind for fault in self.found).most_common())
 
-    def raise_if_any(self, source: str) -> None:
-        """Raise with the first faults and the total.
+    def summary(self) -> str:
+        """Return the counts and the first three faults as one line."""
+        named = "; ".join(str(fault) for fault in self.found[:_NAMED])
+        more = len(self.found) - _NAMED
+        return f"{format_counts(self.counts())}: {named}" + (f"; and {more} more" * (more > 0))
+
+    def raise_beyond(self, tolerance: float, images: int, objects: int, source: str) -> None:
+        """Raise with the first faults and the total, where they are more than is tolerated.
 
         Args:
+            tolerance: share of images and of objects that may be at fault; infinite for all. Faults
+                of neither kind, such as unknown classes, are tolerated only then.
+            images: number of images left.
+            objects: number of objects left.
             source: what was read, for the message's first line.
 
         Raises:
-            BadData: if any fault was noted.
+            BadData: when more than that is at fault.
         """
-        if not self.found:
+        if not self.found or tolerance == math.inf:
+            return
+        of_images = sum(fault.kind in IMAGE_KINDS for fault in self.found)
+        of_objects = sum(fault.kind in OBJECT_KINDS for fault in self.found)
+        if (
+            of_images + of_objects == len(self.found)
+            and are_few(of_images, images + of_images, tolerance)
+            and are_few(of_objects, objects + of_objects, tolerance)
+        ):
             return
         hint = "fix it, or train on the rest with --skip-bad"
         if len(self.found) == 1:
@@ -79,17 +156,25 @@ class Faults:
         if len(self.found) > _SHOWN:
             lines.append(f"and {len(self.found) - _SHOWN} more")
         raise BadData(
-            f"{source}: {len(self.found)} faults: {format_counts(self.counts())} ({hint})\n  "
-            + "\n  ".join(lines)
+            f"{source}: {len(self.found)} faults: {format_counts(self.counts())} ({hint})", *lines
         )
+
+
+def are_few(count: int, total: int, tolerance: float) -> bool:
+    """Return whether so many faults among so many images or objects are tolerated."""
+    return count == 0 or count < tolerance * total
 
 
 def format_counts(counts: dict[str, int]) -> str:
     """Return counts per kind as one phrase, such as '2 bad boxes, 1 missing image'."""
     return ", ".join(
-        f"{number} {kind}" + ("" if number == 1 else "es" if kind[-1] in "xs" else "s")
+        f"{number} {kind}" + ("" if number == 1 else _plural(kind))
         for kind, number in counts.items()
     )
+
+
+def _plural(kind: str) -> str:
+    return "" if kind.endswith("labels") else "es" if kind[-1] in "xsh" else "s"
 
 
 def box_fault(box: Box) -> str | None:
@@ -116,81 +201,18 @@ def clip_box(box: Box, width: int, height: int, where: str, faults: Faults) -> B
         faults: gathers the fault, or counts the cut.
 
     Returns:
-        The box inside the image, or None when it lies outside.
+        The box inside the image, or None when it lies outside, or is thinner there than float32
+        can tell.
     """
     x1, y1, x2, y2 = box
-    if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
+    inside = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
+    left, top, right, bottom = np.array(inside, np.float32)
+    if right <= left or bottom <= top:
         faults.add(
             "box outside image",
             where,
             f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) lies outside the {width}x{height} image",
         )
         return None
-    inside = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
     faults.clipped += max(abs(a - b) for a, b in zip(inside, box, strict=True)) > _ROUNDING
     return inside
-
-
-def check_image(path: Path, width: int, height: int, faults: Faults) -> bool:
-    """Check that an image is sound (`read_size`) and of the annotated size.
-
-    Args:
-        path: the image file.
-        width: annotated width in pixels.
-        height: annotated height in pixels.
-        faults: gathers what is wrong.
-
-    Returns:
-        Whether the image is sound.
-    """
-    size = read_size(path, faults)
-    if size and size != (width, height):
-        faults.add(
-            "size mismatch",
-            str(path),
-            f"is {size[0]}x{size[1]} pixels, its annotation says {width}x{height}",
-        )
-        return False
-    return size is not None
-
-
-def read_size(path: Path, faults: Faults, upright: bool = False) -> tuple[int, int] | None:
-    """Check that an image is there, readable, whole and 8 bit, and return its size.
-
-    Reads the header and the last bytes. Only a file without its format's end mark is decoded, to
-    tell a truncated file from one with harmless trailing bytes: decoding all would take minutes.
-
-    Args:
-        path: the image file.
-        faults: gathers what is wrong.
-        upright: refuse an image that is to be turned before it is shown (EXIF), for formats whose
-            annotations are made on the turned image: images are trained on as they are stored.
-
-    Returns:
-        Width and height in pixels, or None for an image with a fault.
-    """
-    try:
-        with Image.open(path) as image:
-            size: tuple[int, int] = image.size
-            mode, mark = image.mode, _END_MARKS.get(image.format or "")
-            turned = upright and image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-            if mark is None or not _ends_with(path, mark):
-                image.load()
-    except FileNotFoundError:
-        faults.add("missing image", str(path), "no such image file")
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        faults.add("unreadable image", str(path), f"cannot be read as an image: {error}")
-    else:
-        if mode not in _EIGHT_BIT_MODES:
-            faults.add("unreadable image", str(path), f"pixel mode {mode} is not 8 bit")
-        elif turned:
-            faults.add("turned image", str(path), "EXIF turns it; save it upright, without the tag")
-        else:
-            return size
-    return None
-
-
-def _ends_with(path: Path, mark: bytes) -> bool:
-    with open(path, "rb") as file:
-        file.seek(-len(mark), 2)
-        return file.read() == mark

@@ -40,6 +40,12 @@ class EpochSampler(Sampler[list[Request]]):
         epoch: the epoch whose batches the next pass yields.
         start_batch: number of batches that the next pass skips without loading anything, to resume
             inside an epoch. Falls back to 0 once that pass begins. The length stays the epoch's.
+
+    Examples:
+        >>> from scalewise.data import EpochSampler
+        >>> sampler = EpochSampler(length=5, batch_size=2, shuffle=False)
+        >>> [[request.item for request in batch] for batch in sampler]
+        [[0, 1], [2, 3], [4]]
     """
 
     def __init__(
@@ -110,6 +116,12 @@ class Collate:
         canvas: "square" pads every batch to `size` rounded up to a multiple of 32: one shape for
             all batches, so nothing recompiles or re-tunes. "batch" pads to the largest image of the
             batch: less work where all images are equally oblong, at the price of varying shapes.
+
+    Examples:
+        >>> from scalewise.data import Collate, DetectionDataset, open_split
+        >>> dataset = DetectionDataset(open_split("demo:images=10,size=64"), size=96, augment=False)
+        >>> Collate(96)([dataset[0], dataset[1]]).images.shape
+        torch.Size([2, 3, 96, 96])
     """
 
     def __init__(self, size: int, canvas: Literal["square", "batch"] = "square") -> None:
@@ -181,6 +193,13 @@ def make_loader(
 
     Raises:
         ValueError: when the options leave no batch to train on.
+
+    Examples:
+        >>> from scalewise.data import DetectionDataset, make_loader, open_split
+        >>> dataset = DetectionDataset(open_split("demo:images=10,size=64"), size=64, augment=True)
+        >>> loader = make_loader(dataset, batch_size=4, shuffle=True)
+        >>> [len(batch.images) for batch in loader]
+        [4, 4, 2]
     """
     sampler = EpochSampler(
         len(dataset), batch_size, shuffle, seed, drop_last, num_replicas, rank, mosaic_epochs

@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from scalewise.data.faults import BadData, Box, Faults, format_counts
+from scalewise.data.faults import FEW, BadData, Box, Faults, format_counts
+from scalewise.data.text import printable
 
 
 @dataclass
@@ -27,6 +28,14 @@ class ImageRecord:
         crowd: bool [k], regions of many objects: neither trained on nor counted as misses.
         difficult: bool [k], VOC's mark: trained on, ignored by the VOC metrics.
         area: float32 [k], square pixels, as annotated (COCO: of the mask), else of the box.
+
+    Examples:
+        >>> from scalewise.data import open_split
+        >>> record = open_split("demo:images=10,size=64", "train").records[0]
+        >>> record.width, record.height
+        (64, 64)
+        >>> len(record.boxes) == len(record.labels)
+        True
     """
 
     image_id: int
@@ -55,6 +64,15 @@ class Split:
         skipped_counts: number of skipped faults per kind.
         clipped: number of boxes that were cut to their image.
         unlabelled: number of images without a label file, taken as empty (YOLO).
+        tolerance: share of the images that may turn out to be damaged when they are loaded.
+
+    Examples:
+        >>> from scalewise.data import open_split
+        >>> split = open_split("demo:images=10,size=64", "train")
+        >>> split.classes
+        ('disc', 'square', 'triangle', 'ring', 'cross')
+        >>> len(split.records)
+        10
     """
 
     format: Literal["voc", "coco", "yolo"]
@@ -67,6 +85,7 @@ class Split:
     skipped_counts: dict[str, int] = field(default_factory=dict)
     clipped: int = 0
     unlabelled: int = 0
+    tolerance: float = FEW
 
     def describe(self) -> str:
         """Return one line: images, objects, classes, and what is not as annotated."""
@@ -93,6 +112,7 @@ class Objects:
     crowd: list[bool] = field(default_factory=list)
     difficult: list[bool] = field(default_factory=list)
     area: list[float] = field(default_factory=list)
+    _seen: set[tuple[object, ...]] = field(default_factory=set)
 
     def add(
         self,
@@ -101,13 +121,22 @@ class Objects:
         area: float | None = None,
         crowd: bool = False,
         difficult: bool = False,
-    ) -> None:
-        """Add one object; without an annotated area the box's counts."""
+    ) -> bool:
+        """Add one object; without an annotated area the box's counts.
+
+        Returns:
+            False, and nothing is added, when an object of the same class and box is there already.
+        """
+        key = (label, crowd, *np.array(box, np.float32).tolist())
+        if key in self._seen:
+            return False
+        self._seen.add(key)
         self.boxes.append(box)
         self.labels.append(label)
         self.crowd.append(crowd)
         self.difficult.append(difficult)
         self.area.append((box[2] - box[0]) * (box[3] - box[1]) if area is None else area)
+        return True
 
     def record(self, image_id: int, path: Path, width: int, height: int) -> ImageRecord:
         """Return the finished record."""
@@ -124,36 +153,57 @@ class Objects:
         )
 
 
-def finish(split: Split, faults: Faults, skip_bad: bool) -> Split:
+def finish(split: Split, faults: Faults, tolerance: float, hint: str = "") -> Split:
     """Raise for the faults found, or write them down; refuse a split with nothing to learn.
 
     Args:
         split: the split as read, without what was at fault.
         faults: what was found while reading.
-        skip_bad: go on without the faulty images and objects.
+        tolerance: share of images and objects that may be at fault, see `Faults.raise_beyond`.
+        hint: what else to say when no object is left.
 
     Returns:
         The same split with its fault report filled in.
 
     Raises:
-        BadData: on any fault unless `skip_bad`, and always when no object is left.
+        BadData: on more faults than that, and always when no object is left.
     """
-    if not skip_bad:
-        faults.raise_if_any(split.source)
-    split.clipped = faults.clipped
+    objects = sum(len(record.boxes) for record in split.records)
+    faults.raise_beyond(tolerance, len(split.records), objects, split.source)
+    split.clipped, split.tolerance = faults.clipped, tolerance
     split.skipped = [str(fault) for fault in faults.found]
     split.skipped_counts = faults.counts()
     if not any((~record.crowd).any() for record in split.records):
-        why = f" after skipping {format_counts(split.skipped_counts)}" if split.skipped else ""
+        why = f" after skipping {faults.summary()}" if split.skipped else ""
         raise BadData(
             f"{split.source}: split '{split.name}' has {len(split.records)} images "
-            f"and no object to learn from{why}"
+            f"and no object to learn from{why}{hint}"
         )
     if split.skipped:
-        warnings.warn(
-            f"{split.source}: skipped {format_counts(split.skipped_counts)}", stacklevel=4
-        )
+        warnings.warn(f"{printable(split.source)}: skipped {faults.summary()}", stacklevel=4)
     return split
+
+
+def require_same_classes(one: Split, other: Split) -> None:
+    """Refuse two splits whose labels do not mean the same.
+
+    Raises:
+        BadData: naming the classes of one only, or the first that stand at another place.
+    """
+    if one.classes == other.classes:
+        return
+    if lone := sorted(set(one.classes) ^ set(other.classes)):
+        raise BadData(
+            f"{other.source}: {one.name} and {other.name} name different classes: "
+            f"{', '.join(map(repr, lone[:10]))} stand in one only"
+        )
+    pairs = zip(one.classes, other.classes, strict=True)
+    place = next(i for i, (mine, its) in enumerate(pairs) if mine != its)
+    raise BadData(
+        f"{other.source}: {one.name} and {other.name} have the same classes in different order: "
+        f"class {place} (id {one.category_ids[place]}) is {one.classes[place]!r} in {one.name} and "
+        f"{other.classes[place]!r} (id {other.category_ids[place]}) in {other.name}"
+    )
 
 
 def hold_out(split: Split, share: float) -> tuple[Split, Split]:

@@ -77,6 +77,19 @@ def eval_transforms(size: int) -> nn.Module:
     Returns:
         A module from (image uint8 [3, H, W], {"boxes": BoundingBoxes [k, 4], "labels": int64 [k]})
         to the same at the new size; boxes that end under one pixel are dropped.
+
+    Examples:
+        >>> import torch
+        >>> from torchvision import tv_tensors
+        >>> from scalewise.data import eval_transforms
+        >>> boxes = tv_tensors.BoundingBoxes(
+        ...     [[0.0, 0.0, 8.0, 8.0]], format="XYXY", canvas_size=(32, 16)
+        ... )
+        >>> image = torch.zeros(3, 32, 16, dtype=torch.uint8)
+        >>> target = {"boxes": boxes, "labels": torch.tensor([0])}
+        >>> image, target = eval_transforms(64)(image, target)
+        >>> image.shape, target["boxes"].tolist()
+        (torch.Size([3, 64, 32]), [[0.0, 0.0, 16.0, 16.0]])
     """
     return _compose(FitLongerSide(size))
 
@@ -97,6 +110,18 @@ def train_transforms(
 
     Returns:
         A module like `eval_transforms`'s. It draws from torch's global CPU generator.
+
+    Examples:
+        >>> import torch
+        >>> from torchvision import tv_tensors
+        >>> from scalewise.data import train_transforms
+        >>> boxes = tv_tensors.BoundingBoxes(
+        ...     [[0.0, 0.0, 8.0, 8.0]], format="XYXY", canvas_size=(32, 32)
+        ... )
+        >>> mirrored = train_transforms(32, flip=1.0, color_jitter=0.0, scale_jitter=(1.0, 1.0))
+        >>> image = torch.zeros(3, 32, 32, dtype=torch.uint8)
+        >>> mirrored(image, {"boxes": boxes, "labels": torch.tensor([0])})[1]["boxes"].tolist()
+        [[24.0, 0.0, 32.0, 8.0]]
     """
     steps: list[nn.Module] = [
         FitLongerSide(size, scale_jitter),

@@ -10,18 +10,54 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from xml.etree.ElementTree import Element, ElementTree, ParseError
+from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import parse
+from defusedxml.ElementTree import fromstring
 
-from scalewise.data.faults import BadData, Box, Faults, box_fault, check_image, clip_box
+from scalewise.data.faults import BadData, Box, Faults, box_fault, clip_box
+from scalewise.data.images import check_image, is_image_name
 from scalewise.data.names import split_names
 from scalewise.data.split import ImageRecord, Objects, Split, finish
+from scalewise.data.text import (
+    found_in,
+    is_file,
+    is_hidden_copy,
+    printable,
+    read_lines,
+    read_text,
+    shown,
+)
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _PER_CLASS_LIST = re.compile(r".+_(train|val|trainval|test)")
+_MARKED = re.compile(r"(.*\S)\s+(?:-1|0|1)", re.DOTALL)  # a line of a list of one class
+_YES = ("1", "true", "yes")
+_NO = ("0", "false", "no", "unspecified", "")
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """One VOC folder.
+
+    Attributes:
+        path: of the folder.
+        images: stem to image file.
+        names: the list of the images that are wanted.
+    """
+
+    path: Path
+    images: dict[str, Path]
+    names: Path
+
+    def image(self, stem: str) -> Path:
+        """Where the image is, or ought to be."""
+        return self.images.get(stem, self.path / "JPEGImages" / f"{stem}.jpg")
+
+    def xml(self, stem: str) -> Path:
+        """Where the annotations are, or ought to be."""
+        return self.path / "Annotations" / f"{stem}.xml"
 
 
 def voc_folders(root: Path) -> list[Path]:
@@ -34,7 +70,7 @@ def voc_folders(root: Path) -> list[Path]:
     )
 
 
-def read_voc(root: Path, name: str, skip_bad: bool) -> Split:
+def read_voc(root: Path, name: str, tolerance: float) -> Split:
     """Read one split of a VOC folder, or of all years of a devkit folder that have it.
 
     The classes are the names in *all* annotation files, sorted, so that every split has the same;
@@ -43,7 +79,7 @@ def read_voc(root: Path, name: str, skip_bad: bool) -> Split:
     Args:
         root: a folder with Annotations, ImageSets and JPEGImages, or one holding such folders.
         name: the split.
-        skip_bad: leave out faulty images and objects instead of raising.
+        tolerance: share of images and objects that may be at fault, see `Faults.raise_beyond`.
 
     Returns:
         The split.
@@ -56,22 +92,15 @@ def read_voc(root: Path, name: str, skip_bad: bool) -> Split:
         raise BadData(f"{root}: no VOC folder: there is no Annotations folder in it")
     lists = [(folder, found) for folder in folders if (found := _find_list(folder, name))]
     if not lists:
-        there = sorted({stem for folder in folders for stem in _list_names(folder)})
-        raise BadData(f"{root}: no split '{name}'; the splits there are: {', '.join(there)}")
+        raise BadData(_no_split(root, folders, name))
     faults = Faults()
     classes = _class_names(folders)
     labels = {label: index for index, label in enumerate(classes)}
     records: list[ImageRecord] = []
-    for folder, list_path in lists:
-        images = {
-            path.stem: path
-            for path in sorted((folder / "JPEGImages").glob("*"), reverse=True)
-            if path.suffix.lower() in _IMAGE_SUFFIXES
-        }
-        for stem in _read_list(list_path, faults):
-            path = images.get(stem, folder / "JPEGImages" / f"{stem}.jpg")
-            xml = folder / "Annotations" / f"{stem}.xml"
-            record = _read_image(xml, path, len(records) + 1, labels, faults)
+    for path, list_path in lists:
+        folder = _Folder(path, _images(path), list_path)
+        for stem in _read_list(folder, faults):
+            record = _read_image(folder, stem, len(records) + 1, labels, faults)
             if record:
                 records.append(record)
     split = Split(
@@ -82,7 +111,7 @@ def read_voc(root: Path, name: str, skip_bad: bool) -> Split:
         category_ids=tuple(range(1, len(classes) + 1)),
         records=records,
     )
-    return finish(split, faults, skip_bad)
+    return finish(split, faults, tolerance)
 
 
 def _lists_folder(folder: Path) -> Path:
@@ -91,32 +120,67 @@ def _lists_folder(folder: Path) -> Path:
 
 
 def _list_names(folder: Path) -> list[str]:
-    stems = (path.stem for path in _lists_folder(folder).glob("*.txt"))
-    return sorted(stem for stem in stems if not _PER_CLASS_LIST.fullmatch(stem))
+    lists = (path for path in _lists_folder(folder).glob("*.txt") if not is_hidden_copy(path))
+    return sorted(path.stem for path in lists if not _PER_CLASS_LIST.fullmatch(path.stem))
 
 
 def _find_list(folder: Path, name: str) -> Path | None:
     candidates = (_lists_folder(folder) / f"{alias}.txt" for alias in split_names(name))
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if is_file(path)), None)
 
 
-def _read_list(path: Path, faults: Faults) -> Iterable[str]:
+def _no_split(root: Path, folders: list[Path], name: str) -> str:
+    there = sorted({stem for folder in folders for stem in _list_names(folder)})
+    if there:
+        return f"{root}: no split '{name}'; the splits there are: {', '.join(there)}"
+    wanted = folders[0] / "ImageSets" / "Main" / f"{name}.txt"
+    lists = _lists_folder(folders[0])
+    found = found_in(lists) if lists.is_dir() else f"there is no {lists}"
+    return (
+        f"{root}: no split '{name}': {wanted} was looked for, a list of images, one name without "
+        f"suffix a line; {found}"
+    )
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    there = folder / "JPEGImages"
+    if not there.is_dir():
+        raise BadData(f"{folder}: has no JPEGImages folder for its images; {found_in(folder)}")
+    # of a.jpg and a.png the first counts
+    found = sorted(filter(is_image_name, there.iterdir()), reverse=True)
+    return {path.stem: path for path in found}
+
+
+def _read_list(folder: _Folder, faults: Faults) -> Iterable[str]:
+    path = folder.names
+    try:
+        lines = read_lines(path)
+    except (OSError, ValueError) as error:
+        raise BadData(f"{path}: cannot be read as a list of images: {error}") from None
     seen = set()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
+    for number, line in enumerate(lines, start=1):
+        stem = line.strip(" \t")
+        if not stem:
             continue
-        stem = line.split()[0]
+        marked = _MARKED.fullmatch(stem)
+        if marked and not is_file(folder.xml(stem)) and is_file(folder.xml(marked[1])):
+            stem = marked[1]
         if stem in seen:
-            faults.add("duplicate id", f"{path}, line {number}", f"image '{stem}' is listed twice")
+            faults.add(
+                "duplicate image", f"{path}, line {number}", f"image '{stem}' is listed twice"
+            )
             continue
         seen.add(stem)
         yield stem
 
 
 def _class_names(folders: list[Path]) -> tuple[str, ...]:
-    stated = [folder / "classes.txt" for folder in folders if (folder / "classes.txt").is_file()]
+    stated = [folder / "classes.txt" for folder in folders if is_file(folder / "classes.txt")]
     if stated:
-        names = [line.strip() for line in stated[0].read_text(encoding="utf-8").splitlines()]
+        try:
+            names = [line.strip() for line in read_lines(stated[0])]
+        except (OSError, ValueError) as error:
+            raise BadData(f"{stated[0]}: cannot be read as class names: {error}") from None
         names = [name for name in names if name]
         if len(set(names)) < len(names):
             raise BadData(f"{stated[0]}: a class is named twice")
@@ -125,30 +189,46 @@ def _class_names(folders: list[Path]) -> tuple[str, ...]:
     for folder in folders:
         for path in (folder / "Annotations").glob("*.xml"):
             try:
-                tree = parse(path)
-            except (ParseError, DefusedXmlException, OSError):
+                tree = _parse(path)
+            except (ParseError, DefusedXmlException, OSError, ValueError):
                 continue  # told as a fault by the split that lists it
-            found.update((item.findtext("name") or "").strip() for item in tree.iter("object"))
+            found.update(_text(item, "name") or "" for item in tree.iter("object"))
     return tuple(sorted(found - {""}))
 
 
+def _parse(path: Path) -> Element:
+    """Parse an XML file in any encoding that Python knows; the parser itself knows only a few.
+
+    Raises:
+        OSError, ValueError, ParseError, DefusedXmlException: when it cannot be.
+    """
+    root: Element = fromstring(read_text(path))
+    return root
+
+
 def _read_image(
-    xml: Path, path: Path, image_id: int, labels: dict[str, int], faults: Faults
+    folder: _Folder, stem: str, image_id: int, labels: dict[str, int], faults: Faults
 ) -> ImageRecord | None:
+    xml, path = folder.xml(stem), folder.image(stem)
     try:
-        tree = parse(xml)
-    except FileNotFoundError:
-        faults.add("missing annotation", str(xml), "no such annotation file")
+        tree = _parse(xml)
+    except (FileNotFoundError, NotADirectoryError):
+        faults.add(
+            "missing annotation",
+            str(xml),
+            f"no such annotation file, for '{stem}' in {folder.names}",
+        )
         return None
-    except (ParseError, DefusedXmlException, OSError) as error:
-        faults.add("broken file", str(xml), f"cannot be read as XML: {error!r}")
+    except (ParseError, DefusedXmlException, OSError, ValueError) as error:
+        why = str(error) if type(error) in (OSError, ValueError) else printable(repr(error))
+        faults.add("broken file", str(xml), f"cannot be read as XML: {why}")
         return None
-    width, height = (_number(tree, f"size/{side}") for side in ("width", "height"))
-    if not (width and height and 1 <= width < math.inf and 1 <= height < math.inf):
-        faults.add("missing field", str(xml), "has no size/width and size/height in pixels")
+    width, height = (_number(_text(tree, f"size/{side}")) or 0.0 for side in ("width", "height"))
+    if not all(1 <= side < math.inf and side.is_integer() for side in (width, height)):
+        faults.add("missing field", str(xml), "has no size/width and size/height in whole pixels")
         return None
     size = (int(width), int(height))
-    if not check_image(path, *size, faults):
+    if not check_image(path, faults, size):
         return None
     objects = Objects()
     for number, item in enumerate(tree.iter("object"), start=1):
@@ -164,26 +244,40 @@ def _read_object(
     objects: Objects,
     faults: Faults,
 ) -> None:
-    name = (item.findtext("name") or "").strip()
-    x1, y1, x2, y2 = (_number(item, f"bndbox/{k}") for k in ("xmin", "ymin", "xmax", "ymax"))
+    name = _text(item, "name")
+    x1, y1, x2, y2 = (_number(_text(item, f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax"))
     if not name or x1 is None or y1 is None or x2 is None or y2 is None:
-        faults.add("missing field", where, "lacks a name or a number in bndbox")
+        faults.add("missing field", where, "lacks a name or a number in bndbox, or has one twice")
         return
     if name not in labels:
         faults.add("unknown class", where, f"class '{name}' is not in classes.txt")
         return
+    where = f"{where} ({name})"
+    difficult = (_text(item, "difficult", empty="0") or "?").lower()
+    if difficult not in (*_YES, *_NO):
+        faults.add("bad value", where, f"difficult {shown(difficult)} is neither 0 nor 1")
+        return
     written: Box = (x1, y1, x2, y2)
     if wrong := box_fault(written):
-        faults.add("bad box", f"{where} ({name})", wrong)
+        faults.add("bad box", where, wrong)
         return
-    box = clip_box((x1 - 1, y1 - 1, x2, y2), *size, f"{where} ({name})", faults)
-    if box:
-        difficult = (item.findtext("difficult") or "0").strip() == "1"
-        objects.add(box, labels[name], difficult=difficult)
+    box = clip_box((x1 - 1, y1 - 1, x2, y2), *size, where, faults)
+    if box and not objects.add(box, labels[name], difficult=difficult in _YES):
+        faults.add("duplicate object", where, "the same box of the same class is there twice")
 
 
-def _number(item: Element | ElementTree, path: str) -> float | None:
+def _text(item: Element, path: str, empty: str | None = None) -> str | None:
+    """Return the text at a path; `empty` where there is none, None where there are several."""
+    found = item.findall(path)
+    if not found:
+        return empty
+    return (found[0].text or "").strip() or empty if len(found) == 1 else None
+
+
+def _number(text: str | None) -> float | None:
+    if text is None or "_" in text or not text.isascii():  # which Python reads, and nobody writes
+        return None
     try:
-        return float(item.findtext(path) or "")
+        return float(text)
     except ValueError:
         return None

@@ -1,35 +1,40 @@
-"""Reader of YOLO data sets (docs.ultralytics.com/datasets/detect): data.yaml, images, labels.
-
-A label file has one object a line: `class cx cy w h` in shares of the image's width and height, or
-`class x1 y1 x2 y2 x3 y3 ...`, a polygon, whose object is the box around it.
-"""
+"""Reader of YOLO data sets (docs.ultralytics.com/datasets/detect): data.yaml, images, labels."""
 
 from __future__ import annotations
 
 import math
-import re
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import yaml
 
-from scalewise.data.faults import BadData, Box, Faults, box_fault, clip_box, read_size
+from scalewise.data.coco_values import name_fault
+from scalewise.data.faults import BadData, Faults
+from scalewise.data.images import check_image, is_image_name, walk
 from scalewise.data.names import split_names
-from scalewise.data.split import ImageRecord, Objects, Split, finish
+from scalewise.data.split import ImageRecord, Split, finish
+from scalewise.data.text import found_in, is_file, is_hidden_copy, read_lines, read_text, shown
+from scalewise.data.yolo_labels import LabelForm, label_file, looks_like_labels, read_labels
 
-# All that Ultralytics takes for images, so that one that cannot be read is told, not passed over.
-_IMAGE = re.compile(r".+\.(bmp|dng|heic|heif|jp2|jpe?g|mpo|pfm|png|tiff?|webp)", re.IGNORECASE)
-_ROUNDING = 0.01  # labels that tools rounded reach this far beyond 0..1
+_SPLITS = ("train", "val", "valid", "validation", "test")
+_NOTHING = ("", "~", "null", "Null", "NULL")
 
 
-@dataclass(frozen=True)
-class _Format:
-    """What a label line is read with: class id to label, and columns of a line with keypoints."""
+class _Loader(yaml.BaseLoader):
+    """Values as they are written, so that `no` is a class's name, not false."""
 
-    labels: dict[int, int]
-    columns: int
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Refuse keys that are there twice, of which one would be lost."""
+        keys = [str(key.value) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is there twice", node.start_mark
+                )
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep=True)
+        return mapping
 
 
 def yolo_file(path: Path) -> Path | None:
@@ -43,12 +48,12 @@ def yolo_file(path: Path) -> Path | None:
     """
     if path.is_file():
         return path if path.suffix in (".yaml", ".yml") else None
-    if (path / "data.yaml").is_file():
+    if is_file(path / "data.yaml"):
         return path / "data.yaml"
     files = [
         file
         for file in sorted((*path.glob("*.yaml"), *path.glob("*.yml")))
-        if {"names", "train"} <= set(_load(file, strict=False))
+        if not is_hidden_copy(file) and {"names", "train"} <= set(_load(file, strict=False))
     ]
     if len(files) > 1:
         both = ", ".join(str(file) for file in files)
@@ -56,13 +61,13 @@ def yolo_file(path: Path) -> Path | None:
     return files[0] if files else None
 
 
-def read_yolo(path: Path, name: str, skip_bad: bool) -> Split:
+def read_yolo(path: Path, name: str, tolerance: float) -> Split:
     """Read one split of a YOLO data set.
 
     Args:
         path: The data set's YAML file, or the folder that holds it.
         name: The split, a key of the file; `val` also finds `valid` and `validation`.
-        skip_bad: Leave out faulty images and objects instead of raising.
+        tolerance: Share of images and objects that may be at fault, see `Faults.raise_beyond`.
 
     Returns:
         The split; its classes are `names` in order of their ids. An image without a label file has
@@ -73,25 +78,35 @@ def read_yolo(path: Path, name: str, skip_bad: bool) -> Split:
     """
     file = yolo_file(path)
     if file is None:
-        raise BadData(f"{path}: no YOLO data set: there is no data.yaml in it")
+        raise BadData(f"{path}: no YOLO data set: there is no data.yaml in it; {found_in(path)}")
     table = _load(file, strict=True)
-    names = _class_names(file, table)
-    form = _Format({number: label for label, number in enumerate(names)}, _keypoints(file, table))
     faults = Faults()
+    names = _class_names(file, table, faults)
+    form = LabelForm({number: place for place, number in enumerate(names)}, _keypoints(file, table))
     records: list[ImageRecord] = []
-    unlabelled = 0
-    seen: set[Path] = set()
+    unlabelled: list[Path] = []
+    seen: set[str] = set()
     for image in _images(file, table, name):
-        if image in seen:
-            faults.add("duplicate id", str(file), f"image {image} is listed twice")
+        plain = os.path.normpath(image)
+        if plain in seen:
+            faults.add("duplicate image", str(file), f"image {image} is listed twice")
             continue
-        seen.add(image)
-        size = read_size(image, faults, upright=True)
-        if size:
-            labels = _label_file(image)
-            unlabelled += not labels.is_file()
-            objects = _read_labels(labels, size, form, faults)
-            records.append(objects.record(len(records) + 1, image, *size))
+        seen.add(plain)
+        header = check_image(image, faults)
+        if header is None:
+            continue
+        labels = label_file(image)
+        if not labels.exists():
+            beside = image.with_suffix(".txt")
+            if looks_like_labels(beside):
+                what = (
+                    f"its labels lie beside it, in {beside.name}; they are looked for in {labels}"
+                )
+                faults.add("misplaced labels", str(image), what)
+                continue
+            unlabelled.append(labels)
+        objects = read_labels(labels, header[:2], form, faults)
+        records.append(objects.record(len(records) + 1, image, *header[:2]))
     split = Split(
         format="yolo",
         name=name,
@@ -99,18 +114,34 @@ def read_yolo(path: Path, name: str, skip_bad: bool) -> Split:
         classes=tuple(names.values()),
         category_ids=tuple(names),
         records=records,
-        unlabelled=unlabelled,
+        unlabelled=len(unlabelled),
     )
-    return finish(split, faults, skip_bad)
+    return finish(split, faults, tolerance, _where_labels(unlabelled))
+
+
+def _where_labels(unlabelled: list[Path]) -> str:
+    """Say where labels were looked for, and what is there instead."""
+    if not unlabelled:
+        return ""
+    folder = unlabelled[0].parent
+    known = folder
+    while not known.is_dir():
+        known = known.parent
+    return (
+        f"; labels were looked for in {unlabelled[0]} and the like, "
+        + (f"but there is no {folder}, and in {known}" if known != folder else "and there")
+        + f" {found_in(known)}"
+    )
 
 
 def _load(file: Path, strict: bool) -> dict[Any, Any]:
     try:
-        table = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        table = yaml.load(read_text(file), Loader=_Loader)
+    except (yaml.YAMLError, OSError, ValueError, TypeError, RecursionError) as error:
         if not strict:
             return {}
-        raise BadData(f"{file}: cannot be read as YAML: {error}") from error
+        why = " ".join(str(error).split())
+        raise BadData(f"{file}: cannot be read as YAML: {why}") from None
     if isinstance(table, dict):
         return table
     if strict:
@@ -118,41 +149,66 @@ def _load(file: Path, strict: bool) -> dict[Any, Any]:
     return {}
 
 
-def _class_names(file: Path, table: dict[Any, Any]) -> dict[int, str]:
+def _number(value: object) -> int | None:
+    """Return a whole number from 0 as it is written in YAML, None for anything else."""
+    plain = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10
+    return int(str(value)) if plain else None
+
+
+def _class_names(file: Path, table: dict[Any, Any], faults: Faults) -> dict[int, str]:
     """Return class id to name, in order of the ids."""
-    names = table.get("names")
-    if names is None and isinstance(table.get("nc"), int):
-        names = [f"class_{number}" for number in range(table["nc"])]
+    names, count = table.get("names"), _number(table.get("nc"))
+    if names is None and count is not None and count < 100_000:
+        names = [f"class_{number}" for number in range(count)]
     if isinstance(names, list):
-        names = dict(enumerate(names))
+        names = {str(number): name for number, name in enumerate(names)}
     if not isinstance(names, dict) or not names:
         raise BadData(f"{file}: 'names' is neither a list of class names nor ids with names")
-    for number in names:
-        if not isinstance(number, int) or number < 0:
-            raise BadData(f"{file}: 'names' has the class id {number!r}, which is no number from 0")
-    found = {number: str(names[number]) for number in sorted(names)}
+    found: dict[int, str] = {}
+    for key, name in names.items():
+        number = _number(key)
+        if number is None:
+            raise BadData(
+                f"{file}: 'names' has the class id {shown(key)}, which is no number from 0"
+            )
+        if not isinstance(name, str):
+            raise BadData(f"{file}: the name of class {number}, {shown(name)}, is no text")
+        if fault := name_fault(name):
+            raise BadData(f"{file}: the name of class {number} {fault}")
+        found[number] = name
     if len(set(found.values())) < len(found):
         raise BadData(f"{file}: a class is named twice")
-    return found
+    if len(found) < len(names):
+        raise BadData(f"{file}: a class id of 'names' is there twice")
+    stated = table.get("nc", "")
+    if stated not in _NOTHING and count not in (len(found), max(found) + 1):
+        what = f"'nc' is {shown(stated)}, but 'names' has {len(found)} classes"
+        faults.add("class count", str(file), what)
+    return dict(sorted(found.items()))
 
 
 def _keypoints(file: Path, table: dict[Any, Any]) -> int:
     """Return the columns of a line with keypoints; 0 where there are none."""
     shape = table.get("kpt_shape")
-    if shape is None:
+    if shape is None or (isinstance(shape, str) and shape in _NOTHING):
         return 0
-    if not (isinstance(shape, list) and all(isinstance(n, int) and n > 0 for n in shape)):
-        raise BadData(f"{file}: 'kpt_shape' {shape!r} is not two numbers such as [17, 3]")
-    return 5 + math.prod(shape)
+    sizes = [_number(size) for size in shape] if isinstance(shape, list) else []
+    if not sizes or not all(sizes):
+        raise BadData(f"{file}: 'kpt_shape' {_plain(shape)} is not two numbers such as [17, 3]")
+    return 5 + math.prod(size for size in sizes if size)
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else shown(value)
 
 
 def _images(file: Path, table: dict[Any, Any], name: str) -> Iterator[Path]:
-    key = next((key for key in (name, *split_names(name)) if table.get(key)), None)
+    there = [key for key in _SPLITS if _is_given(table.get(key))]
+    key = next((key for key in (name, *split_names(name)) if _is_given(table.get(key))), None)
     if key is None:
-        there = ", ".join(
-            k for k in ("train", "val", "valid", "validation", "test") if table.get(k)
+        raise BadData(
+            f"{file}: no split '{name}'; the splits there are: {', '.join(there) or 'none'}"
         )
-        raise BadData(f"{file}: no split '{name}'; the splits there are: {there or 'none'}")
     entries = table[key] if isinstance(table[key], list) else [table[key]]
     if not all(isinstance(entry, str) for entry in entries):
         raise BadData(f"{file}: '{key}' is neither a path nor a list of paths")
@@ -160,106 +216,64 @@ def _images(file: Path, table: dict[Any, Any], name: str) -> Iterator[Path]:
     for entry in entries:
         found = _find(file, entry, roots)
         if found.is_dir():
-            yield from sorted(p for p in found.rglob("*") if _IMAGE.fullmatch(p.name))
+            yield from filter(is_image_name, walk(found))
         else:
             yield from _listed(found, roots)
 
 
+def _is_given(value: object) -> bool:
+    return bool(value) and not (isinstance(value, str) and value in _NOTHING)
+
+
 def _roots(file: Path, table: dict[Any, Any]) -> tuple[Path, ...]:
     """Return where the file's paths may start: at `path`, or in its own folder if it was moved."""
-    stated = Path(str(table.get("path") or "")).expanduser()
-    return tuple(dict.fromkeys((file.parent / stated, stated.absolute(), file.parent)))
+    stated = table.get("path")
+    if not isinstance(stated, str) or stated in _NOTHING:
+        return (file.parent,)
+    try:
+        folder = Path(stated).expanduser()
+    except RuntimeError:  # ~ of a user who is not here
+        return (file.parent,)
+    return tuple(dict.fromkeys((file.parent / folder, folder.absolute(), file.parent)))
 
 
 def _find(file: Path, entry: str, roots: tuple[Path, ...]) -> Path:
     # Roboflow writes ../train/images where train/images is meant.
-    tried = [root / part for root in roots for part in (entry, entry.removeprefix("../"))]
-    found = next((path for path in tried if path.exists()), None)
+    written = dict.fromkeys((entry, _posix(entry)))
+    parts = [part for each in written for part in (each, each.removeprefix("../"))]
+    tried = [root / part for root in roots for part in parts]
+    found = next((path for path in tried if _exists(path)), None)
     if found is None:
         places = ", ".join(dict.fromkeys(str(path) for path in tried))
-        raise BadData(f"{file}: '{entry}' is at none of: {places} (nothing is downloaded)")
+        windows = " (a path of Windows)" if PureWindowsPath(entry).drive else ""
+        raise BadData(
+            f"{file}: '{entry}'{windows} is at none of: {places} (nothing is downloaded); "
+            f"in {file.parent} {found_in(file.parent)}"
+        )
     return found
+
+
+def _posix(entry: str) -> str:
+    """Return a path as Windows writes them in this system's way."""
+    return entry.replace("\\", "/")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _listed(file: Path, roots: tuple[Path, ...]) -> Iterator[Path]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadData(f"{file}: cannot be read as a list of images: {error}") from error
-    for line in filter(None, map(str.strip, lines)):
-        places = [folder / line for folder in (file.parent, *roots)]
-        yield next((place for place in places if place.is_file()), places[0])
-
-
-def _label_file(image: Path) -> Path:
-    """Return .../labels/a.txt for .../images/a.jpg, by the last folder of that name."""
-    parts = list(image.parts)
-    folders = [place for place, part in enumerate(parts[:-1]) if part == "images"]
-    if folders:
-        parts[folders[-1]] = "labels"
-    return Path(*parts).with_suffix(".txt")
-
-
-def _read_labels(file: Path, size: tuple[int, int], form: _Format, faults: Faults) -> Objects:
-    objects = Objects()
-    if not file.is_file():
-        return objects
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        faults.add("broken file", str(file), f"cannot be read as text: {error}")
-        return objects
-    seen: set[tuple[str, ...]] = set()
-    for number, line in enumerate(lines, start=1):
-        words = tuple(line.split())
-        where = f"{file}, line {number}"
-        if words and words in seen:
-            faults.add("duplicate object", where, "the line is there twice")
-        elif words:
-            seen.add(words)
-            _read_object(words, where, size, form, objects, faults)
-    return objects
-
-
-def _read_object(
-    words: tuple[str, ...],
-    where: str,
-    size: tuple[int, int],
-    form: _Format,
-    objects: Objects,
-    faults: Faults,
-) -> None:
-    try:
-        number, *shares = map(float, words)
-    except ValueError:
-        faults.add("broken line", where, f"'{' '.join(words[:6])}' is not all numbers")
-        return
-    if len(words) == form.columns:
-        shares = shares[:4]
-    elif len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
-        faults.add(
-            "broken line", where, f"has {len(words)} columns, neither a box's 5 nor a polygon's"
-        )
-        return
-    if number not in form.labels:
-        faults.add("unknown class", where, f"class id {words[0]} is not in 'names'")
-        return
-    if wrong := next((x for x in shares if not -_ROUNDING <= x <= 1 + _ROUNDING), None):
-        faults.add("bad box", where, f"{wrong:g} is no share of the image, which is 0 to 1")
-        return
-    box = _corners(shares, *size)
-    if fault := box_fault(box):
-        faults.add("bad box", where, fault)
-    elif inside := clip_box(box, *size, where, faults):
-        objects.add(inside, form.labels[int(number)])
-
-
-def _corners(shares: list[float], width: int, height: int) -> Box:
-    if len(shares) == 4:
-        x, y, w, h = shares
-        corners = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
-    else:
-        xs, ys = shares[::2], shares[1::2]
-        corners = (min(xs), min(ys), max(xs), max(ys))
-    x1, y1, x2, y2 = corners
-    return (x1 * width, y1 * height, x2 * width, y2 * height)
+        lines = read_lines(file)
+    except (OSError, ValueError) as error:
+        raise BadData(f"{file}: cannot be read as a list of images: {error}") from None
+    for line in filter(None, (line.strip(" \t") for line in lines)):
+        places = [
+            folder / each
+            for each in dict.fromkeys((line, _posix(line)))
+            for folder in (file.parent, *roots)
+        ]
+        yield next((place for place in places if is_file(place)), places[0])

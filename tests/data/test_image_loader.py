@@ -1,0 +1,328 @@
+"""Pixels and orientation, against what OpenCV reads from the same files."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dataset_writers import coco_table, write_coco, write_yolo
+from PIL import ExifTags, Image, PngImagePlugin
+
+from scalewise.data import BadData, DetectionDataset, load_image, make_loader, open_split
+from scalewise.data.faults import FaultFound
+from scalewise.data.images import is_image, read_header, walk
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (30, 40, 3)).astype(np.uint8)
+COLOR = Image.fromarray(PIXELS)
+GREY = Image.fromarray(PIXELS[..., 0])
+DEEP = RNG.integers(0, 2**16, (30, 40)).astype(np.uint16)
+
+
+def _alpha() -> Image.Image:
+    image = COLOR.copy()
+    image.putalpha(GREY)
+    return image
+
+
+# name, picture, options of saving, largest difference from OpenCV
+KINDS = [
+    ("color.png", COLOR, {}, 0),
+    ("color.jpg", COLOR, {"quality": 95}, 0),
+    ("color.webp", COLOR, {"lossless": True}, 0),
+    ("grey.png", GREY, {}, 0),
+    ("grey.jpg", GREY, {}, 0),
+    ("two.png", COLOR.convert("1"), {}, 0),
+    ("palette.png", COLOR.quantize(16), {}, 0),
+    ("palette.bmp", COLOR.quantize(16), {}, 0),
+    ("clear.png", COLOR.quantize(16), {"transparency": bytes(range(0, 160, 10))}, 0),
+    ("alpha.png", _alpha(), {}, 0),
+    ("alpha.webp", _alpha(), {"lossless": True}, 0),
+    ("grey-alpha.png", _alpha().convert("LA"), {}, 0),
+    ("ink.jpg", COLOR.convert("CMYK"), {"quality": 95}, 1),
+    ("ink.tif", COLOR.convert("CMYK"), {}, 1),
+    ("deep.png", Image.fromarray(DEEP), {}, 0),
+    ("deep.tif", Image.fromarray(DEEP), {}, 0),
+    ("deep.pgm", Image.fromarray(DEEP), {}, 0),
+]
+
+
+@pytest.mark.parametrize(("name", "image", "options", "most"), KINDS, ids=[k[0] for k in KINDS])
+def test_pixels_are_those_of_opencv(
+    tmp_path: Path, name: str, image: Image.Image, options: dict[str, Any], most: int
+) -> None:
+    cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
+    image.save(tmp_path / name, **options)
+    ours = load_image(tmp_path / name).astype(int)
+    theirs = cv2.imread(str(tmp_path / name))[..., ::-1]
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= most
+
+
+def test_colors_of_16_bits(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
+    for channels in (3, 4):
+        deep = RNG.integers(0, 2**16, (30, 40, channels)).astype(np.uint16)
+        cv2.imwrite(str(tmp_path / "deep.png"), deep)
+        theirs = cv2.imread(str(tmp_path / "deep.png"))[..., ::-1]
+        np.testing.assert_array_equal(load_image(tmp_path / "deep.png"), theirs)
+
+
+def _turned(path: Path, orientation: object, **options: Any) -> Path:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    COLOR.save(path, exif=exif, **options)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_upright(tmp_path: Path, suffix: str, orientation: int) -> None:
+    cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
+    lossless = {"lossless": True} if suffix == "webp" else {}
+    path = _turned(tmp_path / f"a.{suffix}", orientation, **lossless)
+    ours = load_image(path)
+    assert read_header(path)[:2] == (ours.shape[1], ours.shape[0])
+    if suffix == "tif":  # OpenCV fails on TIFFs that lie on their side
+        stored = np.asarray(COLOR)
+        by_hand = [
+            stored, stored[:, ::-1], stored[::-1, ::-1], stored[::-1], stored.swapaxes(0, 1),
+            np.rot90(stored, -1), stored[::-1, ::-1].swapaxes(0, 1), np.rot90(stored),
+        ]  # fmt: skip
+        np.testing.assert_array_equal(ours, by_hand[orientation - 1])
+    else:
+        np.testing.assert_array_equal(ours, cv2.imread(str(path))[..., ::-1])
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_orientations_without_a_meaning_are_none(tmp_path: Path, value: int) -> None:
+    path = _turned(tmp_path / "a.png", value)
+    np.testing.assert_array_equal(load_image(path), PIXELS)
+    assert read_header(path) == (40, 30, False)
+
+
+def test_exif_behind_the_pixels_of_a_png(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
+    path = _turned(tmp_path / "a.png", 6)
+    data = path.read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    place = data.index(b"IEND") - 4
+    path.write_bytes(data[:start] + data[end:place] + data[start:end] + data[place:])
+    assert read_header(path) == (30, 40, True)
+    np.testing.assert_array_equal(load_image(path), cv2.imread(str(path))[..., ::-1])
+
+
+def test_labels_count_pixels_of_the_upright_image(tmp_path: Path) -> None:
+    """A red mark is where the box is, in each format and in the batches of training."""
+    shown = np.zeros((30, 40, 3), np.uint8)
+    shown[8:20, 4:16] = 255
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    stored = Image.fromarray(shown).transpose(Image.Transpose.ROTATE_90)
+    coco = write_coco(tmp_path / "coco", {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 40, "height": 30}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 8, 12, 12]}],
+        "categories": [{"id": 1, "name": "mark"}],
+    })  # fmt: skip
+    yolo = write_yolo(tmp_path / "yolo", {"a": f"0 {10 / 40} {14 / 30} {12 / 40} {12 / 30}"})
+    stored.save(coco / "train2017" / "a.jpg", exif=exif, quality=95)
+    stored.save(yolo / "images" / "train" / "a.jpg", exif=exif, quality=95)
+    for folder in (coco, yolo):
+        split = open_split(folder)
+        assert (split.records[0].width, split.records[0].height) == (40, 30)
+        item = DetectionDataset(split, 40, augment=False)[0]
+        x1, y1, x2, y2 = item.boxes[0].round().int().tolist()
+        inside = item.image[:, y1:y2, x1:x2].float()
+        assert inside.mean() > 240
+        assert item.image.float().sum() - inside.sum() < 0.05 * inside.sum()
+
+
+def test_labels_of_the_stored_image_are_refused(tmp_path: Path) -> None:
+    root = write_coco(tmp_path, coco_table())
+    _turned(root / "train2017" / "a.jpg", 6)
+    with pytest.raises(
+        BadData, match=r"a\.jpg: is 30x40 pixels as viewers show it, turned by EXIF"
+    ):
+        open_split(root)
+
+
+WRONG = [
+    ("text.jpg", b"no image", "it is in no image format that can be read"),
+    ("empty.png", b"", "it is in no image format that can be read"),
+    ("script.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "in no image format"),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "says"), WRONG)
+def test_what_is_no_image(tmp_path: Path, name: str, data: bytes, says: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(BadData, match=says) as error:
+        load_image(tmp_path / name)
+    assert "\n" not in str(error.value)
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray(DEEP.astype(np.int32) * 7),
+        Image.fromarray(RNG.random((30, 40)).astype(np.float32)),
+    ],
+    ids=["32-bit", "float"],
+)
+def test_pixels_without_an_8_bit_reading_are_refused_alike(
+    tmp_path: Path, image: Image.Image
+) -> None:
+    root = write_coco(tmp_path, coco_table() | {"annotations": coco_table()["annotations"][2:]})
+    image.save(root / "train2017" / "a.tif")
+    (root / "train2017" / "a.tif").rename(root / "train2017" / "a.jpg")
+    said = []
+    for read in (lambda: load_image(root / "train2017" / "a.jpg"), lambda: open_split(root)):
+        with pytest.raises(
+            BadData, match=r"a\.jpg: its pixels .* are neither 8 nor 16 bit"
+        ) as error:
+            read()
+        said.append(
+            str(error.value).removesuffix(" (fix it, or train on the rest with --skip-bad)")
+        )
+    assert said[0] == said[1]
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_large_texts_and_profiles_do_not_matter(tmp_path: Path) -> None:
+    COLOR.save(tmp_path / "profile.png", icc_profile=bytes(2**21))
+    info = PngImagePlugin.PngInfo()
+    info.add_text("comment", "x" * 2**21, zip=True)
+    COLOR.save(tmp_path / "text.png", pnginfo=info)
+    whole = (tmp_path / "text.png").read_bytes()
+    chunk = _chunk(b"zTXt", b"late\0\0" + zlib.compress(bytes(2**21)))
+    (tmp_path / "late.png").write_bytes(whole[:-12] + chunk + whole[-12:])
+    for name in ("profile.png", "text.png", "late.png"):
+        np.testing.assert_array_equal(load_image(tmp_path / name), PIXELS)
+        assert read_header(tmp_path / name) == (40, 30, False)
+
+
+def test_decompression_bombs_are_refused(tmp_path: Path) -> None:
+    COLOR.save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
+    (tmp_path / "a.png").write_bytes(data[:8] + header + data[33:])
+    with pytest.raises(BadData, match=r"a\.png: cannot be read as an image: Image size .* exceeds"):
+        load_image(tmp_path / "a.png")
+    with pytest.raises(FaultFound, match="exceeds"):
+        read_header(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "gif", "bmp"])
+def test_any_damage_is_one_line_or_an_image(tmp_path: Path, suffix: str) -> None:
+    """Bytes of each format are changed and cut at random: no other error, never a hang."""
+    path = tmp_path / f"a.{suffix}"
+    COLOR.save(path)
+    whole = path.read_bytes()
+    draw = np.random.default_rng(1)
+    said = []
+    for _ in range(60):
+        data = bytearray(whole[: draw.integers(1, len(whole) + 1)])
+        for place in draw.integers(0, len(data), draw.integers(1, 4)):
+            data[place] = draw.integers(256)
+        path.write_bytes(data)
+        try:
+            assert load_image(path).shape[2] == 3
+        except BadData as error:
+            said.append(str(error))
+    assert said
+    assert all(str(path) in line and "\n" not in line for line in said)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda p: os.symlink("/dev/zero", p)])
+def test_pipes_folders_and_devices_are_refused(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / "a.jpg")
+    with pytest.raises(BadData, match="it is a folder, a pipe or a device, not a file"):
+        load_image(tmp_path / "a.jpg")
+
+
+def test_folders_are_walked_through_links_without_looping(tmp_path: Path) -> None:
+    (tmp_path / "set" / "sub").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    for name in ("set/a.png", "set/sub/b.png", "other/c.png", "set/._a.png"):
+        COLOR.save(tmp_path / name)
+    (tmp_path / "set" / "link").symlink_to(tmp_path / "other")
+    (tmp_path / "set" / "sub" / "loop").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "lost").symlink_to(tmp_path / "nowhere")
+    names = [str(path.relative_to(tmp_path / "set")) for path in walk(tmp_path / "set")]
+    assert names == ["a.png", "link/c.png", "lost", "sub/b.png"]
+
+
+def test_images_are_known_by_name_or_by_their_first_bytes(tmp_path: Path) -> None:
+    for name in ("a.jfif", "b", "c.JPG", "d.bak"):
+        COLOR.save(tmp_path / name, "JPEG")
+    for name in ("e.heic", "f.txt", "g.json", "._h.jpg"):
+        (tmp_path / name).write_bytes(b"no image")
+    os.mkfifo(tmp_path / "i")
+    found = [path.name for path in sorted(tmp_path.iterdir()) if is_image(path)]
+    assert found == ["a.jfif", "b", "c.JPG", "d.bak", "e.heic"]
+
+
+def _damaged_set(root: Path, count: int, damaged: int) -> Path:
+    """Images of which some are damaged in the middle, under a sound header and end mark."""
+    names = [f"{number:03}.png" for number in range(count)]
+    boxes = [
+        {"id": i, "image_id": i, "category_id": 1, "bbox": [1, 1, 20, 20]} for i in range(count)
+    ]
+    write_coco(root, {
+        "images": [
+            {"id": i, "file_name": n, "width": 40, "height": 30} for i, n in enumerate(names)
+        ],
+        "annotations": boxes,
+        "categories": [{"id": 1, "name": "mark"}],
+    })  # fmt: skip
+    for number, name in enumerate(names):
+        COLOR.save(root / "train2017" / name)
+        if number < damaged:
+            data = bytearray((root / "train2017" / name).read_bytes())
+            data[len(data) // 2 : len(data) // 2 + 40] = bytes(40)
+            (root / "train2017" / name).write_bytes(data)
+    return root
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damage_in_the_middle_costs_a_line_not_the_rest(tmp_path: Path, workers: int) -> None:
+    few = open_split(_damaged_set(tmp_path / "few", 101, 1))
+    dataset = DetectionDataset(few, 40, augment=False)
+    loader = make_loader(dataset, 25, shuffle=False, workers=workers)
+    if workers:
+        batches = list(loader)
+    else:
+        with pytest.warns(UserWarning, match=r"000\.png: cannot be read as an image: .*; a grey"):
+            batches = list(loader)
+    assert sum(int(batch.valid.sum()) for batch in batches) == 100
+    assert [path.name for path in dataset.damaged] == ["000.png"]
+    many = open_split(_damaged_set(tmp_path / "many", 4, 1))
+    loader = make_loader(DetectionDataset(many, 40, augment=False), 2, False, workers=workers)
+    with pytest.raises(BadData, match=r"^/\S+/000\.png: cannot be read as an image: .*$") as error:
+        list(loader)
+    assert "\n" not in str(error.value)
+
+
+def test_how_much_damage_is_borne(tmp_path: Path) -> None:
+    root = _damaged_set(tmp_path, 101, 1)
+    with pytest.raises(BadData, match=r"000\.png"):
+        DetectionDataset(open_split(root, strict=True), 40, augment=False)[0]
+    half = _damaged_set(tmp_path / "half", 4, 2)
+    dataset = DetectionDataset(open_split(half, skip_bad=True), 40, augment=False)
+    with pytest.warns(UserWarning, match="a grey picture"):
+        items = [dataset[index] for index in range(4)]
+    assert [len(item.boxes) for item in items] == [0, 0, 1, 1]
+    assert items[0].image.float().std(dim=(1, 2)).max() == 0
