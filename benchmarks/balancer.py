@@ -44,6 +44,30 @@ class PlainSum(nn.Module):
         return levels.sum()
 
 
+class Weighed(nn.Module):
+    """The least a weighted sum can cost, and with a copy of the losses, the least one that records.
+
+    Args:
+        device: of the losses.
+        record: copy them; a reference would change with losses that are written in place.
+    """
+
+    weights: Tensor
+
+    def __init__(self, device: torch.device, record: bool) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.ones(LEVELS, device=device))
+        self.rows = torch.zeros(INTERVAL, LEVELS, device=device).unbind(0) if record else ()
+        self.next = [0]
+
+    def forward(self, levels: Tensor) -> Tensor:
+        """Weigh."""
+        if self.rows:
+            self.next[0] += 1
+            self.rows[self.next[0] % INTERVAL].copy_(levels.detach())
+        return torch.dot(levels, self.weights)
+
+
 class ListBalance:
     """The balance of YOLOv5's autobalance as it is usually written: Python floats, `.item()`."""
 
@@ -92,6 +116,8 @@ def contenders(device: torch.device) -> dict[str, Contender]:
     found: dict[str, Contender] = {
         "losses.sum()": lambda levels: levels.sum(),
         "losses.sum() in a module": PlainSum(),
+        "fixed weights in a module": Weighed(device, record=False),
+        "fixed weights in a module that copies the losses": Weighed(device, record=True),
     }
     for name in scheme_names():
         if name in ("effective", "loss", "share"):  # of positives only
@@ -104,6 +130,8 @@ def contenders(device: torch.device) -> dict[str, Contender]:
     found["scalewise avw, normalize=loss"] = LossBalancer(
         LEVELS, "avw", INTERVAL, normalize="loss"
     ).to(device)
+    never = 10**9
+    found["scalewise avw, interval without end"] = LossBalancer(LEVELS, "avw", never).to(device)
     found["scalewise avw, eval"] = LossBalancer(LEVELS, "avw", INTERVAL).to(device).eval()
     if find_spec("torchjd"):
         from torchjd import scalarization

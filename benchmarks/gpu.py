@@ -46,7 +46,7 @@ from scalewise.training.runs import write_text
 
 ROOT = Path(__file__).parents[1]
 STUDY = "gpu-groups"
-PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "faster-coco-eval")
+PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "hotcoco")
 RECORD = ("config.yaml", "environment.json", "metrics.json", "trace.parquet")
 TESTS, SPEED, PROFILE = 0.2, 0.3, 0.1  # most of the time that each may take; the study has the rest
 MARGIN = 10.0  # seconds kept for writing at the end

@@ -71,8 +71,9 @@ WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal
 
 @dataclass
 class Operations:
-    """What ran: operators that move a value to the host, and the most elements of any result."""
+    """What ran: operators, those that wait for the device, the most elements of a new tensor."""
 
+    names: list[str] = field(default_factory=list)
     waits: list[str] = field(default_factory=list)
     largest: int = 0
 
@@ -90,11 +91,13 @@ def operations() -> Iterator[Operations]:
             if isinstance(group, list | tuple)
             for i in group
         )
+        seen.names.append(name)
         if name in WAITING or by_mask:
             seen.waits.append(name)
+        known = {x.untyped_storage().data_ptr() for x in args if isinstance(x, Tensor)}
         output = func(*args, **(kwargs or {}))
         for tensor in output if isinstance(output, list | tuple) else (output,):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in known:
                 seen.largest = max(seen.largest, tensor.numel())
         return output
 

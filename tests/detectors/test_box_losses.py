@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from detector_batches import operations
 from torchvision.models.detection._utils import BoxCoder, BoxLinearCoder
 from torchvision.ops import box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 
 from scalewise.detectors import boxes as geometry
+from scalewise.detectors import losses
 from scalewise.detectors.losses import average_over_ranks, focal_loss, sum_per_level
+from scalewise.detectors.retinanet import _overlaps
 
 
 def _boxes(*shape: int) -> torch.Tensor:
@@ -39,6 +42,38 @@ def test_focal_loss_stays_finite_at_extreme_logits() -> None:
     # true class certainly missed, second certainly wrong, third at one half
     expected = 0.25 * 1e4 + 0.75 * 1e4 + 0.75 * 0.25 * torch.tensor(2.0).log()
     torch.testing.assert_close(loss[0, 0], expected)
+
+
+def test_the_focal_loss_keeps_nothing_but_its_inputs_and_works_in_pieces_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(3)
+    logits, labels = torch.randn(3, 41, 6, requires_grad=True), torch.randint(0, 7, (3, 41))
+    slope = torch.rand(3, 41)
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        whole = focal_loss(logits, labels)
+    assert {tensor.data_ptr() for tensor in kept} == {logits.data_ptr(), labels.data_ptr()}
+    (expected,) = torch.autograd.grad(whole, logits, slope)
+    monkeypatch.setattr(losses, "CHUNK", {"cpu": 17, "cuda": 17})
+    with operations() as seen:
+        pieces = focal_loss(logits, labels)
+    torch.testing.assert_close(pieces, whole)
+    torch.testing.assert_close(torch.autograd.grad(pieces, logits, slope)[0], expected)
+    assert seen.largest == labels.numel()  # the result, and nothing of the size of the logits
+
+
+def test_retinanets_overlaps_are_the_iou_to_the_bit() -> None:
+    torch.manual_seed(4)
+    boxes, anchors = _boxes(2, 9), torch.cat((_boxes(50), torch.full((1, 4), 7.0)))
+    boxes[0, 0] = 7.0  # without area, like the last anchor
+    boxes[1, 0] = boxes[1, 0].flip(0)  # turned inside out
+    assert torch.equal(_overlaps(boxes, anchors), geometry.iou(boxes[:, :, None], anchors))
 
 
 def test_giou_loss_and_gradient_equal_torchvisions() -> None:

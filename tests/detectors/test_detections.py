@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from detector_batches import FACTORIES, make_batch, random_batch, tiny, total
-from torchvision.ops import box_iou
+from torch import Tensor
+from torchvision.ops import batched_nms, box_iou
 
+from scalewise.detectors import Batch, inference
 from scalewise.detectors.inference import select
 from scalewise.detectors.method import Predictions
 
@@ -32,6 +34,59 @@ def test_detections_are_sorted_clipped_padded_and_know_their_level() -> None:
     assert found.boxes[0].tolist() == [[0.0, 0.0, 30.0, 20.0], [0.0, 0.0, 10.0, 10.0]]
     torch.testing.assert_close(found.scores[0], torch.tensor([3.0, 2.0]).sigmoid())
     assert not found.scores[1].any()
+
+
+def _random_candidates(seed: int, images: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Boxes [B, 60, 4], scores (some alike), labels, and which take part; one image has none."""
+    torch.manual_seed(seed)
+    corner, size = torch.rand(images, 60, 2) * 600, torch.rand(images, 60, 2) * 60 + 1
+    score = (torch.rand(images, 60) * 20).round() / 20
+    among = score > 0.2
+    among[images // 2] = False
+    boxes = torch.cat((corner, corner + size), dim=-1)
+    boxes[:, 1::2] = boxes[:, ::2] + torch.rand(images, 30, 4) * 4  # pairs that overlap
+    return boxes, score, torch.randint(0, 9, (images, 60)), among
+
+
+@pytest.mark.parametrize("way", ["_group_by_group", "_all_at_once", "in parts"])
+def test_suppression_of_a_batch_is_torchvisions_image_by_image(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes, score, label, among = _random_candidates(0, 12)
+    if way == "in parts":
+        monkeypatch.setattr(inference, "MOST", 70)
+    else:  # the one for GPUs too
+        monkeypatch.setattr(inference, "_group_by_group", getattr(inference, way))
+    kept = inference._suppress(boxes, score, label, among, 0.5)
+    for image in range(12):
+        own = among[image].nonzero()[:, 0]
+        keep = batched_nms(boxes[image, own], score[image, own], label[image, own], 0.5)
+        expected = torch.zeros(60, dtype=torch.bool)
+        expected[own[keep]] = True
+        assert torch.equal(kept[image], expected)
+    assert 0 < kept.sum() < among.sum()
+
+
+def test_far_images_and_classes_are_suppressed_as_exactly_as_near_ones() -> None:
+    """Moved apart in float32, boxes of the last of 32 images and 80 classes would be rounded."""
+    boxes = torch.tensor([[[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 5.01]]]).expand(32, -1, -1)
+    boxes = boxes + torch.tensor([600.0, 600.0, 600.0, 600.0])
+    score, label = torch.tensor([[0.9, 0.8]]).expand(32, -1), torch.full((32, 2), 79)
+    groups = (torch.arange(32)[:, None] * 80 + label).flatten()
+    for iou, remain in ((0.5, 32), (0.502, 64)):  # the two overlap by 0.501
+        keep = inference._all_at_once(boxes.flatten(0, 1), score.flatten(), groups, iou)
+        assert len(keep) == remain
+
+
+def test_detections_of_an_image_do_not_depend_on_the_others() -> None:
+    detector = tiny("retinanet", width=8, depth=0).eval()
+    detector.score_threshold, detector.max_detections = 0.0, 20
+    batch = random_batch(3, 3, 1, 64, 96)
+    together = detector(batch)
+    for i in range(3):
+        alone = detector(Batch(*(part[i : i + 1] for part in batch)))
+        for ours, theirs in zip(alone, together, strict=True):
+            torch.testing.assert_close(ours[0], theirs[i], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", sorted(FACTORIES))

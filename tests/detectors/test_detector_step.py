@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from processes import run_ranks
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from scalewise.detectors import Batch, DenseDetector
+from scalewise.detectors import Batch, DenseDetector, pad_objects
 from scalewise.detectors.head import norm_groups
 from scalewise.detectors.losses import average_over_ranks
 
@@ -81,6 +82,39 @@ def test_rows_of_padding_and_bytes_of_padding_change_nothing(name: str) -> None:
     losses, again = _step(detector, padded)
     _assert_same(losses, expected)
     _assert_same(again, slopes)
+
+
+@every_method
+def test_objects_padded_to_a_few_counts_give_the_same_losses(name: str) -> None:
+    detector = tiny(name)
+    counts = set()
+    for objects in (0, 1, 3, 8, 9, 16, 17, 40):
+        batch = random_batch(objects, 2, objects, 96, 96)
+        padded = pad_objects(batch)
+        counts.add(padded.valid.shape[1])
+        expected, slopes = _step(detector, batch)
+        positives = detector.positives.clone()
+        losses, again = _step(detector, padded)
+        _assert_same(losses, expected)
+        _assert_same(again, slopes)
+        assert torch.equal(detector.positives, positives)
+    assert counts == {8, 16, 32, 64}
+    assert pad_objects(padded) is padded
+
+
+def test_what_an_evaluation_made_serves_a_training_step() -> None:
+    """Grid and anchors are kept, and a tensor made in inference mode could not be trained with."""
+    grid = importlib.import_module("scalewise.detectors.grid")
+    for name in FACTORIES:
+        grid._kept.cache_clear()
+        detector = tiny(name)
+        batch = random_batch(1, 2, 3, 64, 96)
+        with torch.inference_mode():
+            detector.eval()(batch)
+        losses, _ = _step(detector.train(), batch)
+        assert grid._kept.cache_info().misses == 1
+        grid._kept.cache_clear()
+        _assert_same(losses, detector(batch), rtol=0, atol=0)
 
 
 @every_method
@@ -229,6 +263,11 @@ def test_batches_of_many_object_counts_share_two_graphs(name: str) -> None:
     for objects in (3, 5, 8, 2, 30):
         batch = random_batch(objects, 2, objects, 64, 96)
         losses = compiled(batch)
+        _assert_same({k: v.detach() for k, v in losses.items()}, detector(batch))
+    assert counter.frame_count <= 2
+    for objects in (0, 1, 7, 9, 31, 70):  # unpadded, 0 and 1 would be graphs of their own
+        batch = random_batch(objects, 2, objects, 64, 96)
+        losses = compiled(pad_objects(batch))
         _assert_same({k: v.detach() for k, v in losses.items()}, detector(batch))
     assert counter.frame_count <= 2
     torch._dynamo.reset()

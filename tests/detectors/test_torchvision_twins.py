@@ -87,7 +87,7 @@ def _twins(name: str) -> tuple[DenseDetector, Any, dict[str, str]]:
         norm = partial(nn.GroupNorm, 32)
         head = RetinaNetHead(WIDTH, 9, CLASSES, norm)
         theirs = RetinaNet(backbone, CLASSES, anchor_generator=_default_anchorgen(), head=head)
-    theirs.transform = GeneralizedRCNNTransform(SIZE, SIZE, list(MEAN), list(STD))
+    theirs.transform = GeneralizedRCNNTransform(SIZE, SIZE, [0.0] * 3, [1.0] * 3)
     return ours.train(), theirs.train(), _share(theirs.head, ours)
 
 
@@ -96,7 +96,11 @@ def _theirs(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
         {"boxes": boxes[valid], "labels": labels[valid]}
         for boxes, labels, valid in zip(batch.boxes, batch.labels, batch.valid, strict=True)
     ]
-    return list(batch.images.float() / 255), targets
+    # normalised to the bit as ours are: rounding would switch single ReLUs of the backbone
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    images = (batch.images.float() - mean * 255) / (std * 255)
+    torch.testing.assert_close(images, (batch.images / 255 - mean) / std, rtol=1e-4, atol=1e-5)
+    return list(images), targets
 
 
 def _close(ours: Tensor, theirs: Tensor) -> None:

@@ -80,3 +80,18 @@ def test_padding_rows_are_left_out(tmp_path: Path) -> None:
     first, second = to_original(_echo(batch)._replace(valid=valid), batch)
     assert first.boxes.shape == (0, 4)
     assert second.boxes.shape == (1, 4)
+
+
+def test_large_image_ids_and_exact_scores_survive_the_packing(tmp_path: Path) -> None:
+    batches, _ = _loaded(tmp_path)
+    batch = batches[0]._replace(image_ids=torch.tensor([2**40 + 3, -1]))
+    scores = torch.tensor([[0.1, 1.0 / 3], [1.0, 1e-30]])
+    found = to_original(_echo(batch)._replace(scores=scores), batch)
+    assert [entry.image_id for entry in found] == [2**40 + 3, -1]
+    assert [entry.scores.tolist() for entry in found] == scores.tolist()
+
+
+def test_nothing_found_in_a_whole_batch(tmp_path: Path) -> None:
+    batches, _ = _loaded(tmp_path)
+    none = Detections(*(part[:, :0] for part in _echo(batches[0])))
+    assert [entry.boxes.shape for entry in to_original(none, batches[0])] == [(0, 4), (0, 4)]

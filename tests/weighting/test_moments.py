@@ -6,7 +6,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalewise.weighting.moments import finish, is_finite, merge, summarize
+from scalewise.weighting.moments import (
+    POOLED,
+    ROWS,
+    finish,
+    finish_pooled,
+    is_finite,
+    merge,
+    pool,
+    pool_interval,
+    summarize,
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -62,3 +72,21 @@ def test_a_small_true_spread_survives() -> None:
 def test_is_finite_agrees_with_torch() -> None:
     values = torch.tensor([0.0, -0.0, 1.0, -3e38, torch.inf, -torch.inf, torch.nan, 1e-45])
     assert torch.equal(is_finite(values), values.isfinite())
+
+
+def test_an_interval_pooled_in_one_batch_is_to_the_bit_what_single_steps_give() -> None:
+    torch.manual_seed(0)
+    past = torch.zeros(POOLED, 7)
+    for _ in range(3):
+        partial = torch.rand(ROWS, 7) * torch.tensor([0.0, 1, 2, 3, 4, 5, 6])
+        after, alone, pooled, before = pool_interval(past, partial, 0.9)
+        assert torch.equal(after, pool(past, partial, 0.9))
+        for found, rows in (
+            (alone, pool(torch.zeros(POOLED, 7), partial, 0.0)),
+            (pooled, after),
+            (before, past),
+        ):
+            expected = finish_pooled(rows)
+            for name in ("count", "mean", "variance", "positives", "presence"):
+                assert torch.equal(getattr(found, name), getattr(expected, name)), name
+        past = after

@@ -11,7 +11,7 @@ from torch import Tensor
 from scalewise.detectors import boxes as geometry
 from scalewise.detectors.batch import Batch
 from scalewise.detectors.detector import DenseDetector
-from scalewise.detectors.grid import Grid, claim, nearest_window
+from scalewise.detectors.grid import Grid, claim, nearest_window, once
 from scalewise.detectors.losses import (
     average_over_ranks,
     focal_loss,
@@ -25,6 +25,7 @@ CANDIDATES = 9  # nearest locations per level that compete for an object
 BOX_WEIGHT = 2.0
 
 
+@once
 def anchors(grid: Grid) -> Tensor:
     """The square anchor of each location: float32 [A, 4]."""
     half = grid.spacing[:, None] * (ANCHOR_SIZE * grid.anchor_scale / 2)
@@ -119,7 +120,14 @@ def atss(
     grouping: Grouping | None = None,
     object_power: float = 0.0,
 ) -> DenseDetector:
-    """An ATSS detector; the arguments are those of `DenseDetector`."""
+    """An ATSS detector; the arguments are those of `DenseDetector`.
+
+    Examples:
+        >>> import scalewise as sw
+        >>> detector = sw.detectors.atss("mobilenet_v3_small", num_classes=3, width=16, depth=1)
+        >>> detector.terms
+        ('classification', 'box', 'centerness')
+    """
     return DenseDetector(
         METHOD,
         backbone,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model, list_models
 
 from scalewise.detectors.frozen import fold_batch_norms
+from scalewise.detectors.layers import lighten
 from scalewise.detectors.weights import LoadedWeights, download, load, read, weight_file
 
 STRIDES = (8, 16, 32)
@@ -36,11 +37,10 @@ class Backbone(nn.Module):
         self.body = body
         self.channels = tuple(channels)
         self.freeze_bn = freeze_bn
-        for module in self.modules():
-            if isinstance(module, nn.ReLU6):
-                module.inplace = False  # in place, autograd would first copy the input
         if freeze_bn:
             fold_batch_norms(body, _probe_image())
+        lighten(body)
+        if freeze_bn:
             for module in self._batch_norms():
                 module.requires_grad_(False)
         self.train()

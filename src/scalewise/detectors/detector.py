@@ -26,7 +26,7 @@ STD = (0.229, 0.224, 0.225)
 class DenseDetector(nn.Module):
     """Backbone, pyramid P3 to P7 and a shared head; in training, losses per group or level.
 
-    The memory layout suits CPUs; for a GPU add `.to(memory_format=torch.channels_last)`.
+    Weights and feature maps lie channels last, which is the faster layout on CPUs and GPUs.
 
     Args:
         method: assignment, losses and box coding.
@@ -63,6 +63,27 @@ class DenseDetector(nn.Module):
     Raises:
         ValueError: for sizes out of range, an unknown backbone, or weights that do not fit.
         FileNotFoundError: if `weights` is a path without a file.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> groups = sw.by_class(["cat", "dog"])
+        >>> detector = sw.detectors.atss(
+        ...     "mobilenet_v3_small", num_classes=2, width=16, depth=1, grouping=groups
+        ... )
+        >>> batch = sw.detectors.Batch(
+        ...     images=torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8),
+        ...     boxes=torch.tensor([[[5.0, 5.0, 40.0, 40.0]]]),
+        ...     labels=torch.tensor([[1]]),
+        ...     valid=torch.tensor([[True]]),
+        ...     sizes=torch.tensor([[64, 64]]),
+        ...     scales=torch.ones(1, 2),
+        ...     image_ids=torch.tensor([1]),
+        ... )
+        >>> losses = detector(batch)
+        >>> losses["box"] > 0  # of cats, dogs and the background
+        tensor([False,  True, False])
+        >>> found = detector.eval()(batch)  # `Detections`
     """
 
     positives: Tensor
@@ -121,7 +142,7 @@ class DenseDetector(nn.Module):
         self.register_buffer("positives", torch.zeros(len(self.group_names)), persistent=False)
         self.register_buffer("_mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(STD).view(3, 1, 1), persistent=False)
-        self.backbone.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)
 
     def predict(self, images: Tensor, sizes: Tensor) -> tuple[Predictions, Grid]:
         """Outputs and locations for uint8 images [B, 3, H, W] and int64 sizes [B, 2]."""
@@ -136,11 +157,7 @@ class DenseDetector(nn.Module):
         inside_y = torch.arange(height, device=x.device) < sizes[:, :1]  # [B, H]
         inside_x = torch.arange(width, device=x.device) < sizes[:, 1:]  # [B, W]
         x = x * (inside_y[:, None, :, None] & inside_x[:, None, None, :])
-        features = self.backbone(x)
-        if x.device.type == "cpu":
-            # There, depthwise and 1x1 convolutions are faster channels last, wide 3x3 ones are not.
-            features = [feature.contiguous() for feature in features]
-        levels = self.pyramid(features)
+        levels = self.pyramid(self.backbone(x))
         shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
         grid = make_grid(shapes, self.strides, images.device, self.anchor_scale)
         return self.head(levels), grid

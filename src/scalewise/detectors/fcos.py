@@ -11,7 +11,7 @@ from torch import Tensor
 from scalewise.detectors import boxes as geometry
 from scalewise.detectors.batch import Batch
 from scalewise.detectors.detector import DenseDetector
-from scalewise.detectors.grid import Grid, claim, nearest_window
+from scalewise.detectors.grid import Grid, claim, nearest_window, once
 from scalewise.detectors.losses import (
     average_over_ranks,
     focal_loss,
@@ -64,6 +64,7 @@ def assign(grid: Grid, boxes: Tensor, valid: Tensor) -> Tensor:
     return claim(index, torch.cat(eligible, dim=-1), smallness, grid.points.shape[0])
 
 
+@once
 def cells(grid: Grid) -> Tensor:
     """The square of one stride around each location: float32 [A, 4]."""
     half = grid.spacing[:, None] / 2
@@ -130,7 +131,14 @@ def fcos(
     grouping: Grouping | None = None,
     object_power: float = 0.0,
 ) -> DenseDetector:
-    """An FCOS detector; the arguments are those of `DenseDetector`."""
+    """An FCOS detector; the arguments are those of `DenseDetector`.
+
+    Examples:
+        >>> import scalewise as sw
+        >>> detector = sw.detectors.fcos("mobilenet_v3_small", num_classes=3, width=16, depth=1)
+        >>> detector.terms
+        ('classification', 'box', 'centerness')
+    """
     return DenseDetector(
         METHOD,
         backbone,

@@ -7,27 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scalewise.detectors.layers import Conv
 
-class FoldedConv(nn.Conv2d):
+
+class FoldedConv(Conv):
     """A convolution that also does the frozen BatchNorm after it.
 
     With fixed statistics that is a convolution with scaled weights and a bias, so one pass over the
-    feature map is saved forward and one backward. Parameters, gradients and names in the state
-    dictionary are those of the two modules.
+    feature map is saved forward and one backward. Where the weights outnumber the feature map's
+    values, it is cheaper to scale these. Parameters, gradients and names in the state dictionary
+    are those of the two modules.
     """
 
     def __init__(self, conv: nn.Conv2d, norm: FoldedNorm) -> None:
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            kernel_size=1,  # given by the weight below
-            groups=conv.groups,
-            bias=conv.bias is not None,
-            padding_mode=conv.padding_mode,
-        )
-        self.kernel_size, self.stride = conv.kernel_size, conv.stride
-        self.padding, self.dilation = conv.padding, conv.dilation
-        self.weight, self.bias = conv.weight, conv.bias
+        super().__init__(conv)
         self._norm = (norm,)  # in a tuple: it is registered in its own place
 
     def forward(self, input: Tensor) -> Tensor:
@@ -35,8 +28,12 @@ class FoldedConv(nn.Conv2d):
         scale, shift = self._norm[0].scale_and_shift()
         if self.bias is not None:
             shift = shift + self.bias * scale
-        output: Tensor = self._conv_forward(input, self.weight * scale[:, None, None, None], shift)
-        return output
+        rows, columns = (n // s for n, s in zip(input.shape[2:], self.stride, strict=True))
+        many = self.weight.numel() > len(input) * self.out_channels * rows * columns
+        if many and not torch.is_autocast_enabled(input.device.type):
+            output = self._conv_forward(input, self.weight, None)
+            return torch.addcmul(shift[:, None, None], output, scale[:, None, None])
+        return self._conv_forward(input, self.weight * scale[:, None, None, None], shift)
 
 
 class FoldedNorm(nn.BatchNorm2d):

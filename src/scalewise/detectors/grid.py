@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, wraps
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ class Grid:
         shapes: (rows, columns) of each level.
         strides: stride of each level in pixels.
         anchor_scale: factor on the object sizes, in strides, that a method gives to its levels.
+        memo: what `once` has made of the grid.
     """
 
     points: Tensor
@@ -29,6 +31,7 @@ class Grid:
     shapes: tuple[tuple[int, int], ...]
     strides: tuple[int, ...]
     anchor_scale: float = 1.0
+    memo: dict[object, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def counts(self) -> list[int]:
@@ -42,15 +45,58 @@ def make_grid(
     device: torch.device,
     anchor_scale: float = 1.0,
 ) -> Grid:
-    """Lay the locations of levels with `shapes` (rows, columns) and `strides` out on `device`."""
+    """Lay the locations of levels with `shapes` (rows, columns) and `strides` out on `device`.
+
+    The same arguments give the same grid again, except while compiling or capturing a CUDA graph.
+    """
+    # the compiler warns of caches, and what a graph has made lies in the memory of that graph
+    fleeting = torch.compiler.is_compiling() or (
+        device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    )
+    make = _make if fleeting else _kept
+    return make(tuple(shapes), tuple(strides), device, anchor_scale)
+
+
+def _make(
+    shapes: tuple[tuple[int, int], ...],
+    strides: tuple[int, ...],
+    device: torch.device,
+    anchor_scale: float,
+) -> Grid:
     points, spacing = [], []
     for (rows, columns), stride in zip(shapes, strides, strict=True):
         y = torch.arange(rows, device=device, dtype=torch.float32) * stride
         x = torch.arange(columns, device=device, dtype=torch.float32) * stride
         xy = torch.stack((x.expand(rows, -1), y[:, None].expand(-1, columns)), dim=-1)
         points.append(xy.reshape(-1, 2))  # [rows * columns, 2]
-        spacing.append(torch.full((rows * columns,), float(stride), device=device))
-    return Grid(torch.cat(points), torch.cat(spacing), tuple(shapes), tuple(strides), anchor_scale)
+        spacing.append(points[-1].new_full((rows * columns,), stride))
+    return Grid(torch.cat(points), torch.cat(spacing), shapes, strides, anchor_scale)
+
+
+@lru_cache(maxsize=64)  # sizes of multi-scale training
+@torch.inference_mode(False)  # made during an evaluation, it must serve a later training step
+def _kept(
+    shapes: tuple[tuple[int, int], ...],
+    strides: tuple[int, ...],
+    device: torch.device,
+    anchor_scale: float,
+) -> Grid:
+    return _make(shapes, strides, device, anchor_scale)
+
+
+def once(make: Callable[[Grid], Tensor]) -> Callable[[Grid], Tensor]:
+    """Decorator for what depends on the grid alone: made once for each grid, kept in its memo."""
+
+    @wraps(make)
+    def found(grid: Grid) -> Tensor:
+        if torch.compiler.is_compiling():
+            return make(grid)
+        if make not in grid.memo:
+            with torch.inference_mode(False):
+                grid.memo[make] = make(grid)
+        return grid.memo[make]
+
+    return found
 
 
 def _nearest_on_axis(position: Tensor, stride: int, size: int, count: int) -> Tensor:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from torchvision.ops import batched_nms
+from torchvision.ops import nms
 
 from scalewise.detectors.batch import Detections
 from scalewise.detectors.method import Predictions
+
+MOST = 2**14  # boxes in one suppression: on a GPU its table has a bit for each pair
 
 
 def select(
@@ -25,6 +26,8 @@ def select(
     max_detections: int,
 ) -> Detections:
     """The best boxes per level, then non-maximum suppression per image and class over all levels.
+
+    Without a loop over images on a GPU.
 
     Args:
         predictions: of A anchors.
@@ -57,13 +60,63 @@ def select(
     boxes = boxes.gather(1, anchor[..., None].expand(-1, -1, 4))
     limit = sizes.flip(1).repeat(1, 2)[:, None].to(boxes.dtype)  # [B, 1, (w, h, w, h)]
     boxes = torch.minimum(boxes.clamp(min=0), limit)
-    kept = []
-    for i in range(len(score)):
-        above = (score[i] > score_threshold).nonzero()[:, 0]
-        keep = batched_nms(boxes[i, above], score[i, above], label[i, above], nms_iou)
-        keep = above[keep[:max_detections]]
-        kept.append((boxes[i, keep], score[i, keep], label[i, keep], level_of[i, keep]))
-    padded = [pad_sequence(list(column), batch_first=True) for column in zip(*kept, strict=True)]
-    lengths = torch.tensor([len(row[1]) for row in kept], device=score.device)
-    valid = torch.arange(padded[1].shape[1], device=score.device) < lengths[:, None]
-    return Detections(padded[0], padded[1], padded[2], padded[3], valid)
+    kept = _suppress(boxes, score, label, score > score_threshold, nms_iou)  # [B, K]
+    # stable, so that of two alike the one of the finer level comes first
+    order = torch.where(kept, score, -1.0).sort(dim=1, descending=True, stable=True).indices
+    found = kept.sum(1).clamp(max=max_detections)  # [B]
+    order = order[:, : int(found.max())]
+    valid = torch.arange(order.shape[1], device=order.device) < found[:, None]
+    places = order[..., None].expand(-1, -1, 4)
+    return Detections(
+        torch.where(valid[..., None], boxes.gather(1, places), 0.0),
+        torch.where(valid, score.gather(1, order), 0.0),
+        torch.where(valid, label.gather(1, order), 0),
+        torch.where(valid, level_of.gather(1, order), 0),
+        valid,
+    )
+
+
+def _suppress(boxes: Tensor, score: Tensor, label: Tensor, among: Tensor, iou: float) -> Tensor:
+    """Non-maximum suppression within each image and class, all in one.
+
+    Args:
+        boxes: float32 [B, K, 4].
+        score: float32 [B, K].
+        label: int64 [B, K].
+        among: bool [B, K], the boxes that take part.
+        iou: overlap above which the weaker box is dropped.
+
+    Returns:
+        bool [B, K], the boxes of `among` that remain.
+    """
+    image, place = among.nonzero().unbind(1)  # [n]
+    kept = torch.zeros_like(among)
+    if not len(image):
+        return kept
+    if len(image) > MOST and len(among) > 1:
+        half = len(among) // 2
+        parts = (slice(None, half), slice(half, None))
+        return torch.cat([_suppress(boxes[p], score[p], label[p], among[p], iou) for p in parts])
+    groups = image * (label.max() + 1) + label[image, place]
+    survivors = _group_by_group if boxes.device.type == "cpu" else _all_at_once
+    keep = survivors(boxes[image, place], score[image, place], groups, iou)
+    kept[image[keep], place[keep]] = True
+    return kept
+
+
+def _group_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float) -> Tensor:
+    """Indices of the boxes [n, 4] that remain: for a CPU, where time grows with n squared."""
+    order = groups.sort(stable=True).indices
+    sizes = torch.unique_consecutive(groups[order], return_counts=True)[1].tolist()
+    parts = torch.split(order, sizes)
+    return torch.cat([own[nms(boxes[own], scores[own], iou)] for own in parts])
+
+
+def _all_at_once(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float) -> Tensor:
+    """Indices of the boxes [n, 4] that remain: in one call, with the groups moved apart.
+
+    In float64: where float32 is moved far, it rounds to whole pixels.
+    """
+    reach = boxes.nan_to_num().max().double() + 1
+    keep: Tensor = nms(boxes.double() + (groups * reach)[:, None], scores.double(), iou)
+    return keep

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Most logits that the focal loss works on at once: few enough for a CPU's cache; on a GPU, few
+# enough not to count beside the logits themselves.
+CHUNK = {"cpu": 2**15, "cuda": 2**24}
 
 
 class Targets(NamedTuple):
@@ -50,6 +55,7 @@ def focal_loss(logits: Tensor, labels: Tensor, alpha: float = 0.25) -> Tensor:
 
     With z the logit whose sign is turned at the true class, each class costs
     `alpha_t * sigmoid(z)^2 * softplus(z)`: one formula for both cases, without one-hot targets.
+    Beside the logits and their gradient nothing of their size is held.
 
     Args:
         logits: float32 [B, A, C].
@@ -59,10 +65,55 @@ def focal_loss(logits: Tensor, labels: Tensor, alpha: float = 0.25) -> Tensor:
     Returns:
         float32 [B, A].
     """
-    true = labels[..., None] == torch.arange(logits.shape[-1], device=logits.device)  # [B, A, C]
-    z = torch.where(true, -logits, logits)
-    loss = z.sigmoid().square() * F.softplus(z)
-    return (loss * torch.where(true, alpha, 1 - alpha)).sum(-1)
+    if torch.compiler.is_compiling():  # which fuses it all into one kernel
+        return _focal_rows(logits, labels, alpha)
+    found: Tensor = _Focal.apply(logits, labels, alpha)
+    return found
+
+
+def _turned(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [..., C] with the sign turned at the true class, and bool [..., C], which that is."""
+    true = labels[..., None] == torch.arange(logits.shape[-1], device=logits.device)
+    return torch.where(true, -logits, logits), true
+
+
+def _focal_rows(logits: Tensor, labels: Tensor, alpha: float) -> Tensor:
+    z, true = _turned(logits, labels)
+    return (z.sigmoid().square() * F.softplus(z) * torch.where(true, alpha, 1 - alpha)).sum(-1)
+
+
+class _Focal(torch.autograd.Function):
+    """The focal loss of some rows at a time, and its gradient in closed form."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, alpha: float) -> Tensor:
+        ctx.save_for_backward(logits, labels)
+        ctx.alpha = alpha
+        parts = [_focal_rows(x, label, alpha) for x, label in _rows(logits, labels)]
+        return torch.cat(parts).view(labels.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        logits, labels = ctx.saved_tensors
+        slopes = logits.new_empty(logits.shape)
+        for x, label, above, slope in _rows(logits, labels, grad, slopes):
+            z, true = _turned(x, label)
+            p = z.sigmoid()
+            # p^2 softplus(z) rises with z by p^2 (2 (1 - p) softplus(z) + p)
+            rise = F.softplus(z).mul_(1 - p).mul_(2).add_(p).mul_(p).mul_(p)
+            turn = torch.where(true, -ctx.alpha, 1 - ctx.alpha)
+            torch.mul(rise, turn.mul_(above[:, None]), out=slope)
+        return slopes, None, None
+
+
+def _rows(logits: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Some rows at a time of logits [..., C] and of what belongs to them, [...] or [..., C]."""
+    classes = logits.shape[-1]
+    step = max(1, CHUNK.get(logits.device.type, CHUNK["cuda"]) // classes)
+    rows = (logits, *others)
+    flat = [x.reshape(-1, classes) if x.dim() == logits.dim() else x.reshape(-1) for x in rows]
+    return zip(*(torch.split(x, step) for x in flat), strict=True)
 
 
 def sum_per_level(values: Tensor, counts: Sequence[int]) -> Tensor:

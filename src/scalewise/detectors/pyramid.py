@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from scalewise.detectors.layers import lighten
+
 STRIDES = (8, 16, 32, 64, 128)
 
 
@@ -27,6 +29,7 @@ class Pyramid(nn.Module):
     def __init__(self, channels: Sequence[int], width: int) -> None:
         super().__init__()
         self.fpn = FeaturePyramidNetwork(list(channels), width, LastLevelP6P7(width, width))
+        lighten(self.fpn)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """[B, C_i, H_i, W_i] of three levels to [B, width, H_i, W_i] of five."""

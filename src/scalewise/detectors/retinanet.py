@@ -10,7 +10,7 @@ from torch import Tensor
 from scalewise.detectors import boxes as geometry
 from scalewise.detectors.batch import Batch
 from scalewise.detectors.detector import DenseDetector
-from scalewise.detectors.grid import Grid
+from scalewise.detectors.grid import Grid, once
 from scalewise.detectors.losses import (
     average_over_ranks,
     focal_loss,
@@ -28,6 +28,7 @@ BACKGROUND_IOU = 0.4  # anchors between the two are left out of the classificati
 CHUNK = 2**24
 
 
+@once
 def anchors(grid: Grid) -> Tensor:
     """Nine anchors per location, ratio by ratio, each from small to large: float32 [A * 9, 4]."""
     device = grid.points.device
@@ -74,8 +75,7 @@ def match(candidates: Tensor, boxes: Tensor, valid: Tensor) -> tuple[Tensor, Ten
     step = max(1, CHUNK // (batch * len(candidates)))
     for start in range(0, objects, step):
         here, real = boxes[:, start : start + step], valid[:, start : start + step]
-        iou = geometry.iou(here[:, :, None], candidates)  # [B, step, A * 9]
-        iou = torch.where(real[..., None], iou, -1.0)
+        iou = _overlaps(here, candidates).masked_fill_(~real[..., None], -1.0)  # [B, step, A * 9]
         highest = iou.amax(-1, keepdim=True)
         rescued |= ((iou == highest) & (highest > 0)).any(1)
         overlap, index = iou.max(1)
@@ -84,6 +84,23 @@ def match(candidates: Tensor, boxes: Tensor, valid: Tensor) -> tuple[Tensor, Ten
     positive = (best >= FOREGROUND_IOU) | rescued
     counted = positive | (best < BACKGROUND_IOU)
     return torch.where(positive, owner, objects), counted
+
+
+def _overlaps(boxes: Tensor, candidates: Tensor) -> Tensor:
+    """`geometry.iou` of boxes [B, M, 4] and candidates [A, 4], to the bit, in less memory.
+
+    Returns:
+        float32 [B, M, A].
+    """
+
+    def common(low: int) -> Tensor:
+        side = torch.minimum(boxes[..., None, low + 2], candidates[:, low + 2])
+        return side.sub_(torch.maximum(boxes[..., None, low], candidates[:, low])).clamp_(min=0)
+
+    both = common(0)
+    both *= common(1)
+    union = geometry.area(boxes)[..., None] + geometry.area(candidates)
+    return both.div_(union.sub_(both).clamp_(min=1e-9))
 
 
 # One operator to the compiler, which would unroll the loop: another graph for each object count.
@@ -147,7 +164,14 @@ def retinanet(
     grouping: Grouping | None = None,
     object_power: float = 0.0,
 ) -> DenseDetector:
-    """A RetinaNet detector; the arguments are those of `DenseDetector`."""
+    """A RetinaNet detector; the arguments are those of `DenseDetector`.
+
+    Examples:
+        >>> import scalewise as sw
+        >>> detector = sw.detectors.retinanet("mobilenet_v3_small", num_classes=3, width=16)
+        >>> detector.terms
+        ('classification', 'box')
+    """
     return DenseDetector(
         METHOD,
         backbone,

@@ -24,6 +24,11 @@ class LoadedWeights:
         matched: number of tensors loaded.
         missing: tensors of the backbone that the source did not have; they stay random.
         unexpected: tensors of the source that the backbone does not use, such as its classifier.
+
+    Examples:
+        >>> import scalewise as sw
+        >>> print(sw.detectors.atss("mobilenet_v3_small", num_classes=3, width=16, depth=1).loaded)
+        backbone weights: random initialisation
     """
 
     source: str

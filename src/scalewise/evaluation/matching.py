@@ -6,7 +6,7 @@ no match, only how often each one counts.
 
 from __future__ import annotations
 
-import os
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scalewise.data import ImageRecord, Split
 from scalewise.errors import UserError
 from scalewise.evaluation.detections import ImageDetections, check_detections
+from scalewise.files import whole
 
 Floats = npt.NDArray[np.float64]
 
@@ -230,10 +231,9 @@ def _sampled(
 
 
 def save_matches(path: Path, matches: Matches) -> None:
-    """Write matches as a compressed .npz without pickled objects, aside and then renamed."""
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    np.savez_compressed(aside, **vars(matches))
-    os.replace(aside, path)
+    """Write matches as a compressed .npz without pickled objects."""
+    with whole(path) as aside:
+        np.savez_compressed(aside, **vars(matches))
 
 
 def load_matches(path: Path) -> Matches:
@@ -245,7 +245,7 @@ def load_matches(path: Path) -> Matches:
     try:
         with np.load(path, allow_pickle=False) as stored:
             return Matches(**{name: stored[name] for name in Matches.__dataclass_fields__})
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         raise UserError(
             f"{path} holds no stored matches: {error}; delete it to make it anew"
         ) from None

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from scalewise.evaluation.detections import ImageDetections
+from scalewise.parquet import DamagedFile, read_table, write_table
 
 _EDGES = ("x1", "y1", "x2", "y2")
 
 
 def write_detections(path: Path, found: list[ImageDetections]) -> None:
-    """Write one row a detection, aside first, then renamed.
+    """Write one row a detection.
 
     Columns: image_id int64; x1, y1, x2, y2 float32, pixels of the original image; score float32;
     label int16; level int8. An image without detections leaves no row.
@@ -31,14 +30,19 @@ def write_detections(path: Path, found: list[ImageDetections]) -> None:
         "label": _joined([image.labels for image in found], (0,)).astype(np.int16),
         "level": _joined([image.levels for image in found], (0,)).astype(np.int8),
     }
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(pa.table(columns), aside, compression="zstd")
-    os.replace(aside, path)
+    write_table(path, pa.table(columns))
 
 
 def read_detections(path: Path) -> list[ImageDetections]:
-    """Read what `write_detections` wrote, images in ascending order of their id."""
-    table = pq.read_table(path)
+    """Read what `write_detections` wrote, images in ascending order of their id.
+
+    Raises:
+        DamagedFile: the file is not what was written.
+    """
+    table = read_table(path)
+    lacking = {"image_id", *_EDGES, "score", "label", "level"} - set(table.column_names)
+    if lacking:
+        raise DamagedFile(f"{path} holds no detections: no column {', '.join(sorted(lacking))}")
     columns = {name: table[name].to_numpy() for name in table.column_names}
     order = np.argsort(columns["image_id"], kind="stable")
     ids, starts = np.unique(columns["image_id"][order], return_index=True)

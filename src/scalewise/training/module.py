@@ -12,10 +12,13 @@ from torch.utils.data import DataLoader
 
 from scalewise.data import EpochSampler
 from scalewise.detectors import DenseDetector
-from scalewise.detectors.batch import Batch, Detections
+from scalewise.detectors.batch import Batch, Detections, pad_objects
+from scalewise.training.checkpoints import gather
 from scalewise.training.config import TrainConfig
 from scalewise.training.gradients import group_gram
 from scalewise.weighting import LossBalancer
+
+_OF_A_RANK = ("block", "running")  # the balancer's records since the last interval
 
 
 class DetectionModule(L.LightningModule):
@@ -44,6 +47,7 @@ class DetectionModule(L.LightningModule):
         self.balancer = balancer
         self.config = config
         self._rng: dict[str, Any] | None = None
+        self._records: dict[str, Tensor] = {}
         # DDP copies rank 0's buffers to all ranks before each forward pass, which would replace
         # every rank's recorded losses by rank 0's; the balancer merges them itself.
         self._ddp_params_and_buffers_to_ignore = [
@@ -59,6 +63,8 @@ class DetectionModule(L.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Weighted loss of one batch."""
+        if self.config.compile:  # so that batches of many counts of objects share a few graphs
+            batch = pad_objects(batch)
         terms: dict[str, Tensor] = self.detector(batch)
         losses = torch.stack([terms[term] for term in self.detector.terms])
         self.losses = losses.detach()
@@ -71,6 +77,11 @@ class DetectionModule(L.LightningModule):
         if not every or self.trainer.fit_loop.epoch_loop.total_batch_idx % every:
             return None
         return group_gram(losses, [p for p in self.detector.parameters() if p.requires_grad])
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and end the balancer's window: an epoch's last one may be short."""
+        super().optimizer_step(*args, **kwargs)
+        self.balancer.close_window()
 
     def validation_step(self, batch: Batch, index: int) -> dict[str, Detections]:
         """Detections of one batch."""
@@ -98,13 +109,22 @@ class DetectionModule(L.LightningModule):
         checkpoint["rng"] = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             checkpoint["rng"]["cuda"] = torch.cuda.get_rng_state_all()
+        if self.trainer.world_size > 1:
+            own = {name: getattr(self.balancer, name).cpu() for name in _OF_A_RANK}
+            checkpoint["ranks"] = gather(own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the random state; it is set when training starts, after all that draws from it."""
         self._rng = checkpoint.get("rng")
+        ranks = checkpoint.get("ranks", [])
+        if len(ranks) == self.trainer.world_size:
+            self._records = ranks[self.trainer.global_rank]
 
     def on_train_start(self) -> None:
-        """Set the random state of the checkpoint that is resumed."""
+        """Set the random state and this rank's records of the checkpoint that is resumed."""
+        for name, value in self._records.items():
+            getattr(self.balancer, name).copy_(value)
+        self._records = {}
         if self._rng is not None:
             torch.set_rng_state(self._rng["cpu"])
             if torch.cuda.is_available() and "cuda" in self._rng:

@@ -65,6 +65,16 @@ class AVW(Scheme):
 
     Raises:
         ValueError: an argument is out of range, or the signal is unknown.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> balancer = sw.LossBalancer(["cat", "dog"], sw.AVW(), by="class", interval=4)
+        >>> for dogs in (0.0, 2.0, 0.0, 2.0):  # cats in every step, dogs in every other
+        ...     losses = torch.tensor([8.0 + dogs, dogs, 5.0], requires_grad=True)
+        ...     total = balancer(losses, torch.tensor([8.0, dogs]))
+        >>> balancer.weights
+        tensor([1.0000, 2.8824])
     """
 
     z: Tensor

@@ -20,7 +20,7 @@ from scalewise.weighting.moments import (
     finish_pooled,
     is_finite,
     merge,
-    pool,
+    pool_interval,
     summarize,
     summarize_positives,
 )
@@ -92,6 +92,17 @@ class LossBalancer(nn.Module):
     Raises:
         ValueError: an argument is out of range.
         TypeError: `scheme` is none of the above.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> balancer = sw.LossBalancer(["cat", "dog"], "share", by="class", interval=2)
+        >>> for step in range(2):
+        ...     losses = torch.tensor([9.0, 1.0, 5.0], requires_grad=True)  # cats, dogs, background
+        ...     total = balancer(losses, torch.tensor([90.0, 10.0]))  # and their positives
+        ...     total.backward()
+        >>> balancer.weights  # a dog is nine times rarer
+        tensor([1.0000, 2.5000])
     """
 
     weights: Tensor
@@ -206,6 +217,12 @@ class LossBalancer(nn.Module):
         return self._clock.intervals
 
     @property
+    def steps_of_interval(self) -> int:
+        """Optimizer steps of the interval that goes on now, known without asking the device."""
+        clock = self._clock
+        return (clock.period or self._set_period(clock)) // self.accumulate
+
+    @property
     def statistics(self) -> Moments:
         """Moments of the last finished interval; all 0 before the first. A copy, on the device."""
         if self._whole:
@@ -216,6 +233,15 @@ class LossBalancer(nn.Module):
     def skipped(self) -> Tensor:
         """Non-finite values left out, over all ranks and finished intervals: int64 [n]."""
         return self.left_out[0]
+
+    @property
+    def skipped_since(self) -> Tensor:
+        """Non-finite values of this rank in the unfinished interval, not yet in `skipped`: [n]."""
+        clock = self._clock
+        fresh = clock.phase % BLOCK
+        before = self.running[3].to(torch.int64) if clock.phase > fresh else self.left_out[0] * 0
+        rows = self.block.roll(-(clock.calls % BLOCK), 0)[BLOCK - fresh :, : self.num_groups]
+        return before + (~is_finite(rows)).sum(0)
 
     @property
     def outliers(self) -> Tensor:
@@ -251,16 +277,18 @@ class LossBalancer(nn.Module):
             groups.is_cuda and torch.cuda.is_current_stream_capturing()
         ):
             if recording:
-                self.latest.copy_(self._row(groups, positives))
+                parts = self._row(groups, positives)
+                self.latest.copy_(parts[0] if len(parts) == 1 else torch.cat(parts))
             return self._total(groups, weights.clone())
         if not recording:
             return self._total(groups, weights)
         clock = self._clock
-        if clock.phase + self.accumulate >= (clock.period or self._set_period(clock)):
+        elapsed = clock.phase + clock.short
+        if elapsed + self.accumulate >= (clock.period or self._set_period(clock)):
             # The update may come before this window's backward, which still needs today's weights.
             weights = weights.clone()
         total = self._total(groups, weights)
-        self._record(self._row(groups, positives))
+        self._record(clock, self._row(groups, positives))
         clock.advanced = True
         return total
 
@@ -297,7 +325,24 @@ class LossBalancer(nn.Module):
             return
         if not self.training:
             return
-        self._record(self.latest)
+        self._record(clock, (self.latest,))
+
+    def close_window(self) -> None:
+        """Tell that the optimizer made its step before `accumulate` calls, as at an epoch's end.
+
+        The window counts as a whole step of the interval, so that the weights go on changing
+        between windows, never within one. After a full window it does nothing, so a loop may call
+        it after every optimizer step.
+        """
+        clock = self._clock
+        missing = -(clock.phase + clock.short) % self.accumulate
+        if not missing:
+            return
+        clock.short += missing
+        if clock.phase + clock.short >= (clock.period or self._set_period(clock)):
+            if clock.phase % BLOCK:
+                self._reduce(clock)
+            self._end_interval(clock)
 
     def reward(self, value: float | Tensor) -> None:
         """Tell a policy what its weights have led to: a number that the training is to raise.
@@ -330,10 +375,10 @@ class LossBalancer(nn.Module):
             return scheme.weigh(groups[: self.num_groups]) + groups[self.num_groups :].sum()
         return torch.dot(weights, groups)
 
-    def _row(self, groups: Tensor, positives: Tensor | None) -> Tensor:
-        """What is recorded of a step: [n], or [2n + 1] with the background and the positives."""
+    def _row(self, groups: Tensor, positives: Tensor | None) -> tuple[Tensor, ...]:
+        """What is recorded of a step: [n], or with the background and the positives [2n + 1]."""
         if self._whole:
-            return groups.detach()
+            return (groups.detach(),)
         if positives is None:
             raise ValueError(
                 f"by {self.by} the balancer weighs positives: call it with the number of positives "
@@ -349,33 +394,39 @@ class LossBalancer(nn.Module):
         if losses.dtype is not torch.float32 or positives.dtype is not torch.float32:
             losses, positives = losses.float(), positives.float()
         if len(losses) == self.num_groups:
-            losses = torch.cat((losses, losses.new_zeros(1)))
-        return torch.cat((losses, positives.detach()))
+            return losses, losses.new_zeros(1), positives.detach()
+        return losses, positives.detach()
 
     def _set_period(self, clock: Clock) -> int:
         """Calls in the interval that goes on now, from the steps before it."""
-        begun = (clock.calls - clock.phase) // self.accumulate
+        begun = (clock.calls - clock.phase + clock.shortfall) // self.accumulate
         steps = growing_interval(begun) if self.interval == "auto" else self.interval
         clock.period = steps * self.accumulate
         return clock.period
 
-    def _record(self, row: Tensor) -> None:
+    def _record(self, clock: Clock, parts: tuple[Tensor, ...]) -> None:
         """Store one step, and end the block or the interval when it is due."""
-        clock = self._clock
         block = cast(Tensor, self._buffers["block"])
         if clock.block is not block:
             clock.bind(block)
-        clock.rows[clock.calls % BLOCK].copy_(row)
+        row = clock.rows[clock.calls % BLOCK]
+        if len(parts) == 1:
+            row.copy_(parts[0])
+        else:
+            torch.cat(parts, out=row)
         clock.calls += 1
         clock.phase = phase = clock.phase + 1
-        if phase >= (clock.period or self._set_period(clock)):
+        if phase + clock.short >= (clock.period or self._set_period(clock)):
             self._reduce(clock)
-            self._renew()
-            clock.phase = 0
-            clock.period = 0
-            clock.intervals += 1
+            self._end_interval(clock)
         elif phase % BLOCK == 0:
             self._reduce(clock)
+
+    def _end_interval(self, clock: Clock) -> None:
+        self._renew()
+        clock.shortfall += clock.short
+        clock.phase = clock.short = clock.period = 0
+        clock.intervals += 1
 
     @torch.no_grad()
     def _reduce(self, clock: Clock) -> None:
@@ -398,13 +449,13 @@ class LossBalancer(nn.Module):
         """End the interval: merge the ranks, ask the scheme, set the weights."""
         partial = merge_ranks(self.running, self._ranks)
         self.left_out.add_(partial[3:5].to(torch.int64))
-        before = self.statistics
+        before = Moments(*self.finished.clone())
         if self._whole:
             current = finish(partial)
         else:
-            self.pooled.copy_(pool(self.pooled, partial, self.memory))
-            alone = finish_pooled(pool(torch.zeros_like(self.pooled), partial, 0.0))
-            current = replace(alone, pooled=finish_pooled(self.pooled))
+            total, alone, pooled, past = pool_interval(self.pooled, partial, self.memory)
+            self.pooled.copy_(total)
+            current, before = replace(alone, pooled=pooled), replace(before, pooled=past)
         proposal = self.scheme.propose(current, before)
         if proposal.shape != self.weights.shape:
             raise ValueError(
@@ -419,7 +470,7 @@ class LossBalancer(nn.Module):
             torch.where(usable, weights, self.weights, out=self.weights)
             self.rejected += ~sound
         rows = (current.count, current.mean, current.variance, current.positives, current.presence)
-        self.finished.copy_(torch.stack([row for row in rows if row is not None]))
+        torch.stack([row for row in rows if row is not None], out=self.finished)
 
     def _scaled(self, proposal: Tensor, current: Moments) -> tuple[Tensor, Tensor]:
         """Weights [n], and whether the proposal could be used."""
@@ -472,7 +523,8 @@ class LossBalancer(nn.Module):
         """Host counters, and the scheme and the kind of groups, as int64, for `state_dict`."""
         clock = self._clock
         header = [self.num_groups, clock.calls, clock.phase, clock.intervals]
-        return torch.tensor(header + list(self._label.encode()), device="cpu")
+        short = [-1, clock.short, clock.shortfall] if clock.short or clock.shortfall else []
+        return torch.tensor(header + list(self._label.encode()) + short, device="cpu")
 
     @property
     def _label(self) -> str:
@@ -480,8 +532,9 @@ class LossBalancer(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restore what `get_extra_state` returned."""
-        calls, phase, intervals = state[1:4].tolist()
-        self._clock = Clock(calls, phase, intervals)
+        codes = cast(list[int], state.tolist())
+        short = codes[-2:] if -1 in codes else []  # none where no window was closed early
+        self._clock = Clock(*codes[1:4], *short)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -490,7 +543,7 @@ class LossBalancer(nn.Module):
         saved = state_dict.get(f"{prefix}_extra_state")
         if saved is not None:
             codes = cast(list[int], saved.tolist())
-            label = bytes(codes[4:]).decode()
+            label = bytes(codes[4 : codes.index(-1) if -1 in codes else None]).decode()
             if codes[0] != self.num_groups or label != self._label:
                 raise ValueError(
                     f"the saved balancer has {codes[0]} groups and scheme {label!r}, this one "

@@ -25,6 +25,8 @@ class Clock:
     Attributes:
         calls: recorded calls ever.
         phase: recorded calls in the current interval.
+        short: calls that windows of the current interval, closed early, were short of.
+        shortfall: the same, of all intervals before it.
         intervals: finished intervals.
         advanced: whether the last eager forward already counted itself.
         block: the tensor that `rows` are views of.
@@ -32,19 +34,33 @@ class Clock:
         period: calls in the current interval; 0 until the balancer has set it.
     """
 
-    __slots__ = ("advanced", "block", "calls", "intervals", "period", "phase", "rows")
+    __slots__ = (
+        "advanced",
+        "block",
+        "calls",
+        "intervals",
+        "period",
+        "phase",
+        "rows",
+        "short",
+        "shortfall",
+    )
 
-    def __init__(self, calls: int = 0, phase: int = 0, intervals: int = 0) -> None:
+    def __init__(
+        self, calls: int = 0, phase: int = 0, intervals: int = 0, short: int = 0, shortfall: int = 0
+    ) -> None:
         self.calls = calls
         self.phase = phase
         self.intervals = intervals
+        self.short = short
+        self.shortfall = shortfall
         self.advanced = False
         self.block: Tensor | None = None
         self.rows: tuple[Tensor, ...] = ()
         self.period = 0
 
-    def __reduce__(self) -> tuple[type[Clock], tuple[int, int, int]]:
-        return Clock, (self.calls, self.phase, self.intervals)
+    def __reduce__(self) -> tuple[type[Clock], tuple[int, int, int, int, int]]:
+        return Clock, (self.calls, self.phase, self.intervals, self.short, self.shortfall)
 
     def bind(self, block: Tensor) -> None:
         """Take the rows of `block` [B, n]: at first use, after a move, a copy or an assignment."""

@@ -27,6 +27,16 @@ class Grouping:
         names: of the groups.
         group_of: from boxes float32 [..., 4] (x1, y1, x2, y2) in pixels of the original image and
             labels int64 [...] to groups int64 [...]; None where the level of the anchor decides.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> def shape(boxes, labels):
+        ...     return (boxes[..., 2] - boxes[..., 0] > boxes[..., 3] - boxes[..., 1]).long()
+        >>> groups = sw.Grouping("shape", ("tall", "wide"), shape)
+        >>> boxes = torch.tensor([[0.0, 0.0, 10.0, 40.0], [0.0, 0.0, 40.0, 10.0]])
+        >>> groups.group_of(boxes, torch.tensor([0, 0]))
+        tensor([0, 1])
     """
 
     by: str
@@ -35,7 +45,17 @@ class Grouping:
 
 
 def by_class(classes: Sequence[str]) -> Grouping:
-    """Group positives by the class of their object."""
+    """Group positives by the class of their object.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> groups = sw.by_class(["cat", "dog"])
+        >>> groups.names
+        ('cat', 'dog')
+        >>> groups.group_of(torch.zeros(3, 4), torch.tensor([1, 0, 1]))
+        tensor([1, 0, 1])
+    """
     return Grouping("class", tuple(classes), _label)
 
 
@@ -52,6 +72,16 @@ def by_size(edges: Sequence[float] = COCO_EDGES) -> Grouping:
 
     Raises:
         ValueError: the edges do not ascend from above 0.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> groups = sw.by_size()
+        >>> boxes = torch.tensor([[0.0, 0.0, 20.0, 20.0], [0.0, 0.0, 200.0, 100.0]])
+        >>> [groups.names[i] for i in groups.group_of(boxes, torch.tensor([0, 0]))]
+        ['small', 'large']
+        >>> sw.by_size([64]).names
+        ('under 64', 'over 64')
     """
     limits = [float(edge) for edge in edges]
     if not limits or not limits[0] > 0 or limits != sorted(set(limits)):
@@ -72,7 +102,13 @@ def _bucket(edges: tuple[float, ...], boxes: Tensor, labels: Tensor) -> Tensor:
 
 
 def by_level(names: Sequence[str]) -> Grouping:
-    """Group positives by the level of their anchor; the background is left alone."""
+    """Group positives by the level of their anchor; the background is left alone.
+
+    Examples:
+        >>> import scalewise as sw
+        >>> sw.by_level(["P3", "P4", "P5"]).by
+        'level-positives'
+    """
     return Grouping("level-positives", tuple(names), None)
 
 
@@ -81,6 +117,11 @@ def product(first: Grouping, second: Grouping) -> Grouping:
 
     Raises:
         ValueError: one of them is by level.
+
+    Examples:
+        >>> import scalewise as sw
+        >>> sw.product(sw.by_size([32]), sw.by_class(["cat", "dog"])).names
+        ('under 32 cat', 'under 32 dog', 'over 32 cat', 'over 32 dog')
     """
     one, other = first.group_of, second.group_of
     if one is None or other is None:
@@ -108,6 +149,13 @@ def sum_groups(values: Tensor, ids: Tensor, groups: int) -> Tensor:
 
     Returns:
         float32 [..., n + 1]; the last is what is in no group.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> values = torch.tensor([[1.0, 2.0, 3.0]])  # of one image, 3 anchors
+        >>> sw.sum_groups(values, torch.tensor([[0, 2, 0]]), 2)  # groups 0 and 1, then the rest
+        tensor([4., 0., 2.])
     """
     # image by image: on a GPU a single sum for all would make its writers wait for each other
     sums = values.new_zeros(*values.shape[:-1], groups + 1)
@@ -129,12 +177,13 @@ def weigh_positives(per_anchor_loss: Tensor, group_ids: Tensor, balancer: LossBa
     Raises:
         ValueError: the shapes differ.
 
-    Example:
-        >>> from scalewise.weighting import LossBalancer
-        >>> balancer = LossBalancer(["small", "large"], "equal", by="size")
-        >>> loss = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
-        >>> weigh_positives(loss, torch.tensor([-1, 0, 1]), balancer)
-        tensor(6., grad_fn=<DotBackward0>)
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> balancer = sw.LossBalancer(["small", "large"], "size:small=2", by="size")
+        >>> loss = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)  # of 3 anchors
+        >>> sw.weigh_positives(loss, torch.tensor([-1, 0, 1]), balancer)  # 1 + 2 * 2 + 3
+        tensor(8., grad_fn=<DotBackward0>)
     """
     if per_anchor_loss.shape != group_ids.shape:
         raise ValueError(
@@ -166,9 +215,11 @@ def split_levels(per_anchor_loss: Tensor, counts: Sequence[int]) -> Tensor:
     Raises:
         ValueError: the counts are negative or do not add up to A.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
         >>> loss = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])  # 2 images, 2 + 1 anchors
-        >>> split_levels(loss, [2, 1])
+        >>> sw.split_levels(loss, [2, 1])
         tensor([12.,  9.])
     """
     anchors = per_anchor_loss.shape[-1] if per_anchor_loss.ndim else -1
@@ -216,6 +267,15 @@ def scale_gradients(level_predictions: Sequence[Tensor], weights: Tensor) -> lis
 
     Raises:
         ValueError: there is not one weight per level.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> fine, coarse = torch.ones(2, requires_grad=True), torch.ones(1, requires_grad=True)
+        >>> levels = sw.scale_gradients([fine, coarse], torch.tensor([1.0, 3.0]))
+        >>> sum(level.sum() for level in levels).backward()
+        >>> fine.grad, coarse.grad
+        (tensor([1., 1.]), tensor([3.]))
     """
     if weights.shape != (len(level_predictions),):
         raise ValueError(

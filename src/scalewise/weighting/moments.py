@@ -40,6 +40,15 @@ class Moments:
             levels.
         pooled: over the intervals so far, older ones counting less; for positives only, where an
             interval may hold nothing of a group.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> balancer = sw.LossBalancer(2, "equal", interval=2)
+        >>> for losses in ([1.0, 4.0], [3.0, 4.0]):
+        ...     total = balancer(torch.tensor(losses, requires_grad=True))
+        >>> balancer.statistics.mean, balancer.statistics.variance
+        (tensor([2., 4.]), tensor([2., 0.]))
     """
 
     count: Tensor
@@ -121,25 +130,25 @@ def pool(past: Tensor, partial: Tensor, memory: float) -> Tensor:
     that learns.
 
     Args:
-        past: float32 [7, n], what this returned before; zeros at first. Rows count, mean, squared
-            deviations and their degrees of freedom, positives, steps with any, and shares.
+        past: float32 [..., 7, n], what this returned before; zeros at first. Rows count, mean,
+            squared deviations and their degrees of freedom, positives, steps with any, and shares.
         partial: float32 [8, n], of the interval.
         memory: 0 to below 1.
 
     Returns:
-        float32 [7, n].
+        float32 [..., 7, n].
     """
-    count, mean = past[0], past[1]
+    count, mean = past[..., 0, :], past[..., 1, :]
     old, new = memory * count, partial[0]
     total = old + new
     pooled_mean = (old * mean + new * partial[1]) / torch.where(total > 0, total, 1.0)
     fresh = torch.stack((partial[2], (new - 1).clamp(min=0), *partial[5:]))
-    return torch.cat((torch.stack((total, pooled_mean)), memory * past[2:] + fresh))
+    return torch.cat((torch.stack((total, pooled_mean), -2), memory * past[..., 2:, :] + fresh), -2)
 
 
 def finish_pooled(pooled: Tensor) -> Moments:
-    """Turn what `pool` returned, float32 [7, n], into moments of positives."""
-    count, mean, deviation, freedom, positives, present, shares = pooled.unbind(0)
+    """Turn what `pool` returned, float32 [..., 7, n], into moments of positives."""
+    count, mean, deviation, freedom, positives, present, shares = pooled.unbind(-2)
     variance = deviation / torch.where(freedom > 0, freedom, 1.0)
     sound = variance > (ROUNDING * mean).square()
     # per positive: over the group's mean share of the steps' positives
@@ -148,6 +157,25 @@ def finish_pooled(pooled: Tensor) -> Moments:
     variance = torch.where(sound, variance * per.square(), 0.0)
     presence = present / torch.where(count > 0, count, 1.0)
     return Moments(present, mean * per, variance, positives, presence)
+
+
+def pool_interval(
+    past: Tensor, partial: Tensor, memory: float
+) -> tuple[Tensor, Moments, Moments, Moments]:
+    """Add an interval to those before it, as `pool` does, all in one batch of small operations.
+
+    Returns:
+        What `pool` returns, and the moments of the interval alone, of all, and of those before.
+    """
+    after = pool(torch.stack((torch.zeros_like(past), past)), partial, memory)  # [2, 7, n]
+    found = finish_pooled(torch.cat((after, past.unsqueeze(0))))
+    assert found.positives is not None
+    assert found.presence is not None
+    fields = (found.count, found.mean, found.variance, found.positives, found.presence)
+    alone, pooled, before = (
+        Moments(*rows) for rows in zip(*(field.unbind(0) for field in fields), strict=True)
+    )
+    return after[1], alone, pooled, before
 
 
 def finish(partial: Tensor) -> Moments:

@@ -22,6 +22,14 @@ class RandomWeights(Scheme):
     """Softmax of standard normal draws, new in every interval (Lin et al., 2021: RLW).
 
     With `interval=1` this is the published rule, which draws on every step.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> balancer = sw.LossBalancer(3, sw.RandomWeights(), interval=1, normalize="mean")
+        >>> total = balancer(torch.ones(3, requires_grad=True))
+        >>> round(balancer.weights.mean().item(), 4)
+        1.0
     """
 
     def build(self, num_groups: int, seed: int) -> None:
@@ -45,6 +53,15 @@ class DWA(Scheme):
 
     Raises:
         ValueError: the temperature is not above 0.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> balancer = sw.LossBalancer(2, sw.DWA(), interval=1, normalize="mean")
+        >>> for losses in ([4.0, 4.0], [2.0, 4.0]):  # the first falls, the second does not
+        ...     total = balancer(torch.tensor(losses, requires_grad=True))
+        >>> balancer.weights
+        tensor([0.8756, 1.1244])
     """
 
     def __init__(self, temperature: float = 2.0) -> None:
@@ -72,6 +89,14 @@ class InverseLoss(Scheme):
 
     Raises:
         ValueError: the momentum is out of range.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> balancer = sw.LossBalancer(2, sw.InverseLoss(), interval=1, normalize="mean")
+        >>> total = balancer(torch.tensor([1.0, 3.0], requires_grad=True))
+        >>> balancer.weights
+        tensor([1.5000, 0.5000])
     """
 
     average: Tensor
@@ -106,6 +131,15 @@ class CoV(Scheme):
     CoV-Weighting of Groenendijk et al. (WACV 2021) on interval means; `interval=1` is the published
     per-step rule. The ratio is `m(t)` over the mean of the whole history before t (1 at first); its
     mean and deviation run over all intervals. A group with fewer than two ratios weighs 1.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> balancer = sw.LossBalancer(2, sw.CoV(), interval=1, normalize="mean")
+        >>> for losses in ([2.0, 4.0], [1.0, 4.0], [3.0, 4.0], [2.0, 5.0]):  # the first moves more
+        ...     total = balancer(torch.tensor(losses, requires_grad=True))
+        >>> balancer.weights
+        tensor([1.6524, 0.3476])
     """
 
     history: Tensor
@@ -149,6 +183,16 @@ class Uncertainty(LearnedScheme):
 
     Attributes:
         log_variance: parameter float32 [n].
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> balancer = sw.LossBalancer(2, sw.Uncertainty(), interval=1)
+        >>> optimizer = torch.optim.SGD(balancer.parameters(), lr=0.1)
+        >>> balancer(torch.tensor([3.0, 0.5], requires_grad=True)).backward()
+        >>> optimizer.step()  # the larger loss is trusted less
+        >>> balancer.scheme.log_variance.detach()
+        tensor([ 0.2000, -0.0500])
     """
 
     log_variance: Tensor
@@ -178,6 +222,12 @@ class Permuted(AVW):
 
     Attributes:
         order: int64 [n], the group whose weight each group is given.
+
+    Examples:
+        >>> import scalewise as sw
+        >>> balancer = sw.LossBalancer(3, sw.Permuted(), seed=1)
+        >>> balancer.scheme.order  # each group gets the weight of this one
+        tensor([1, 2, 0])
     """
 
     order: Tensor

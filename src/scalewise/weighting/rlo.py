@@ -82,6 +82,14 @@ class RLO(Scheme):
     Raises:
         ValueError: an argument is out of range, an action has parameters of its own, or serves
             twice.
+
+    Examples:
+        >>> import scalewise as sw
+        >>> balancer = sw.LossBalancer(["cat", "dog"], sw.RLO(explore=0.2), by="class")
+        >>> balancer.scheme.action_names
+        ('equal', 'share-0.25', 'share', 'share-1', 'avw-magnitude', 'loss')
+        >>> int(balancer.scheme.action)  # none is drawn before the first interval has ended
+        -1
     """
 
     action: Tensor

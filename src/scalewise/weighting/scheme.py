@@ -30,6 +30,17 @@ class Scheme(nn.Module, ABC):
         by: what they are groups by: "level" for whole levels, else groups of positives.
         objects: number of objects of each group in the training set, where the balancer knows it.
         fixed: whether its weights are used as they are, not scaled to keep the loss's size.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> class Flat(sw.Scheme):
+        ...     def propose(self, current, previous):
+        ...         return 1 / current.mean.clamp(min=1e-6)
+        >>> balancer = sw.LossBalancer(2, Flat(), interval=1, normalize="mean")
+        >>> total = balancer(torch.tensor([1.0, 3.0], requires_grad=True))
+        >>> balancer.weights
+        tensor([1.5000, 0.5000])
     """
 
     num_groups: int = 0
@@ -76,6 +87,21 @@ class LearnedScheme(Scheme):
     """A scheme with parameters of its own, trained by the loss it returns.
 
     `propose` then only reports the weights in force, for `LossBalancer.weights`.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> from scalewise.weighting import LearnedScheme
+        >>> class Scaled(LearnedScheme):
+        ...     def build(self, num_groups, seed):
+        ...         self.scale = torch.nn.Parameter(torch.zeros(num_groups))
+        ...     def weigh(self, losses):
+        ...         return (self.scale.exp() * losses - self.scale).sum()
+        ...     def propose(self, current, previous):
+        ...         return self.scale.exp()
+        >>> balancer = sw.LossBalancer(2, Scaled())
+        >>> balancer(torch.tensor([1.0, 3.0])).item()
+        4.0
     """
 
     @abstractmethod
@@ -112,7 +138,19 @@ _S = TypeVar("_S", bound=type[Scheme])
 
 
 def register(name: str) -> Callable[[_S], _S]:
-    """Class decorator that makes a scheme available by name."""
+    """Class decorator that makes a scheme available by name.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> from scalewise.weighting import register
+        >>> @register("first")
+        ... class First(sw.Scheme):
+        ...     def propose(self, current, previous):
+        ...         return torch.eye(self.num_groups)[0]
+        >>> sw.LossBalancer(2, "first").scheme.name
+        'first'
+    """
 
     def add(cls: _S) -> _S:
         _BY_NAME[name] = cls
@@ -126,12 +164,24 @@ def _registered_name(cls: type[Scheme]) -> str | None:
 
 
 def scheme_names() -> tuple[str, ...]:
-    """The names that schemes are registered under, sorted."""
+    """The names that schemes are registered under, sorted.
+
+    Examples:
+        >>> from scalewise.weighting import scheme_names
+        >>> [name for name in scheme_names() if name in ("avw", "equal", "share")]
+        ['avw', 'equal', 'share']
+    """
     return tuple(sorted(_BY_NAME))
 
 
 def scheme_class(name: str) -> type[Scheme]:
-    """The class registered under one of `scheme_names()`."""
+    """The class registered under one of `scheme_names()`.
+
+    Examples:
+        >>> from scalewise.weighting import scheme_class
+        >>> scheme_class("share")(power=0.25).name
+        'share-0.25'
+    """
     return _BY_NAME[name]
 
 

@@ -33,6 +33,14 @@ class Share(_OverPositives):
 
     Raises:
         ValueError: the power is out of range.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> balancer = sw.LossBalancer(["cat", "dog"], sw.Share(power=0.25), by="class", interval=1)
+        >>> total = balancer(torch.ones(3, requires_grad=True), torch.tensor([90.0, 10.0]))
+        >>> balancer.weights
+        tensor([1.0000, 1.6139])
     """
 
     def __init__(self, power: float = 0.5) -> None:
@@ -67,6 +75,11 @@ class EffectiveNumber(_OverPositives):
 
     Raises:
         ValueError: beta is out of range, or the balancer does not know the objects.
+
+    Examples:
+        >>> import scalewise as sw
+        >>> sw.LossBalancer(["cat", "dog"], "effective", by="class", objects=[5000, 100]).weights
+        tensor([0.1749, 1.8251])
     """
 
     found: Tensor
@@ -105,6 +118,15 @@ class LossProportional(_OverPositives):
 
     Args:
         power: of the mean loss; above 0 helps what is not learned, below 0 what is.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> balancer = sw.LossBalancer(["cat", "dog"], "loss", by="class", interval=1)
+        >>> losses = torch.tensor([1.0, 2.0, 5.0], requires_grad=True)
+        >>> total = balancer(losses, torch.tensor([50.0, 50.0]))  # a dog costs twice as much
+        >>> balancer.weights
+        tensor([1.0000, 1.3333])
     """
 
     def __init__(self, power: float = 1.0) -> None:

@@ -14,7 +14,13 @@ from scalewise.weighting.scheme import Scheme, register
 
 @register("equal")
 class Equal(Scheme):
-    """Every group weighs 1: the detector's own loss."""
+    """Every group weighs 1: the detector's own loss.
+
+    Examples:
+        >>> import scalewise as sw
+        >>> sw.LossBalancer(["cat", "dog"], sw.Equal(), by="class").weights
+        tensor([1., 1.])
+    """
 
     def propose(self, current: Moments, previous: Moments) -> Tensor:
         """Return ones."""
@@ -30,6 +36,11 @@ class Static(Scheme):
 
     Raises:
         ValueError: the weights are unusable, or their number is not that of the groups.
+
+    Examples:
+        >>> import scalewise as sw
+        >>> sw.LossBalancer(["P3", "P4", "P5"], sw.Static([1, 1, 4])).weights
+        tensor([0.5000, 0.5000, 2.0000])
     """
 
     given: Tensor
@@ -72,6 +83,13 @@ class Given(Scheme):
 
     Raises:
         ValueError: a weight is unusable, or the balancer has no group of that name or other groups.
+
+    Examples:
+        >>> import scalewise as sw
+        >>> sw.LossBalancer(["red", "platelet"], "class:platelet=2", by="class").weights
+        tensor([1., 2.])
+        >>> sw.Given("class", {"platelet": 2}).name
+        'class:platelet=2'
     """
 
     fixed = True

@@ -59,6 +59,17 @@ def scheme_from_words(words: str) -> Scheme:
     Raises:
         ValueError: for an unknown name or argument, with the nearest known one, or a value that the
             scheme refuses.
+
+    Examples:
+        >>> from scalewise.weighting import scheme_from_words
+        >>> scheme_from_words("share:power=0.25").name
+        'share-0.25'
+        >>> scheme_from_words("rlo:actions=equal+share").action_names
+        ('equal', 'share')
+        >>> scheme_from_words("sharp")
+        Traceback (most recent call last):
+            ...
+        ValueError: unknown scheme 'sharp'; did you mean 'share'?
     """
     name, *pairs = _split(words, ":")
     if name in GIVEN:
