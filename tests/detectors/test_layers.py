@@ -111,3 +111,27 @@ def test_an_activation_after_a_pointwise_convolution_copies_nothing() -> None:
         layers(x).sum().backward()
     assert "clone" not in seen.names
     assert "copy_" not in seen.names
+
+
+@pytest.mark.parametrize("groups", [1, 16])
+def test_bfloat16_gradients_of_maps_of_one_pixel_are_right(groups: int) -> None:
+    """Torch 2.15 leaves those of stride 2 as the memory was."""
+    torch.manual_seed(0)
+    plain = nn.Conv2d(16, 16, 3, stride=2, padding=1, groups=groups)
+    twin = copy.deepcopy(plain).double()
+    conv = Conv(plain).to(memory_format=torch.channels_last)
+    for _ in range(10):
+        x = torch.randn(4, 16, 1, 1)
+        junk = torch.full((100_000,), float("nan"))  # what unwritten memory then holds
+        del junk
+        conv.zero_grad()
+        twin.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            found = conv(x.bfloat16())
+        torch.autograd.backward(found.float().square().sum())
+        torch.autograd.backward(twin(x.bfloat16().double()).square().sum())
+        assert conv.weight.grad is not None
+        assert twin.weight.grad is not None
+        torch.testing.assert_close(
+            conv.weight.grad.double(), twin.weight.grad, rtol=1e-4, atol=1e-5
+        )

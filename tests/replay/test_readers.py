@@ -160,7 +160,7 @@ def test_unreadable_places_are_refused(tmp_path: Path) -> None:
         ("missing.csv", "does not exist"),
         ("text.txt", "none of a run folder"),
         ("empty.parquet", "is empty"),
-        ("broken.parquet", "cannot be read"),
+        ("broken.parquet", "is damaged"),
         (".", "neither a trace.parquet nor TensorBoard"),
     ):
         with pytest.raises(LossesError, match=message):

@@ -30,7 +30,7 @@ def check_against_recorded(run: Path) -> None:
     losses = read_losses(run)
     table = pq.read_table(run / "trace.parquet")
     setting = replace(run_setting(run), scheme=config.scheme)
-    replayed = replay(losses.values, setting, losses.positives, losses.groups)
+    replayed = replay(losses.values, setting, losses.positives, losses.groups, losses.epochs)
     at = table["interval"].to_numpy()
     recorded = np.stack([table[f"weight/{level}"].to_numpy() for level in losses.groups], 1)
     np.testing.assert_array_equal(replayed.weights[at], recorded)

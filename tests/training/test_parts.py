@@ -6,7 +6,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,8 +22,8 @@ from scalewise.cli.display import show_run
 from scalewise.errors import UsageError, UserError
 from scalewise.training import runs
 from scalewise.training.average import MovingAverage, decay_at, update
+from scalewise.training.checkpoints import WholeFiles
 from scalewise.training.config import TrainConfig
-from scalewise.training.fit import WholeFiles
 from scalewise.training.module import rate
 from scalewise.training.picture import chosen_groups, draw_groups
 from scalewise.training.progress import describe
@@ -264,14 +264,15 @@ def test_checkpoints_are_whole_or_old(tmp_path: Path, monkeypatch: pytest.Monkey
     files = WholeFiles()
     files.save_checkpoint({"a": torch.ones(2)}, tmp_path / "c.ckpt")
 
-    def dies(value: object, path: Path) -> None:
-        path.write_bytes(b"half")
+    def dies(value: object, file: BinaryIO) -> None:
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", dies)
     with pytest.raises(OSError, match="disk full"):
         files.save_checkpoint({"a": torch.zeros(2)}, tmp_path / "c.ckpt")
     assert torch.equal(torch.load(tmp_path / "c.ckpt", weights_only=True)["a"], torch.ones(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["c.ckpt"]
 
 
 def test_moving_average_follows_its_closed_form() -> None:

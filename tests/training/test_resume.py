@@ -74,6 +74,34 @@ def test_killed_and_resumed_equals_undisturbed(
     assert (run / "logs/attempt-2").is_dir()
 
 
+def test_interrupted_again_within_an_accumulation_window(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five batches, two a step. The second attempt ends after the first batch of a window, whose
+    gradients no checkpoint holds."""
+    common = {"epochs": 1, "checkpoint_every": 1, "accumulate": 2, "scheme": "equal"}
+    whole = train(tiny(tmp_path, name="whole", **common))
+    step = DetectionModule.training_step
+    ends = iter([3, 2])  # batches of the first and the second attempt
+
+    def interrupted(self: DetectionModule, batch: Batch, index: int) -> torch.Tensor:
+        if next(left) == 0:
+            raise KeyboardInterrupt
+        return step(self, batch, index)
+
+    monkeypatch.setattr(DetectionModule, "training_step", interrupted)
+    left = iter(range(next(ends), -1, -1))
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(tmp_path, name="run", **common))
+    left = iter(range(next(ends) - 1, -1, -1))
+    with pytest.raises(KeyboardInterrupt):
+        resume(tmp_path / "run")
+    monkeypatch.setattr(DetectionModule, "training_step", step)
+    resume(tmp_path / "run")
+    one, other = (pq.read_table(r / "trace.parquet") for r in (whole, tmp_path / "run"))
+    assert one.equals(other)
+
+
 def test_ctrl_c_ends_tidily_and_says_how_to_go_on(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,8 +22,9 @@ from scalewise.errors import UserError
 from scalewise.training import runs
 from scalewise.training.config import TrainConfig
 from scalewise.training.fit import train
-from scalewise.training.inference import evaluate, load_run, predict
+from scalewise.training.inference import evaluate, load_run
 from scalewise.training.module import DetectionModule
+from scalewise.training.prediction import predict
 from scalewise.training.schemes import build_balancer
 from scalewise.weighting import RLO
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +16,11 @@ MOST = 128  # images that one batch is cut into in search of equal parts
 
 
 class Conv(nn.Conv2d):
-    """A convolution that is fast on a CPU also where its kernel is 1x1 and its batch is small."""
+    """A convolution that is fast on a CPU also where its kernel is 1x1 and its batch is small.
+
+    On maps of one pixel it computes in float32 on a CPU under autocast: there the bfloat16 gradient
+    of a weight with stride 2 is memory that nobody wrote to (torch 2.15).
+    """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__(
@@ -41,8 +46,16 @@ class Conv(nn.Conv2d):
         if parts:
             cut: Tensor = _Pointwise.apply(input, weight, bias, parts)
             return cut
-        usual: Tensor = super()._conv_forward(input, weight, bias)
+        exact = _one_pixel_in_autocast(input)
+        with torch.autocast("cpu", enabled=False) if exact else nullcontext():
+            x = input.float() if exact else input
+            usual: Tensor = super()._conv_forward(x, weight, bias)
         return usual
+
+
+def _one_pixel_in_autocast(x: Tensor) -> bool:
+    """Whether x [B, C, H, W] is of one pixel an image, on a CPU under autocast."""
+    return x.device.type == "cpu" and x.shape[2:] == (1, 1) and torch.is_autocast_enabled("cpu")
 
 
 def _plain_cpu(x: Tensor) -> bool:

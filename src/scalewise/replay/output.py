@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +12,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from scalewise.files import whole, write_text
 from scalewise.replay.readers import GroupLosses
 from scalewise.replay.replay import Replayed
 from scalewise.training.kinds import Kind
+from scalewise.training.letters import families
 from scalewise.training.picture import (
     choice_note,
     chosen_groups,
@@ -23,7 +24,6 @@ from scalewise.training.picture import (
     is_broken,
     safe_label,
 )
-from scalewise.training.runs import write_text
 
 
 def write_weights(path: Path, losses: GroupLosses, replays: Sequence[Replayed]) -> None:
@@ -81,7 +81,14 @@ def draw_weights(path: Path, losses: GroupLosses, replays: Sequence[Replayed], k
     schemes = list(dict.fromkeys(r.setting.scheme for r in replays))
     intervals = list(dict.fromkeys(r.setting.interval for r in replays))
     shown = chosen(losses, replays)
-    with mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
+    with mpl.rc_context(
+        {
+            "font.family": families(losses.groups),
+            "font.size": 8,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        }
+    ):
         size = (1 + 3.6 * len(intervals), 0.6 + 1.9 * len(schemes))
         figure = Figure(figsize=size, layout="constrained", dpi=110)
         axes = figure.subplots(len(schemes), len(intervals), sharex=True, sharey="row")
@@ -109,9 +116,8 @@ def draw_weights(path: Path, losses: GroupLosses, replays: Sequence[Replayed], k
             frameon=False,
             title=choice_note(len(shown), len(losses.groups), kind) or None,
         )
-        aside = path.with_name(f".{path.stem}.{os.getpid()}.png")
-        figure.savefig(aside)
-    os.replace(aside, path)
+        with whole(path) as aside:
+            figure.savefig(aside)
 
 
 def _rows(axes: object, rows: int, columns: int) -> list[list[Axes]]:

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from scalewise.parquet import DamagedFile, read_table
 from scalewise.replay.columns import Columns, LossesError, find_columns
 from scalewise.replay.tensorboard import read_events
 
 
 @dataclass(frozen=True)
 class GroupLosses:
-    """The unweighted loss of each group over time.
+    r"""The unweighted loss of each group over time.
 
     Attributes:
         source: Where it was read.
@@ -28,6 +28,15 @@ class GroupLosses:
         values: float32 [rows, groups]; not finite where nothing usable was recorded.
         notes: What was left out, and what to keep in mind.
         positives: float32 [rows, groups], from columns positives/<group>; None where any is absent.
+        epochs: int [rows], from a column epoch of whole numbers; None without one.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from scalewise.replay.readers import read_losses
+        >>> text = "step,loss/P3,loss/P4\n0,2.0,1.0\n1,1.0,0.5\n"
+        >>> written = Path("losses.csv").write_text(text)
+        >>> read_losses(Path("losses.csv")).groups
+        ('P3', 'P4')
     """
 
     source: Path
@@ -36,10 +45,11 @@ class GroupLosses:
     values: Tensor
     notes: tuple[str, ...] = ()
     positives: Tensor | None = None
+    epochs: np.ndarray | None = None
 
 
 def read_losses(path: Path, tags: str | None = None) -> GroupLosses:
-    """Read recorded losses of groups.
+    r"""Read recorded losses of groups.
 
     Args:
         path: A run folder, a `.parquet` trace, a `.csv` file, or a TensorBoard log: an event file
@@ -49,6 +59,15 @@ def read_losses(path: Path, tags: str | None = None) -> GroupLosses:
 
     Raises:
         LossesError: nothing can be read there, or it is unclear which losses are meant.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from scalewise.replay.readers import read_losses
+        >>> text = "step,loss/P3,loss/P4\n0,2.0,1.0\n1,1.0,0.5\n"
+        >>> written = Path("losses.csv").write_text(text)
+        >>> read_losses(Path("losses.csv")).values
+        tensor([[2.0000, 1.0000],
+                [1.0000, 0.5000]])
     """
     if not path.exists():
         raise LossesError(f"{path} does not exist")
@@ -86,9 +105,11 @@ def _read_table(path: Path) -> pa.Table:
         raise LossesError(f"{path} is empty: the recording stopped before its first write")
     try:
         if path.suffix == ".parquet":
-            return pq.read_table(path)
+            return read_table(path)
         return pc.read_csv(path, convert_options=pc.ConvertOptions(null_values=[""]))
-    except (pa.ArrowInvalid, OSError) as error:
+    except DamagedFile as error:
+        raise LossesError(str(error)) from None
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise LossesError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
 
 
@@ -118,7 +139,10 @@ def _from_table(table: pa.Table, columns: Columns, path: Path, notes: Sequence[s
     if set(counted) <= set(table.column_names):
         found = np.stack([_floats(table, name, path) for name in counted], axis=1)
         positives = torch.from_numpy(found[recorded])  # [rows, groups]
-    return GroupLosses(path, steps, columns.groups, losses, tuple(notes), positives)
+    epochs = None
+    if "epoch" in table.column_names and pa.types.is_integer(table["epoch"].type):
+        epochs = table["epoch"].fill_null(-1).to_numpy()[recorded]
+    return GroupLosses(path, steps, columns.groups, losses, tuple(notes), positives, epochs)
 
 
 def _floats(table: pa.Table, name: str, path: Path) -> np.ndarray:

@@ -49,6 +49,16 @@ def record(
     Raises:
         RecordError: there is no balancer or more than one, an argument does not fit, or packages
             are missing.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> balancer = sw.LossBalancer(["P3", "P4"], "equal")
+        >>> with sw.record(balancer, "losses.parquet") as recording:
+        ...     for step in range(5):
+        ...         total = balancer(torch.rand(2, requires_grad=True))
+        >>> recording.steps
+        5
     """
     balancer = _find(model_or_balancer)
     if every < 1:

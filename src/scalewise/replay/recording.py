@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from scalewise.errors import UserError
 from scalewise.training.trace import Interval, Trace
 from scalewise.weighting import LossBalancer
 
@@ -90,7 +91,13 @@ class Recording:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except (RuntimeError, UserError) as second:
+            if error is None:
+                raise
+            # such as a lost device: what lost it is on its way up already
+            warnings.warn(f"record: {self.path} lacks the last steps: {second}", stacklevel=2)
 
     def _before(self, balancer: LossBalancer, args: Any) -> None:
         """Note what is in force; the call itself may already end the interval."""

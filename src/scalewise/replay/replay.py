@@ -20,7 +20,13 @@ from scalewise.weighting import LearnedScheme, LossBalancer
 
 @dataclass(frozen=True)
 class Setting:
-    """A balancer in words; the fields are the training options of the same names."""
+    """A balancer in words; the fields are the training options of the same names.
+
+    Examples:
+        >>> from scalewise.replay.replay import Setting
+        >>> Setting("share", by="class").interval
+        'auto'
+    """
 
     scheme: str
     interval: int | Literal["auto"] = "auto"
@@ -50,6 +56,13 @@ class Replayed:
         skipped: int64 [groups], values left out of the statistics because they are not finite.
         outliers: int64 [groups], values that the guard left out.
         rejected: Proposals that were no weights and changed nothing.
+
+    Examples:
+        >>> import torch
+        >>> from scalewise.replay.replay import Setting, replay
+        >>> losses = torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
+        >>> replay(losses, Setting("rlo", interval=20)).actions
+        (None, 'avw-dispersion', 'equal', 'equal')
     """
 
     setting: Setting
@@ -70,6 +83,7 @@ def replay(
     setting: Setting,
     positives: Tensor | None = None,
     names: Sequence[str] | None = None,
+    epochs: np.ndarray | None = None,
 ) -> Replayed:
     """Feed losses, row by row, to the balancer that training would use.
 
@@ -78,9 +92,19 @@ def replay(
         setting: The balancer.
         positives: float [rows, groups], for groups of positives.
         names: Of the groups, for weights that are given by name.
+        epochs: int [rows], the epoch of each row, at whose end the optimizer makes its step even if
+            fewer rows than `accumulate` came since the last; None where it is not known.
 
     Raises:
         UsageError: the setting cannot be replayed or does not fit the losses.
+
+    Examples:
+        >>> import torch
+        >>> from scalewise.replay.replay import Setting, replay
+        >>> losses = torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
+        >>> replayed = replay(losses, Setting("avw:temperature=2", interval=20))
+        >>> replayed.weights.shape  # the first weights, then those after each interval
+        (4, 3)
     """
     balancer = build_balancer(names or losses.shape[1], setting)
     if setting.by != "level" and positives is None:
@@ -93,6 +117,8 @@ def replay(
     ends: list[int] = []
     for count, row in enumerate(losses.unbind(0), 1):
         balancer(row, None if positives is None else positives[count - 1])
+        if epochs is not None and epochs[count - 1] != epochs[min(count, len(epochs) - 1)]:
+            balancer.close_window()
         if balancer.intervals > len(ends):
             ends.append(count)
             states.append(_state(balancer))

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scalewise.errors import UsageError
+from scalewise.files import write_text
 from scalewise.report.cost import cost_section
 from scalewise.report.dependence import dependence_section
 from scalewise.report.forest import forest_section
@@ -24,8 +25,7 @@ from scalewise.report.summary import CAPTION, METRICS, summary_section, summary_
 from scalewise.study.comparisons import class_metrics, study_tables
 from scalewise.study.images import ImageBootstrap
 from scalewise.study.records import StudyRecords
-from scalewise.study.tables import differences_csv, markdown
-from scalewise.training.runs import write_text
+from scalewise.study.tables import differences_csv, markdown, markdown_cell, safe
 
 
 def write_report(
@@ -99,7 +99,9 @@ def report_csv(comparisons: Sequence[Comparison]) -> str:
         for run in comparison.runs:
             config = run.config
             start = [comparison.title, run.label, config.detector, config.scheme, config.seed]
-            rows.writerows([*start, name, value] for name, value in run.last.items())
+            rows.writerows(
+                [*map(safe, start), safe(name), value] for name, value in run.last.items()
+            )
     return held.getvalue()
 
 
@@ -123,7 +125,7 @@ def _lead(comparisons: Sequence[Comparison]) -> str:
 
 def _markdown(content: Table) -> str:
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(map(markdown_cell, cells)) + " |"
 
     rule = ["---", *("---:" for _ in content.header[1:])]
     return "\n".join([line(content.header), line(rule), *(line(row) for row in content.rows)])

@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from scalewise.data import load_image
 from scalewise.data.split import ImageRecord, Split
 from scalewise.detectors.pyramid import level_names
 from scalewise.evaluation.detections import ImageDetections
 from scalewise.evaluation.stored import read_detections
 from scalewise.report.markup import Html, join, paragraph, text
 from scalewise.report.subjects import ReportRun
+from scalewise.training.drawing import draw
 from scalewise.training.fit import open_splits
-from scalewise.training.inference import draw
 from scalewise.training.picture import level_color
 
 IMAGES = 6  # where few runs are shown
@@ -44,8 +45,7 @@ def drawings(runs: Sequence[tuple[str, ReportRun]], tables: int) -> Html:
         tables: Tables of pictures on the page, which share its room.
 
     Raises:
-        UserError: when the data set cannot be read.
-        OSError: when an image cannot be read.
+        UserError: when the data set or an image cannot be read.
     """
     columns = [
         Column(title, run, {i.image_id: i for i in read_detections(_detections(run))})
@@ -91,8 +91,7 @@ def _detections(run: ReportRun) -> Path:
 
 
 def _row(record: ImageRecord, split: Split, columns: Sequence[Column]) -> Html:
-    with Image.open(record.path) as file:
-        image = file.convert("RGB")
+    image = Image.fromarray(load_image(record.path))
     factor = SIDE / max(image.size)
     size = (round(image.width * factor), round(image.height * factor))
     image = image.resize(size, Image.Resampling.BICUBIC)

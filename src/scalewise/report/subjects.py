@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +11,10 @@ from typing import Any
 
 from scalewise.errors import UsageError
 from scalewise.report.figure import series_style
-from scalewise.study.records import StudyRecords, load_study, read_metrics
+from scalewise.study.records import StudyRecords, load_study
 from scalewise.training.config import TrainConfig
 from scalewise.training.kinds import GROUP, Kind, kind_of
-from scalewise.training.runs import RunError, load_config
+from scalewise.training.runs import RunError, load_config, load_json, load_metrics
 
 
 @dataclass(frozen=True)
@@ -206,11 +205,13 @@ def _styled(groups: list[tuple[str, list[ReportRun]]], baseline: str | None) -> 
 
 
 def _read_run(folder: Path, label: str) -> ReportRun:
-    try:
-        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        environment = {}
-    return ReportRun(label, folder, load_config(folder), environment, read_metrics(folder) or {})
+    """What lies in a run's folder; what is absent is left out, what is broken is an error."""
+    present = (folder / "environment.json").is_file()
+    environment = load_json(folder / "environment.json") if present else {}
+    metrics = load_metrics(folder) if (folder / "metrics.json").is_file() else {}
+    if not isinstance(environment, dict):
+        raise RunError(f"{folder / 'environment.json'} is damaged: it holds no facts by name")
+    return ReportRun(label, folder, load_config(folder), environment, metrics)
 
 
 def _numbers(epoch: dict[str, Any]) -> dict[str, float]:

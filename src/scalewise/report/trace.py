@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from scalewise.parquet import DamagedFile, read_table
 from scalewise.training.picture import chosen_groups, group_losses, sum_columns
-from scalewise.training.trace import background_columns, group_names
+from scalewise.training.trace import background_columns, group_names, read_trace
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -83,7 +83,7 @@ def read_groups(run: Path) -> GroupTrace | None:
     path = run / "trace.parquet"
     if not path.is_file():
         return None
-    table = pq.read_table(path)
+    table = read_trace(path)
     if not table.num_rows:
         return None
     names = table.column_names
@@ -117,9 +117,12 @@ def read_gradients(run: Path, groups: list[str]) -> tuple[Integers, Floats] | No
     path = run / "gradients.parquet"
     if not path.is_file():
         return None
-    table = pq.read_table(path)
+    table = read_table(path)
     if not table.num_rows:
         return None
+    pairs = [f"gram/{one}/{other}" for i, one in enumerate(groups) for other in groups[i:]]
+    if not {"step", *pairs} <= set(table.column_names):
+        raise DamagedFile(f"{path} is of another run: it does not have the groups {groups}")
     gram = np.zeros((table.num_rows, len(groups), len(groups)))
     for i, one in enumerate(groups):
         for j, other in enumerate(groups[i:], i):

@@ -105,7 +105,7 @@ class Board:
         table.add_column("running")
         for detector in self.plan.detectors:
             for scheme in self.plan.schemes:
-                table.add_row(detector, scheme, *self._row(detector, scheme))
+                table.add_row(Text(detector), Text(scheme), *self._row(detector, scheme))
         lines = [Text(f"failed  {cell}: {reason}") for cell, reason in self.failed.items()]
         return Group(table, *lines, Text(f"time left: {duration(self.seconds_left())}"))
 

@@ -9,21 +9,22 @@ none is trained by two processes at once.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import threading
 from pathlib import Path
 
-import yaml
-
 from scalewise.errors import UserError
 from scalewise.study.records import read_metrics
 from scalewise.training.config import TrainConfig
+from scalewise.training.runs import config_from, is_main_process, read_yaml
 
 
 def run_cell(config: TrainConfig) -> None:
     """Train a run, or go on with it where it was interrupted.
 
-    A folder without a usable checkpoint is set aside as `seed-0.broken-1`, never deleted.
+    A folder without a usable checkpoint is set aside as `seed-0.broken-1`, never deleted, by the
+    first of the processes that train the run.
 
     Args:
         config: With `out` and `name` naming the run folder.
@@ -37,18 +38,32 @@ def run_cell(config: TrainConfig) -> None:
     metrics = read_metrics(folder)
     if metrics is not None and metrics.get("status") == "finished":
         return
-    if (folder / "checkpoints" / "last.ckpt").is_file():
+    lacking = _lacking(folder)
+    if lacking is None:
         resume(folder)
         return
-    if folder.exists():
+    if folder.exists() and is_main_process():
         number = 1
         while (aside := folder.with_name(f"{folder.name}.broken-{number}")).exists():
             number += 1
         folder.rename(aside)
-        print(f"{folder} had no checkpoint to go on from; it is kept as {aside}")
-    # recorded as the run's command: the one that repeats it by itself
-    sys.argv = ["scalewise", "train", "--config", str(folder / "config.yaml")]
-    train(config)
+        print(f"{lacking}; it is kept as {aside}, and the run begins anew", flush=True)
+    # recorded is the command that repeats the run by itself
+    train(config, f"scalewise train --config {shlex.quote(str(folder / 'config.yaml'))}")
+
+
+def _lacking(folder: Path) -> str | None:
+    """Why a run cannot go on; None where it can."""
+    from scalewise.training.checkpoints import read_checkpoint
+
+    path = folder / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        return f"{folder} had no checkpoint to go on from"
+    try:
+        read_checkpoint(path)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _limit_gpu_memory(part: float) -> None:
@@ -72,7 +87,7 @@ def _end_with_parent() -> None:
 def main() -> int:
     """Run the cell that the first argument names; 1 when it failed for a printed reason."""
     _end_with_parent()
-    config = TrainConfig(**yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    config = config_from(read_yaml(Path(sys.argv[1])), Path(sys.argv[1]))
     _limit_gpu_memory(float(sys.argv[2]))
     try:
         run_cell(config)

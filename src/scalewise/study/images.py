@@ -220,7 +220,7 @@ def run_matches(record: Record, splits: dict[tuple[object, ...], Split]) -> Matc
     split = _validation_split(load_config(record.folder), splits)
     try:
         matches = matched(split, read_detections(detections))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, IndexError) as error:
         raise UserError(f"{detections} does not fit the data: {error}") from None
     save_matches(path, _checked(matches, record, detections))
     return matches
@@ -229,7 +229,14 @@ def run_matches(record: Record, splits: dict[tuple[object, ...], Split]) -> Matc
 def _validation_split(config: TrainConfig, splits: dict[tuple[object, ...], Split]) -> Split:
     from scalewise.training.fit import open_splits
 
-    key = (config.data, config.train_split, config.val_split, config.holdout, config.skip_bad)
+    key = (
+        config.data,
+        config.train_split,
+        config.val_split,
+        config.holdout,
+        config.skip_bad,
+        config.strict,
+    )
     if key not in splits:
         splits[key] = open_splits(config)[1]
     return splits[key]

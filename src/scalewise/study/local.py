@@ -14,9 +14,9 @@ from typing import IO
 
 import yaml
 
+from scalewise.files import write_text
 from scalewise.study.plan import Cell, Plan, cell_config, cell_log
 from scalewise.study.records import Record, read_record
-from scalewise.training.runs import write_text
 
 Report = Callable[[Cell, "Record | str | None"], None]
 """Told of each cell: None when it starts, its record when it is done, the reason when it failed."""

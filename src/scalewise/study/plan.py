@@ -18,8 +18,9 @@ import yaml
 
 from scalewise.default import default_scheme
 from scalewise.errors import UsageError
+from scalewise.files import write_text
 from scalewise.training.config import DetectorOptions, TrainConfig, check
-from scalewise.training.runs import RunError, write_text
+from scalewise.training.runs import RunError, config_from, read_yaml
 
 VARIED = ("detector", "scheme", "seed", "out", "name")  # set per cell, not per study
 
@@ -154,7 +155,11 @@ def slug(scheme: str) -> str:
 
 
 def cell_config(study: Path, plan: Plan, cell: Cell) -> TrainConfig:
-    """The options of one run."""
+    """The options of one run; it takes one device where --devices is "auto".
+
+    Several runs at a time (--jobs) are what fills several devices best: their batches stay what
+    they are on one, and so do their figures.
+    """
     folder = cell_folder(study, cell)
     own = {
         "detector": cell.detector,
@@ -162,6 +167,7 @@ def cell_config(study: Path, plan: Plan, cell: Cell) -> TrainConfig:
         "seed": cell.seed,
         "out": str(folder.parent),
         "name": folder.name,
+        "devices": 1 if plan.options.devices == "auto" else plan.options.devices,
     }
     return TrainConfig(**dataclasses.asdict(plan.options) | own)
 
@@ -188,12 +194,12 @@ def load_plan(study: Path) -> Plan:
     path = study / "study.yaml"
     if not path.is_file():
         raise RunError(f"{study} is no study: it has no study.yaml")
+    values = read_yaml(path)
     try:
-        values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
         grid = GridOptions(**{f.name: values.pop(f.name) for f in dataclasses.fields(GridOptions)})
         # whole levels are all there was before "by" was an option
-        return make_plan(grid, TrainConfig(**{"by": "level"} | values))
-    except (TypeError, KeyError, AttributeError, yaml.YAMLError, UsageError) as error:
+        return make_plan(grid, config_from({"by": "level"} | values, path))
+    except (TypeError, KeyError, AttributeError, UsageError) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
 
 

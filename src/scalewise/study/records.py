@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scalewise.study.plan import Cell, Plan, cell_folder, load_plan
+from scalewise.training.runs import RunError, load_metrics
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,9 @@ def read_record(study: Path, cell: Cell) -> Record | None:
 def read_metrics(folder: Path) -> dict[str, Any] | None:
     """A run's `metrics.json`, also of a run that is going on; None when absent or broken."""
     try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return load_metrics(folder)
+    except RunError:
         return None
-    return metrics if isinstance(metrics, dict) else None
 
 
 def run_seconds(metrics: dict[str, Any], accumulate: int) -> float:

@@ -23,7 +23,13 @@ _ROUNDING = 1e-12  # a spread of differences below this is rounding, not trainin
 
 
 class Interval(NamedTuple):
-    """A 95% interval."""
+    """A 95% interval.
+
+    Examples:
+        >>> from scalewise.study.statistics import Interval
+        >>> Interval(0.01, 0.03).high
+        0.03
+    """
 
     low: float
     high: float
@@ -38,6 +44,12 @@ class Summary:
         seeds: those with a finite value, ascending.
         mean: over these; NaN without any.
         deviation: sample standard deviation; NaN below two seeds.
+
+    Examples:
+        >>> from scalewise.study.statistics import summarize
+        >>> ap = {"equal": {0: 0.47, 1: 0.48, 2: 0.47}, "avw": {0: 0.50, 1: 0.52, 2: 0.50}}
+        >>> summarize(ap)[0].seeds
+        (0, 1, 2)
     """
 
     scheme: str
@@ -65,6 +77,12 @@ class Difference:
         p: two-sided paired t test; None like `t_interval`, but 1 when all differences are 0.
         p_holm: corrected for the number of schemes with a p, after Holm.
         seeds_needed: see `seeds_needed`; None where that has no answer.
+
+    Examples:
+        >>> from scalewise.study.statistics import paired
+        >>> ap = {"equal": {0: 0.47, 1: 0.48, 2: 0.47}, "avw": {0: 0.50, 1: 0.52, 2: 0.50}}
+        >>> [round(edge, 3) for edge in paired(ap, "equal")[0].t_interval]
+        [0.019, 0.048]
     """
 
     scheme: str
@@ -88,6 +106,12 @@ def summarize(values: Mapping[str, Mapping[int, float]]) -> list[Summary]:
 
     Args:
         values: metric by scheme and seed; values that are not finite count as absent.
+
+    Examples:
+        >>> from scalewise.study.statistics import summarize
+        >>> ap = {"equal": {0: 0.47, 1: 0.48, 2: 0.47}, "avw": {0: 0.50, 1: 0.52, 2: 0.50}}
+        >>> [(found.scheme, round(found.mean, 3)) for found in summarize(ap)]
+        [('equal', 0.473), ('avw', 0.507)]
     """
     result = []
     for scheme, by_seed in values.items():
@@ -108,6 +132,13 @@ def paired(values: Mapping[str, Mapping[int, float]], baseline: str) -> list[Dif
 
     Raises:
         KeyError: when `baseline` has no values.
+
+    Examples:
+        >>> from scalewise.study.statistics import paired
+        >>> ap = {"equal": {0: 0.47, 1: 0.48, 2: 0.47}, "avw": {0: 0.50, 1: 0.52, 2: 0.50}}
+        >>> (found,) = paired(ap, "equal")
+        >>> round(found.difference, 3), found.improving
+        (0.033, 3)
     """
     base = _finite(values[baseline])
     found = [
@@ -162,7 +193,14 @@ def _moments(values: Floats) -> tuple[float, float]:
 
 
 def t_interval(differences: Floats) -> Interval:
-    """Student's 95% interval of the mean of n >= 2 differences [n] that vary."""
+    """Student's 95% interval of the mean of n >= 2 differences [n] that vary.
+
+    Examples:
+        >>> import numpy as np
+        >>> from scalewise.study.statistics import t_interval
+        >>> [round(edge, 2) for edge in t_interval(np.array([1.0, 2.0, 3.0]))]
+        [-0.48, 4.48]
+    """
     half = stats.t.ppf((1 + LEVEL) / 2, len(differences) - 1) * stats.sem(differences)
     mean = float(differences.mean())
     return Interval(mean - float(half), mean + float(half))
@@ -178,6 +216,15 @@ def bca_interval(differences: Floats, resamples: int = 9999) -> Interval | None:
     Returns:
         The interval, the same at every call; None below three differences, or when the resampled
         means are too few to tell.
+
+    Examples:
+        >>> import numpy as np
+        >>> from scalewise.study.statistics import bca_interval
+        >>> low, high = bca_interval(np.array([1.0, 2.0, 3.0, 5.0]))
+        >>> 1 <= low < high <= 5
+        True
+        >>> bca_interval(np.array([1.0, 2.0])) is None
+        True
     """
     if len(differences) < 3:
         return None
@@ -199,6 +246,11 @@ def holm(p: Sequence[float]) -> Floats:
 
     Returns:
         float64 [m], in the order given.
+
+    Examples:
+        >>> from scalewise.study.statistics import holm
+        >>> holm([0.01, 0.04, 0.03]).round(2).tolist()
+        [0.03, 0.06, 0.06]
     """
     values = np.asarray(p, dtype=np.float64)
     order = np.argsort(values, kind="stable")
@@ -220,6 +272,11 @@ def seeds_needed(difference: float, deviation: float) -> int | None:
 
     Returns:
         2 or more; `MOST_SEEDS` + 1 stands for more than `MOST_SEEDS`; None for a difference of 0.
+
+    Examples:
+        >>> from scalewise.study.statistics import seeds_needed
+        >>> seeds_needed(difference=0.03, deviation=0.02)
+        6
     """
     if abs(difference) <= _ROUNDING:
         return None

@@ -8,12 +8,14 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from scalewise.files import write_text
 from scalewise.study.comparisons import METRICS, MetricTable, class_metrics, study_tables
 from scalewise.study.images import CAUTION, ImageBootstrap
 from scalewise.study.records import StudyRecords
 from scalewise.study.statistics import MOST_SEEDS, Difference, Interval
 from scalewise.study.verdicts import advice, interval_points, points, seeds_text, verdict
-from scalewise.training.runs import write_text
+
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 _NOTES = (
     "Values are points (hundredths) of the last epoch's metric, mean ± sample standard deviation "
@@ -212,16 +214,26 @@ def _csv(rows: Iterable[Sequence[object]]) -> str:
     for row in rows:
         writer.writerow(
             [
-                "" if cell is None or (isinstance(cell, float) and math.isnan(cell)) else cell
+                "" if cell is None or (isinstance(cell, float) and math.isnan(cell)) else safe(cell)
                 for cell in row
             ]
         )
     return text.getvalue()
 
 
+def safe(cell: object) -> object:
+    """A cell of a CSV file that no spreadsheet takes for a formula: a quote is put before those."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULAS) else cell
+
+
+def markdown_cell(words: str) -> str:
+    """A text as a cell of a Markdown table: in one line, without markup of its own."""
+    return " ".join(words.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(markdown_cell, line)) + " |" for line in lines)
 
 
 def _bullets(lines: Iterable[str]) -> str:

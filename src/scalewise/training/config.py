@@ -28,12 +28,19 @@ class DataOptions:
         batch_size: Images per device and step.
         workers: Loader processes per device; "auto" takes half the cores, at most 8.
         cache: "ram" keeps decoded images in memory.
-        skip_bad: Train on what is left when files or boxes are broken, and report the count.
+        skip_bad: Train on what is left however many files or boxes are broken. Without it, training
+            goes on as long as less than 1 % of the images and of the boxes are.
+        strict: Stop at any broken file or box.
         flip: Probability of a horizontal flip.
         color_jitter: Strength of the brightness, contrast and saturation jitter; 0 turns it off.
         scale_jitter: Largest relative change of scale; 0.5 draws scales from 0.5 to 1.5.
         mosaic: Replace half of the images of a batch by collages of four of them, but for the last
             tenth of the epochs (at least one).
+
+    Examples:
+        >>> from scalewise.training.config import TrainConfig
+        >>> TrainConfig(data="my-data", size=640, mosaic=True).batch_size
+        16
     """
 
     data: str = ""
@@ -45,6 +52,7 @@ class DataOptions:
     workers: int | Literal["auto"] = "auto"
     cache: Literal["none", "ram"] = "none"
     skip_bad: bool = False
+    strict: bool = False
     flip: float = 0.5
     color_jitter: float = 0.2
     scale_jitter: float = 0.25
@@ -66,6 +74,11 @@ class DetectorOptions:
         depth: Convolutions of each head tower.
         anchor_scale: Factor on the object sizes that the levels are meant for (anchors, or FCOS's
             ranges). 0.4 at --size 128 spreads the objects over the levels as 1 does at 320.
+
+    Examples:
+        >>> from scalewise.training.config import TrainConfig
+        >>> TrainConfig(data="my-data", detector="retinanet", weights_backbone="imagenet").backbone
+        'mobilenet_v2'
     """
 
     detector: Literal["atss", "fcos", "retinanet"] = "atss"
@@ -102,6 +115,11 @@ class WeightingOptions:
             loss as it is, with 1 every object counts alike.
         least_weight: Least weight of a group of positives, before the last scaling.
         largest_weight: Largest weight of a group of positives, before the last scaling.
+
+    Examples:
+        >>> from scalewise.training.config import TrainConfig
+        >>> TrainConfig(data="my-data", scheme="size:small=1.5").by
+        'size'
     """
 
     by: Literal["auto", "level", "level-positives", "size", "class", "size*class"] = "auto"
@@ -134,6 +152,11 @@ class OptimizerOptions:
         accumulate: Batches whose gradients are added up before an optimizer step.
         ema: Decay of the moving average of the weights that is evaluated and saved; 0 turns it off.
         patience: Validations without a better AP after which training stops; 0 never stops early.
+
+    Examples:
+        >>> from scalewise.training.config import TrainConfig
+        >>> TrainConfig(data="my-data", optimizer="sgd", lr=0.01).momentum
+        0.9
     """
 
     epochs: int = 12
@@ -171,12 +194,17 @@ class RunOptions:
             one more backward pass per group; 0 never measures.
         checkpoint_every: Steps between two checkpoints within an epoch; 0 saves once an epoch.
         progress: Progress display; "auto" draws a bar on a terminal and plain lines elsewhere.
+
+    Examples:
+        >>> from scalewise.training.config import TrainConfig
+        >>> TrainConfig(data="my-data", name="first", seed=3).out
+        'runs'
     """
 
     out: str = "runs"
     name: str | None = None
     seed: int = 0
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     accelerator: str = "auto"
     devices: int | Literal["auto"] = "auto"
     nodes: int = 1
@@ -191,7 +219,14 @@ class RunOptions:
 
 @dataclass(kw_only=True)
 class TrainConfig(RunOptions, OptimizerOptions, WeightingOptions, DetectorOptions, DataOptions):
-    """All options of a run; see the option groups that it is made of."""
+    """All options of a run; see the option groups that it is made of.
+
+    Examples:
+        >>> from scalewise.training.config import TrainConfig
+        >>> config = TrainConfig(data="my-data", detector="fcos", epochs=24, seed=1)
+        >>> config.by, config.scheme  # what is weighed, and how, where that is not said
+        ('class', 'avw')
+    """
 
     def __post_init__(self) -> None:
         """Put the defaults in place of "auto", so that records say what was done."""
@@ -218,6 +253,8 @@ def check(config: TrainConfig) -> None:
     """
     if not config.data:
         raise UsageError("--data is missing: name a VOC folder, a COCO folder or JSON, or 'demo'")
+    if config.skip_bad and config.strict:
+        raise UsageError("--skip_bad and --strict exclude each other: leave one out")
     for name in _POSITIVE:
         if not getattr(config, name) > 0:
             raise UsageError(f"--{name} must be above 0, got {getattr(config, name)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import warnings
 from functools import partial
@@ -11,43 +10,85 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from scalewise import detectors
 from scalewise.data import DetectionDataset, EpochSampler, Split, make_loader, open_split
-from scalewise.data.split import hold_out
+from scalewise.data.split import hold_out, require_same_classes
 from scalewise.detectors import DenseDetector
 from scalewise.errors import UserError
+from scalewise.files import remove_leftovers
 from scalewise.training import runs
+from scalewise.training.arithmetic import MATMUL
 from scalewise.training.average import MovingAverage
+from scalewise.training.checkpoints import (
+    RunFacts,
+    WholeFiles,
+    check_origin,
+    checkpoint_callbacks,
+    position,
+    read_checkpoint,
+)
 from scalewise.training.config import TrainConfig, check
 from scalewise.training.grouping import count_objects, make_grouping
 from scalewise.training.module import DetectionModule
 from scalewise.training.picture import draw_groups
 from scalewise.training.progress import Bar, progress_callback
+from scalewise.training.reach import reach
 from scalewise.training.recorder import GroupRecorder
+from scalewise.training.resuming import check_same_data, check_tables, check_unfinished
 from scalewise.training.runs import RunError
 from scalewise.training.schemes import build_balancer, check_objective
 from scalewise.training.scoring import Scoring
+from scalewise.training.sound import Diverged, StopDiverged
+from scalewise.training.trainer import (
+    check_batches,
+    check_names,
+    check_process,
+    make_trainer,
+    refusal,
+    shared_out,
+)
 from scalewise.weighting import Grouping
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: TrainConfig, command: str | None = None) -> Path:
     """Start a new run.
 
     Args:
         config: All options.
+        command: That repeats the run, for its records; the words of this process when None.
 
     Returns:
         The run folder.
 
     Raises:
         UserError: for options, data or weights that cannot work; nothing is written then.
+
+    Examples:
+        >>> from scalewise.training.config import TrainConfig
+        >>> from scalewise.training.fit import train
+        >>> config = TrainConfig(
+        ...     data="demo:images=10,size=64",
+        ...     backbone="mobilenet_v3_small",
+        ...     width=16,
+        ...     depth=1,
+        ...     size=64,
+        ...     epochs=1,
+        ...     name="small",
+        ... )
+        >>> run = train(config)
+        run folder: runs/small...
+        >>> (run / "metrics.json").is_file()
+        True
     """
     check(config)
+    trainer = make_trainer(config, logger=False, enable_checkpointing=False)
+    check_process(config, trainer)
     training, validation = open_splits(config)
+    check_names(training)
+    check_batches(config, training, trainer.world_size)
     L.seed_everything(config.seed, verbose=False)
     module = build_module(config, training, config.weights_backbone)
     detector = module.detector
@@ -56,11 +97,15 @@ def train(config: TrainConfig) -> Path:
     if runs.is_main_process():  # the only one that writes to the folder
         run = runs.new_run_folder(Path(config.out), name)
         runs.save_config(run, config)
-        facts = _environment(config, training, validation, detector)
+        facts = _environment(config, training, validation, detector, command)
         runs.write_json(run / "environment.json", facts)
         print(f"run folder: {run}\n{detector.loaded}")
         print(training.describe(), validation.describe(), sep="\n", flush=True)
-    _fit(run, config, training, validation, module, None)
+        for split in (training, validation):
+            small = reach(split, config.size, config.detector, config.anchor_scale)
+            if said := small.warning(split.name):
+                warnings.warn(said, stacklevel=2)
+    _fit(run, config, training, validation, module)
     return run
 
 
@@ -75,27 +120,36 @@ def resume(run: Path) -> Path:
 
     Raises:
         UserError: when there is nothing to resume, or the data have changed.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from scalewise.errors import UserError
+        >>> from scalewise.training.fit import resume
+        >>> try:
+        ...     resume(Path("runs/first"))
+        ... except UserError as error:
+        ...     print(error)
+        runs/first is finished; start a new run to train longer
     """
     config = runs.load_config(run)
-    if (run / "metrics.json").is_file() and runs.load_json(run / "metrics.json")[
-        "status"
-    ] == "finished":
-        raise RunError(f"{run} is finished; start a new run to train longer")
     path = runs.checkpoint(run, "last")
+    found = read_checkpoint(path)
+    check_unfinished(run)
+    check_origin(found, path, config, runs.run_classes(run), resuming=True)
+    trainer = make_trainer(config, logger=False, enable_checkpointing=False)
+    check_process(config, trainer)
     training, validation = open_splits(config)
-    known = runs.load_json(run / "environment.json")
-    before = (known["classes"], known["images"][training.name])
-    if before != (list(training.classes), len(training.records)):
-        raise RunError(
-            f"{config.data} has changed since {run} began: it had {before[1]} training images of "
-            f"{len(before[0])} classes, and has {len(training.records)} of "
-            f"{len(training.classes)}; restore it, or start a new run"
-        )
+    check_same_data(run, config, training)
+    if runs.is_main_process():
+        for folder in (run, run / "checkpoints"):
+            remove_leftovers(folder)
     L.seed_everything(config.seed, verbose=False)
     module = build_module(config, training, None)
+    check_tables(run, module.detector.group_names)
     if runs.is_main_process():
         print(f"resuming {run} from {path}", flush=True)
-    _fit(run, config, training, validation, module, path)
+    start: dict[str, Any] = {name: found[name] for name in ("loops", "run") if name in found}
+    _fit(run, config, training, validation, module, path, start)
     return run
 
 
@@ -154,23 +208,27 @@ def open_splits(config: TrainConfig) -> tuple[Split, Split]:
     Raises:
         UserError: for data that cannot be read, or splits of different classes.
     """
-    training = open_split(config.data, config.train_split, skip_bad=config.skip_bad)
+    training = open_split(
+        config.data, config.train_split, skip_bad=config.skip_bad, strict=config.strict
+    )
     if config.holdout:
         return hold_out(training, config.holdout)
-    validation = open_split(config.data, config.val_split, skip_bad=config.skip_bad)
-    if training.classes != validation.classes:
-        raise UserError(
-            f"{config.data}: {training.name} and {validation.name} name different classes: "
-            f"{sorted(set(training.classes) ^ set(validation.classes))} stand in one only"
-        )
+    validation = open_split(
+        config.data, config.val_split, skip_bad=config.skip_bad, strict=config.strict
+    )
+    require_same_classes(training, validation)
     return training, validation
 
 
 def _environment(
-    config: TrainConfig, training: Split, validation: Split, detector: DenseDetector
+    config: TrainConfig,
+    training: Split,
+    validation: Split,
+    detector: DenseDetector,
+    command: str | None,
 ) -> dict[str, Any]:
     return {
-        **runs.environment(),
+        **runs.environment(command),
         "seed": config.seed,
         "classes": list(training.classes),
         "images": {split.name: len(split.records) for split in (training, validation)},
@@ -179,6 +237,7 @@ def _environment(
             for split in (training, validation)
         },
         "skipped": {split.name: split.skipped for split in (training, validation)},
+        "skipped_counts": {split.name: split.skipped_counts for split in (training, validation)},
         "backbone": str(detector.loaded),
     }
 
@@ -189,19 +248,15 @@ def _fit(
     training: Split,
     validation: Split,
     module: DetectionModule,
-    checkpoint: Path | None,
+    checkpoint: Path | None = None,
+    start: dict[str, Any] | None = None,
 ) -> None:
-    _quieten()
     recorder = GroupRecorder(run, config.log_every)
     scoring = Scoring(validation, run, recorder)
     progress = progress_callback(config.progress, recorder, scoring)
-    torch.set_float32_matmul_precision("high")
-    trainer = L.Trainer(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        num_nodes=config.nodes,
-        strategy=config.strategy,
-        precision=config.precision,
+    torch.set_float32_matmul_precision(MATMUL)
+    trainer = make_trainer(
+        config,
         max_epochs=config.epochs,
         check_val_every_n_epoch=config.val_every,
         accumulate_grad_batches=config.accumulate,
@@ -210,30 +265,43 @@ def _fit(
         logger=_loggers(run),
         log_every_n_steps=config.log_every,
         callbacks=[
+            StopDiverged(run, config),
             recorder,
             scoring,
             *_optional_callbacks(config),
-            *_checkpoints(run, config),
+            *checkpoint_callbacks(run, config),
+            RunFacts(config, training.classes),
             progress,
         ],
         plugins=[WholeFiles()],
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        enable_model_summary=False,
         enable_progress_bar=isinstance(progress, Bar),
     )
     if trainer.strategy.root_device.type == "cuda":
         module.detector.to(memory_format=torch.channels_last)
     if config.compile:
         module.detector.compile()
-    loaders = _loaders(config, training, validation, trainer, checkpoint)
+    loaders = _loaders(config, training, shared_out(validation, trainer.world_size), trainer)
+    if checkpoint is not None and start is not None:
+        batches = loaders[0]
+        sampler = batches.batch_sampler
+        assert isinstance(sampler, EpochSampler)
+        sampler.epoch, sampler.start_batch = position(
+            start, checkpoint, len(batches), trainer.world_size
+        )
     try:
         trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
-    except BaseException as stop:
-        scoring.write(trainer, module, "interrupted")
+    except BaseException as last:
+        # tearing down a trainer whose device is lost raises errors of its own
+        stop = last if isinstance(last, SystemExit) else recorder.stopped_by or last
+        status = "diverged" if isinstance(stop, Diverged) else "interrupted"
+        scoring.write_last(trainer, module, status)
         if isinstance(stop, SystemExit):  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt(f"scalewise train --resume {run}") from None
-        raise
+        if reason := refusal(stop, run):
+            raise RunError(reason) from stop
+        raise stop from stop.__cause__
     scoring.write(trainer, module, "finished")
     if trainer.is_global_zero:
         draw_groups(run)
@@ -244,7 +312,6 @@ def _loaders(
     training: Split,
     validation: Split,
     trainer: L.Trainer,
-    checkpoint: Path | None,
 ) -> tuple[Any, Any]:
     load = partial(
         make_loader,
@@ -265,41 +332,8 @@ def _loaders(
     )
     mosaic_epochs = config.epochs * 9 // 10 if config.mosaic else 0
     batches = load(data, shuffle=True, seed=config.seed, mosaic_epochs=mosaic_epochs)
-    if checkpoint is not None:
-        sampler = batches.batch_sampler
-        assert isinstance(sampler, EpochSampler)
-        sampler.epoch, sampler.start_batch = _position(checkpoint, len(batches))
     held_out = DetectionDataset(validation, config.size, augment=False, cache=config.cache)
     return batches, load(held_out, shuffle=False)
-
-
-def _position(checkpoint: Path, batches: int) -> tuple[int, int]:
-    """Epoch and batch at which the checkpointed run goes on."""
-    loops = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["loops"][
-        "fit_loop"
-    ]
-    done = loops["epoch_loop.batch_progress"]["current"]["ready"]
-    epoch = loops["epoch_progress"]["current"]["processed"]
-    return (
-        (epoch + 1, 0)
-        if done >= batches and epoch < loops["epoch_progress"]["current"]["ready"]
-        else (epoch, done % batches)
-    )
-
-
-def _quieten() -> None:
-    """Keep Lightning's advertisements and its notes on settings chosen here off the terminal."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for note in (
-        ".*LeafSpec.*",
-        ".*does not have many workers.*",
-        ".*log_every_n_steps.*",
-        ".*exists and is not empty.*",  # a resumed run writes to its own folder
-        ".*in eval mode at the start of training.*",  # frozen BatchNorm
-        ".*dataloader is not resumable.*",  # its sampler is set to the right batch before
-    ):
-        warnings.filterwarnings("ignore", note)
 
 
 def _loggers(run: Path) -> list[Logger]:
@@ -310,20 +344,6 @@ def _loggers(run: Path) -> list[Logger]:
     ]
 
 
-def _checkpoints(run: Path, config: TrainConfig) -> list[ModelCheckpoint]:
-    folder = run / "checkpoints"
-    fixed: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
-    callbacks = [
-        ModelCheckpoint(**fixed, filename="best", monitor="AP", mode="max"),
-        ModelCheckpoint(**fixed, filename="last", every_n_epochs=1, save_on_train_epoch_end=True),
-    ]
-    if config.checkpoint_every:
-        callbacks.append(
-            MidEpoch(**fixed, filename="last", every_n_train_steps=config.checkpoint_every)
-        )
-    return callbacks
-
-
 def _optional_callbacks(config: TrainConfig) -> list[L.Callback]:
     callbacks: list[L.Callback] = []
     if config.ema:
@@ -331,30 +351,3 @@ def _optional_callbacks(config: TrainConfig) -> list[L.Callback]:
     if config.patience:
         callbacks.append(EarlyStopping("AP", mode="max", patience=config.patience))
     return callbacks
-
-
-class MidEpoch(ModelCheckpoint):
-    """Checkpoints between steps, but none after an epoch's last one.
-
-    A run that goes on from there would leave out the epoch's validation. The checkpoint of the
-    epoch follows right after that.
-    """
-
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Save when it is due."""
-        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            super().on_train_batch_end(trainer, *args, **kwargs)
-
-
-class WholeFiles(TorchCheckpointIO):
-    """Checkpoints that are either the old one or the new one, never a part."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
-    ) -> None:
-        """Write aside, then rename."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        torch.save(checkpoint, aside)
-        os.replace(aside, path)

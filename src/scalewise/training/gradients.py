@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
+
+from scalewise.parquet import DamagedFile, read_table, write_table
 
 
 def group_gram(losses: Tensor, parameters: Sequence[Tensor]) -> Tensor:
@@ -59,7 +59,18 @@ class GradientLog:
 
     def __post_init__(self) -> None:
         if self.path.is_file():
-            self._old = pq.read_table(self.path).filter(pc.field("step") < self.first_step)
+            old = read_table(self.path)
+            if old.column_names != ["step", *self._columns()]:
+                raise DamagedFile(
+                    f"{self.path} is of another run: it does not have the groups "
+                    f"{list(self.groups)}"
+                )
+            self._old = old.filter(pc.field("step") < self.first_step)
+
+    def _columns(self) -> list[str]:
+        return [
+            f"gram/{one}/{other}" for i, one in enumerate(self.groups) for other in self.groups[i:]
+        ]
 
     def add(self, step: int, gram: Tensor) -> None:
         """Record a measurement, float32 [n, n], without waiting for the device."""
@@ -67,7 +78,7 @@ class GradientLog:
         self._grams.append(gram)
 
     def save(self) -> None:
-        """Write all rows so far, aside first, then renamed; nothing without a measurement."""
+        """Write all rows so far; nothing without a measurement."""
         if not self._steps and self._old is None:
             return
         tables = [] if self._old is None else [self._old]
@@ -78,6 +89,4 @@ class GradientLog:
                 for j, other in enumerate(self.groups[i:], i):
                     columns[f"gram/{one}/{other}"] = grams[:, i, j]
             tables.append(pa.table(columns))
-        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        pq.write_table(pa.concat_tables(tables), aside, compression="zstd")
-        os.replace(aside, self.path)
+        write_table(self.path, pa.concat_tables(tables))

@@ -28,6 +28,11 @@ _KINDS = {
 }
 
 
+def printable(name: str) -> str:
+    """A name for the terminal: in one line, and without codes that would steer it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
 def kind_of(by: str | None) -> Kind:
     """The word for what `--by` names; "group" for another word, or None where it is not known."""
     return GROUP if by is None else _KINDS.get(by, GROUP)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,9 @@ import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from scalewise.files import whole
 from scalewise.training.kinds import Kind, kind_of
+from scalewise.training.letters import families, known_letters
 from scalewise.training.runs import load_config
 from scalewise.training.trace import background_columns, group_names, loss_columns, read_trace
 
@@ -93,7 +94,14 @@ def draw_groups(run: Path) -> Path | None:
     names = [
         n.removeprefix("probability/") for n in table.column_names if n.startswith("probability/")
     ]
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with mpl.rc_context(
+        {
+            "font.family": families([run.name, *panels.groups]),
+            "font.size": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        }
+    ):
         rows = 4 if names else 3
         figure = Figure(figsize=(10, 2.3 * rows), layout="constrained", dpi=120)
         axes = figure.subplots(rows, 1, sharex=True)
@@ -108,9 +116,8 @@ def draw_groups(run: Path) -> Path | None:
             f"{safe_label(run.name)}: what happened to each {kind.one}"
             + (f"\n{note}" if note else "")
         )
-        aside = run / f".groups.{os.getpid()}.png"
-        figure.savefig(aside)
-    os.replace(aside, run / "groups.png")
+        with whole(run / "groups.png") as aside:
+            figure.savefig(aside)
     return run / "groups.png"
 
 
@@ -222,7 +229,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 def safe_label(name: str) -> str:
     """A name as matplotlib takes it: it reads formulas between dollars, and hides "_names"."""
     short = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
-    short = short.replace("$", r"\$")
+    short = known_letters(short).replace("$", r"\$")
     return f" {short}" if short.startswith("_") else short
 
 

@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 
+from scalewise.training.kinds import printable
 from scalewise.training.recorder import GroupRecorder
 from scalewise.training.scoring import Scoring
 
@@ -38,9 +39,12 @@ def describe(recorder: GroupRecorder, scoring: Scoring) -> dict[str, str]:
 def _weights(weights: dict[str, float]) -> str:
     """All of them, or the least and the largest of many."""
     if len(weights) <= MOST_SHOWN:
-        return " ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
+        return " ".join(f"{printable(name)} {weight:.2f}" for name, weight in weights.items())
     least, largest = min(weights, key=weights.__getitem__), max(weights, key=weights.__getitem__)
-    return f"from {least} {weights[least]:.2f} to {largest} {weights[largest]:.2f}"
+    return (
+        f"from {printable(least)} {weights[least]:.2f} "
+        f"to {printable(largest)} {weights[largest]:.2f}"
+    )
 
 
 class Bar(RichProgressBar):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import lightning as L
 import pyarrow as pa
 import torch
 
+from scalewise.errors import UserError
 from scalewise.training.gradients import GradientLog
 from scalewise.training.module import DetectionModule
 from scalewise.training.trace import Interval, Trace, background_columns
@@ -27,6 +29,7 @@ class GroupRecorder(L.Callback):
         latest: Host values of the last copy: "loss" (unweighted, background included), "weights" by
             group, "action", "lr".
         step_seconds: Mean wall time of this epoch's training steps, data loading included.
+        stopped_by: The error that ended the training; others may follow from it.
     """
 
     def __init__(self, run: Path, every: int) -> None:
@@ -38,6 +41,7 @@ class GroupRecorder(L.Callback):
         self._gradients: GradientLog | None = None
         self._interval: Interval | None = None
         self._paused = 0.0
+        self.stopped_by: BaseException | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the trace where the run begins or goes on, and start the first epoch's clock."""
@@ -117,8 +121,13 @@ class GroupRecorder(L.Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Write the trace, whatever stopped the run."""
-        self._save()
+        """Write the trace, whatever stopped the run; what prevents it must not hide the reason."""
+        self.stopped_by = self.stopped_by or exception
+        try:
+            self._save()
+        except (RuntimeError, OSError, UserError) as error:
+            reason = str(error).splitlines()[0]
+            print(f"{self.run / 'trace.parquet'} lacks the last steps: {reason}", file=sys.stderr)
 
     def _save(self) -> None:
         if self._trace is not None and self._gradients is not None:

@@ -15,6 +15,7 @@ RUN/logs/               TensorBoard and CSV logs, one sub-folder an attempt
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import math
@@ -28,9 +29,10 @@ from typing import Any
 import yaml
 
 from scalewise.errors import UserError
+from scalewise.files import write_text as write_text
 from scalewise.training.config import TrainConfig
 
-PACKAGES = ("scalewise", "torch", "torchvision", "lightning", "timm", "numpy", "faster-coco-eval")
+PACKAGES = ("scalewise", "torch", "torchvision", "lightning", "timm", "numpy", "hotcoco")
 
 
 class RunError(UserError):
@@ -53,16 +55,18 @@ def new_run_folder(out: Path, name: str) -> Path:
 def is_main_process() -> bool:
     """Whether this process writes; the others of a distributed run only compute.
 
-    Known from the launcher's variables, since the run folder is made before ranks have met.
+    Known from the launcher's variables, since the run folder is made before ranks have met: those
+    of torchrun and Lightning, and where neither has set its own, SLURM's of a task that srun has
+    started, and LSF's. A SLURM job named "bash" or "interactive" is no distributed run to
+    Lightning, and none here.
     """
-    return all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "NODE_RANK", "LOCAL_RANK"))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file aside and rename it, so that a crash leaves the old one or the new one whole."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    own = [name for name in ("RANK", "NODE_RANK", "LOCAL_RANK") if name in os.environ]
+    if not own and "SLURM_NTASKS" in os.environ:
+        interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+        own = [] if interactive else ["SLURM_PROCID"]
+    elif not own:
+        own = ["JSM_NAMESPACE_RANK"]
+    return all(int(os.environ.get(name, 0)) == 0 for name in own)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -86,17 +90,109 @@ def save_config(run: Path, config: TrainConfig) -> None:
 def load_config(run: Path) -> TrainConfig:
     """Read the options of a run.
 
+    A data set that was named relative to the folder in which the run was started is found from any
+    folder.
+
     Raises:
         RunError: when `run` is no run folder, or its config does not fit this version.
     """
     path = run / "config.yaml"
     if not path.is_file():
         raise RunError(f"{run} is no run folder: it has no config.yaml")
+    # whole levels are all there was before "by" was an option
+    config = config_from({"by": "level"} | read_yaml(path), path)
+    return dataclasses.replace(config, data=_found_again(config.data, run))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file of options by name.
+
+    Raises:
+        RunError: it is missing or broken.
+    """
     try:
-        values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return TrainConfig(**{"by": "level"} | values)  # all there was before it was an option
-    except (TypeError, yaml.YAMLError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from None
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise RunError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise RunError(f"{path} cannot be read: it holds no options")
+    return {str(name): value for name, value in values.items()}
+
+
+def config_from(values: dict[str, Any], source: Path) -> TrainConfig:
+    """Options from what a file holds.
+
+    Args:
+        values: By name.
+        source: The file, for messages.
+
+    Raises:
+        RunError: a name or a value that no option takes.
+    """
+    from jsonargparse import ArgumentError
+
+    try:
+        values = dict(_option_parser().parse_object(values).items())
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise RunError(f"{source} cannot be read: {' '.join(str(error).split())}") from None
+    return TrainConfig(**values)
+
+
+@functools.cache
+def _option_parser() -> Any:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(TrainConfig)
+    return parser
+
+
+def _found_again(data: str, run: Path) -> str:
+    """A data set's name as it is found from the present folder.
+
+    What the run was started with comes first: a data set of the same name here may be another.
+    """
+    kind, colon, rest = (
+        data.rpartition(":") if data.startswith(("voc:", "coco:", "yolo:")) else ("", "", data)
+    )
+    path = Path(rest).expanduser()
+    if not rest or rest.partition(":")[0] == "demo" or path.is_absolute():
+        return data
+    try:
+        start = json.loads((run / "environment.json").read_text(encoding="utf-8"))["folder"]
+        there = Path(start) / path
+        if there.exists() and not (path.exists() and path.samefile(there)):
+            return f"{kind}{colon}{there}"
+    except (OSError, ValueError, TypeError, KeyError):  # who needs that file says what is wrong
+        pass
+    return data
+
+
+def load_metrics(run: Path) -> dict[str, Any]:
+    """Read a run's `metrics.json`, which holds at least its status and its history.
+
+    Raises:
+        RunError: when it is missing, broken, or holds something else.
+    """
+    path = run / "metrics.json"
+    metrics = load_json(path)
+    epochs = (
+        [metrics.get("last"), metrics.get("best"), *(metrics.get("history") or [])]
+        if (isinstance(metrics, dict) and isinstance(metrics.get("history", []), list))
+        else ["no"]
+    )
+    sound = all(
+        epoch is None
+        or (
+            isinstance(epoch, dict)
+            and all(value is None or isinstance(value, int | float) for value in epoch.values())
+        )
+        for epoch in epochs
+    )
+    if not sound or not isinstance(metrics.get("status"), str):
+        raise RunError(f"{path} is damaged: it does not hold the figures of a run")
+    found: dict[str, Any] = metrics
+    return found
 
 
 def load_json(path: Path) -> Any:
@@ -111,7 +207,7 @@ def load_json(path: Path) -> Any:
         raise RunError(
             f"{path} is missing: the run did not come far enough, or was moved"
         ) from None
-    except json.JSONDecodeError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} is no valid JSON: {error}") from None
 
 
@@ -127,8 +223,26 @@ def checkpoint(run: Path, kind: str) -> Path:
     return path
 
 
-def environment() -> dict[str, Any]:
-    """What else decides a run's figures: versions, processor, git state, command."""
+def run_classes(run: Path) -> list[str]:
+    """Names of a run's classes, in the order of the labels.
+
+    Raises:
+        RunError: when `environment.json` does not hold them.
+    """
+    path = run / "environment.json"
+    facts = load_json(path)
+    classes = facts.get("classes") if isinstance(facts, dict) else None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise RunError(f"{path} is damaged: it does not hold the names of the classes")
+    return classes
+
+
+def environment(command: str | None = None) -> dict[str, Any]:
+    """What else decides a run's figures: versions, processor, git state, command.
+
+    Args:
+        command: That repeats the run; the words of this process when None.
+    """
     import torch
 
     def version(package: str) -> str | None:
@@ -139,7 +253,8 @@ def environment() -> dict[str, Any]:
 
     cuda = torch.cuda.is_available()
     return {
-        "command": " ".join(["scalewise", *sys.argv[1:]]),
+        "command": command or " ".join(["scalewise", *sys.argv[1:]]),
+        "folder": str(Path.cwd()),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from torch import distributed
 
 from scalewise.data import Split
 from scalewise.detectors.batch import Batch
+from scalewise.errors import UserError
 from scalewise.evaluation import ImageDetections, coco_metrics, to_original, voc_metrics
 from scalewise.evaluation.stored import write_detections
+from scalewise.training.checkpoints import gather
 from scalewise.training.recorder import GroupRecorder
 from scalewise.training.runs import write_json
 
@@ -25,6 +28,9 @@ def score(split: Split, detections: list[ImageDetections]) -> dict[str, float]:
     if split.format == "voc":
         metrics |= voc_metrics(split, detections)
     return metrics
+
+
+_OF_GROUPS = ("weights", "skipped_not_finite", "skipped_outliers")
 
 
 class Scoring(L.Callback):
@@ -46,6 +52,7 @@ class Scoring(L.Callback):
         self.recorder = recorder
         self.history: list[dict[str, float]] = []
         self._found: list[ImageDetections] = []
+        self._groups: dict[str, dict[str, float]] = {name: {} for name in _OF_GROUPS}
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the pass before."""
@@ -95,12 +102,25 @@ class Scoring(L.Callback):
         """Write `metrics.json`; rank 0 only."""
         if not trainer.is_global_zero:
             return
-        balancer = pl_module.balancer
-        names = pl_module.detector.group_names
+        self._groups = _of_groups(pl_module)
+        self._write(status)
 
-        def by_group(values: torch.Tensor) -> dict[str, float]:
-            return dict(zip(names, values.tolist(), strict=True))
+    def write_last(self, trainer: L.Trainer, pl_module: Any, status: str) -> None:
+        """Write `metrics.json` of a run that was stopped by an error, which nothing may hide.
 
+        Where the device no longer answers, what it said last is written; where the disk does not
+        take it, a line says so.
+        """
+        if not trainer.is_global_zero:
+            return
+        with contextlib.suppress(RuntimeError):
+            self._groups = _of_groups(pl_module)
+        try:
+            self._write(status)
+        except (OSError, UserError) as error:
+            print(f"{self.run / 'metrics.json'} is not up to date: {error}", file=sys.stderr)
+
+    def _write(self, status: str) -> None:
         best = max(self.history, key=lambda e: -1 if math.isnan(e["AP"]) else e["AP"], default=None)
         write_json(
             self.run / "metrics.json",
@@ -109,9 +129,7 @@ class Scoring(L.Callback):
                 "split": self.split.name,
                 "best": best,
                 "last": self.history[-1] if self.history else None,
-                "weights": by_group(balancer.weights),
-                "skipped_not_finite": by_group(balancer.skipped),
-                "skipped_outliers": by_group(balancer.outliers),
+                **self._groups,
                 "history": self.history,
             },
         )
@@ -123,6 +141,20 @@ class Scoring(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the history of the checkpoint that is resumed."""
         self.history = state_dict["history"]
+
+
+def _of_groups(module: Any) -> dict[str, dict[str, float]]:
+    """Weights and counts by the name of the group, as `metrics.json` holds them.
+
+    The counts of what was not finite are up to the last step, though other ranks' only up to the
+    last interval.
+    """
+    balancer = module.balancer
+    values = (balancer.weights, balancer.skipped + balancer.skipped_since, balancer.outliers)
+    return {
+        name: dict(zip(module.detector.group_names, value.tolist(), strict=True))
+        for name, value in zip(_OF_GROUPS, values, strict=True)
+    }
 
 
 def tell(module: Any, metrics: dict[str, float]) -> None:
@@ -140,8 +172,4 @@ def objective_metric(words: str) -> str:
 
 def _gather(found: list[ImageDetections]) -> list[ImageDetections]:
     """Detections of all ranks, each image once (samplers repeat images to even out the ranks)."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return found
-    parts: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(parts, found)
-    return list({image.image_id: image for part in parts for image in part}.values())
+    return list({image.image_id: image for part in gather(found) for image in part}.values())

@@ -14,17 +14,17 @@ the background stand apart. What the recording loop does not know is left out: e
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from scalewise.parquet import DamagedFile, read_table, write_table
 
 
 @dataclass
@@ -69,7 +69,13 @@ class Trace:
 
     def __post_init__(self) -> None:
         if self.path.is_file():
-            old = pq.read_table(self.path)
+            old = read_table(self.path)
+            found = group_names(old.column_names)
+            if found != list(self.groups):
+                raise DamagedFile(
+                    f"{self.path} is the trace of another run: it has the groups {found}, "
+                    f"this run {list(self.groups)}"
+                )
             self._tables = [old.filter(pc.field("step") < self.first_step)]
 
     def add(
@@ -146,19 +152,24 @@ class Trace:
         return table
 
     def save(self) -> None:
-        """Write all rows so far, aside first, then renamed."""
+        """Write all rows so far."""
         self.flush()
         if not self._tables:
             return
         self._tables = [pa.concat_tables(self._tables)]
-        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        pq.write_table(self._tables[0], aside, compression="zstd")
-        os.replace(aside, self.path)
+        write_table(self.path, self._tables[0])
 
 
 def read_trace(path: Path) -> pa.Table:
-    """Read a trace written by `Trace.save`."""
-    return pq.read_table(path)
+    """Read a trace written by `Trace.save`.
+
+    Raises:
+        DamagedFile: the file is not what was written.
+    """
+    table = read_table(path)
+    if "step" not in table.column_names or not group_names(table.column_names):
+        raise DamagedFile(f"{path} is no trace: it has no column step or weight/<group>")
+    return table
 
 
 def group_names(columns: Sequence[str]) -> list[str]:

@@ -1,0 +1,129 @@
+"""Files that are the old one or the new one, whole, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from scalewise.errors import UserError
+
+_ASIDE = re.compile(r"\..+\.(\d+)(\.part(\.\w+)?|\.png|\.npz)?")  # the last two: of version 0.1.0
+
+
+class WriteError(UserError):
+    """A file that could not be written; the message says which, why, and what is left."""
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Write a file beside its place, and rename it when all of it is on disk.
+
+    Both the file and its folder are synced, so that a power cut leaves the old file or the new one.
+    When anything fails, what was written is removed and the old file stays.
+
+    Args:
+        path: Where the file belongs; its folder must exist.
+
+    Yields:
+        The name to write to, with the suffix of `path`.
+
+    Raises:
+        WriteError: the system refused: the disk is full, the folder is read-only or gone.
+
+    Examples:
+        >>> with whole(Path("table.csv")) as aside:
+        ...     aside.write_text("a,b")
+    """
+    aside = path.with_name(f".{path.stem[:100]}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield aside
+        _sync(aside)
+        os.replace(aside, path)
+        _sync(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        cause = system_error(error)
+        if cause is None or isinstance(error, UserError) or not isinstance(error, Exception):
+            raise
+        raise WriteError(_reason(path, cause)) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as UTF-8, see `whole`.
+
+    Raises:
+        WriteError: the system refused.
+    """
+    with whole(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Remove what processes that were killed left half-written in a folder.
+
+    Args:
+        folder: Its own files are looked at, not those of its sub-folders. Where it is missing or
+            read-only nothing is done.
+
+    Returns:
+        The files removed. Those of a process that still runs on this machine stay.
+    """
+    removed = []
+    with contextlib.suppress(OSError):
+        for path in sorted(folder.iterdir()):
+            found = _ASIDE.fullmatch(path.name)
+            if found and path.is_file() and not _runs(int(found[1])):
+                path.unlink()
+                removed.append(path)
+    return removed
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return process != os.getpid()
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or a folder is on disk; some systems cannot sync a folder."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():  # one that may be written to but not listed
+            return
+        raise
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(handle)
+
+
+def system_error(error: BaseException | None) -> OSError | None:
+    """The system's refusal behind an error, None without one: others are raised on top of it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _reason(path: Path, error: OSError) -> str:
+    what = os.strerror(error.errno or 0)
+    if not path.parent.is_dir():
+        what = f"the folder {path.parent} is gone"
+    kept = "; the file as it was before is kept" if path.is_file() else ""
+    return f"{path} could not be written: {what}{kept}"
