@@ -23,6 +23,7 @@ from scalewise.report.dependence import (
 from scalewise.report.drawings import chosen
 from scalewise.report.figure import compact, name_lines
 from scalewise.report.groups import all_groups_table
+from scalewise.report.origin import environment_rows
 from scalewise.report.policy import policy_figure
 from scalewise.report.subjects import load_subjects
 from scalewise.report.trace import (
@@ -295,3 +296,12 @@ def test_a_name_in_lines_is_the_same_name(name: str) -> None:
     assert all(line.endswith(":") for line in lines[:-1])
     assert all(len(line) <= 30 for line in lines)
     assert len(lines) == (1 if name == "equal" else 3)
+
+
+def test_what_was_left_out_of_the_data_is_told() -> None:
+    counts = {"train": {"bad box": 2, "missing image": 1}, "val": {}}
+    found = environment_rows({"skipped_counts": counts})
+    assert found["left out of the data"] == "train: 2 bad boxes, 1 missing image"
+    assert environment_rows({"skipped_counts": {"train": {}, "val": {}}}) == {
+        "left out of the data": "nothing"
+    }

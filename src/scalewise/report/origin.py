@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from scalewise.data.faults import format_counts
 from scalewise.report.markup import (
     Html,
     Section,
@@ -70,14 +71,15 @@ def _versions(runs: list[ReportRun]) -> Html:
     if not known:
         return absent("No versions were recorded (environment.json).")
     rows: list[list[str]] = []
-    for name in dict.fromkeys(key for run in known for key in _environment(run.environment)):
-        values = dict.fromkeys(_environment(run.environment).get(name, "-") for run in known)
+    for name in dict.fromkeys(key for run in known for key in environment_rows(run.environment)):
+        values = dict.fromkeys(environment_rows(run.environment).get(name, "-") for run in known)
         rows.append([name, "; ".join(values)])
     caption = "Versions and machine; several values: the runs differ"
     return folded("Versions and machine", _words(Table(["", "value"], rows), caption))
 
 
-def _environment(environment: dict[str, Any]) -> dict[str, str]:
+def environment_rows(environment: dict[str, Any]) -> dict[str, str]:
+    """What `environment.json` says, in words, by name."""
     versions = environment.get("versions") or {}
     git = environment.get("git") or {}
     found = {f"{package}": str(version or "not installed") for package, version in versions.items()}
@@ -90,6 +92,10 @@ def _environment(environment: dict[str, Any]) -> dict[str, str]:
     for name in ("images", "objects"):
         if name in environment:
             found[name] = ", ".join(f"{k}: {v}" for k, v in environment[name].items())
+    if "skipped_counts" in environment:
+        counts = environment["skipped_counts"].items()
+        lost = [f"{split}: {format_counts(kinds)}" for split, kinds in counts if kinds]
+        found["left out of the data"] = ", ".join(lost) or "nothing"
     if "classes" in environment:
         found["classes"] = ", ".join(environment["classes"])
     return found
