@@ -17,7 +17,7 @@ PICTURES = 3  # in a row of the demo's picture
 
 def introduce(training: Split, held_out: Split, scheme: str) -> None:
     """Say what is about to happen."""
-    objects = count_objects(training)
+    objects = objects_by_class(training)
     total = sum(objects.values())
     shares = ", ".join(f"{name}s {100 * n / total:.0f} %" for name, n in objects.items())
     print(
@@ -30,7 +30,7 @@ def introduce(training: Split, held_out: Split, scheme: str) -> None:
     )
 
 
-def count_objects(split: Split) -> dict[str, int]:
+def objects_by_class(split: Split) -> dict[str, int]:
     """Number of objects of each class, the most frequent first."""
     labels = [int(label) for record in split.records for label in record.labels]
     counts = {name: labels.count(i) for i, name in enumerate(split.classes)}
@@ -49,7 +49,7 @@ def class_scores(
     """
     return [
         ClassScore(name, count, equal[f"AP/{name}"], balanced[f"AP/{name}"])
-        for name, count in count_objects(training).items()
+        for name, count in objects_by_class(training).items()
     ]
 
 

@@ -6,7 +6,7 @@ import mmap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -109,7 +109,7 @@ class DetectionDataset(Dataset[Item]):
         self._cache = _PixelCache(split.records) if cache == "ram" else None
         # shared, so that all loader processes count together
         self._damaged = torch.zeros(len(split.records), dtype=torch.bool)
-        self._damaged.share_memory_()  # type: ignore[no-untyped-call]
+        cast(Any, self._damaged).share_memory_()
 
     @property
     def damaged(self) -> list[Path]:

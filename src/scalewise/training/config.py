@@ -6,10 +6,12 @@ No torch here: `scalewise train --help` must answer at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from scalewise.default import default_by, default_scheme
 from scalewise.errors import UsageError
+
+By = Literal["auto", "level", "level-positives", "size", "class", "size*class"]
 
 
 @dataclass(kw_only=True)
@@ -122,7 +124,7 @@ class WeightingOptions:
         'size'
     """
 
-    by: Literal["auto", "level", "level-positives", "size", "class", "size*class"] = "auto"
+    by: By = "auto"
     scheme: str = "auto"
     interval: int | Literal["auto"] = "auto"
     normalize: Literal["auto", "mean", "loss", "positives", "lift"] = "auto"
@@ -231,7 +233,7 @@ class TrainConfig(RunOptions, OptimizerOptions, WeightingOptions, DetectorOption
     def __post_init__(self) -> None:
         """Put the defaults in place of "auto", so that records say what was done."""
         if self.by == "auto":
-            self.by = default_by(self.scheme)  # type: ignore[assignment]
+            self.by = cast(By, default_by(self.scheme))
         if self.scheme == "auto":
             self.scheme = default_scheme(self.by)
 
