@@ -23,7 +23,7 @@ from scalewise.study.plan import Cell, GridOptions, cell_config, cell_folder, ma
 from scalewise.training import runs
 from scalewise.training.config import TrainConfig
 from scalewise.training.fit import resume, train
-from scalewise.training.trainer import shared_out
+from scalewise.training.trainer import free_port, shared_out
 from scalewise.weighting import LossBalancer
 
 Tiny = Callable[..., TrainConfig]
@@ -85,9 +85,7 @@ def test_two_slurm_tasks_and_one_image_to_validate(tiny: Tiny, tmp_path: Path) -
     )  # fmt: skip
     assert len(hold_out(open_split(config.data, "train"), 0.05)[1].records) == 1
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(dataclasses.asdict(config)))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     plain = {k: v for k, v in os.environ.items() if k not in LAUNCHERS}
     common = plain | SLURM | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     words = [sys.executable, "-m", "scalewise", "train", "--config", str(tmp_path / "run.yaml")]
@@ -117,6 +115,19 @@ def test_two_slurm_tasks_and_one_image_to_validate(tiny: Tiny, tmp_path: Path) -
     )
     with pytest.raises(UserError, match="--devices 1, but the checkpoint was made with 2"):
         resume(run)
+
+
+def test_ports_are_free_and_below_those_that_systems_give_out() -> None:
+    first = free_port()
+    with socket.socket() as taken:
+        taken.bind(("", first))
+        ports = {free_port() for _ in range(20)}
+    assert first not in ports
+    assert len(ports) > 1
+    assert max(ports) < 32_768
+    for port in ports:
+        with socket.socket() as probe:
+            probe.bind(("", port))
 
 
 def test_every_device_gets_an_image_and_each_is_there(tiny: Tiny, tmp_path: Path) -> None:

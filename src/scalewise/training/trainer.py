@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
+import random
+import socket
 import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from scalewise.data import BadData, Split
@@ -33,7 +37,7 @@ def make_trainer(config: TrainConfig, **more: Any) -> L.Trainer:
     """
     _quieten()
     try:
-        return L.Trainer(
+        trainer = L.Trainer(
             accelerator=config.accelerator,
             devices=config.devices,
             num_nodes=config.nodes,
@@ -48,6 +52,25 @@ def make_trainer(config: TrainConfig, **more: Any) -> L.Trainer:
             f"{config.nodes} --strategy {config.strategy} --precision {config.precision}: "
             f"{' '.join(str(error).split())}"
         ) from None
+    if isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment):
+        os.environ.setdefault("MASTER_PORT", str(free_port()))
+    return trainer
+
+
+def free_port() -> int:
+    """A port of this machine that stays free until the processes of a training meet there.
+
+    That is seconds later. Lightning asks the system for one, which may give it to another program
+    in the meantime; systems give out those from 32768 on, so it is drawn from those below.
+    """
+    for port in random.SystemRandom().sample(range(20_000, 32_768), 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+            return port
+    raise UserError("no port is free for the processes of a training: set MASTER_PORT to one")
 
 
 def check_process(config: TrainConfig, trainer: L.Trainer) -> None:
