@@ -20,7 +20,7 @@ from scalewise.errors import UserError
 from scalewise.training.config import TrainConfig
 from scalewise.training.fit import train
 from scalewise.training.runs import save_config
-from scalewise.training.trace import Interval, Trace
+from scalewise.training.trace import Trace, TraceInterval
 
 RECORDED = Path(__file__).parent / "recorded"
 
@@ -154,7 +154,7 @@ def test_eighty_classes_stand_below_each_other_and_ten_are_drawn(
     counts = torch.logspace(2, 0, 80)
     for step in range(60):
         losses = counts[None] * torch.rand(1, 80, generator=draw)
-        trace.add(step, 0, 0.1, losses, counts, Interval(step // 10, torch.ones(80)))
+        trace.add(step, 0, 0.1, losses, counts, TraceInterval(step // 10, torch.ones(80)))
     trace.save()
     drawn: list[Figure] = []
     save = Figure.savefig

@@ -16,7 +16,7 @@ from scalewise.study.plan import GridOptions, cell_config, cell_folder, make_pla
 from scalewise.training.config import TrainConfig
 from scalewise.training.gradients import GradientLog
 from scalewise.training.runs import save_config, write_json
-from scalewise.training.trace import Interval, Trace
+from scalewise.training.trace import Trace, TraceInterval
 
 LEVELS = ("P3", "P4", "P5", "P6", "P7")
 STEPS, INTERVAL = 60, 10
@@ -75,7 +75,7 @@ def _write_trace(folder: Path, policy: bool, seed: int) -> None:
         if step % INTERVAL == 0:
             action = torch.tensor(-1 if number == 0 else number % 2) if policy else None
             chances = torch.tensor([0.4, 0.6]) if policy else None
-            interval = Interval(number, torch.rand(5, generator=draw) + 0.5, action, chances)
+            interval = TraceInterval(number, torch.rand(5, generator=draw) + 0.5, action, chances)
         losses = torch.rand(1, 5, generator=draw) / torch.tensor([1.0, 2.0, 4.0, 8.0, 1e5])
         positives = torch.tensor([30.0, 10.0, 2.0, 1.0, 0.0])
         trace.add(step, step // 30, 1e-3, losses, positives, interval)
@@ -102,7 +102,7 @@ def write_class_run(folder: Path, config: TrainConfig) -> None:
     lengths = [5, 5, 5, 8, 12, 15, 20]
     for number in range(len(lengths)):
         weights = torch.exp(0.3 * torch.randn(len(CLASSES), generator=draw)) if number else None
-        interval = Interval(
+        interval = TraceInterval(
             number,
             torch.ones(len(CLASSES)) if weights is None else weights,
             torch.tensor(number % 6 if number else -1),

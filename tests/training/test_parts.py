@@ -28,7 +28,7 @@ from scalewise.training.module import rate
 from scalewise.training.picture import chosen_groups, draw_groups
 from scalewise.training.progress import describe
 from scalewise.training.schemes import build_balancer, parse_scheme
-from scalewise.training.trace import Interval, Trace, group_names, loss_columns
+from scalewise.training.trace import Trace, TraceInterval, group_names, loss_columns
 from scalewise.weighting import AVW, RLO, LossBalancer
 
 
@@ -97,7 +97,7 @@ def test_options_that_do_not_go_together_are_explained(
 
 def fill(trace: Trace, steps: range) -> None:
     for step in steps:
-        interval = Interval(
+        interval = TraceInterval(
             step // 2, torch.full((2,), 1.0 + step // 2), torch.tensor(step % 2 - 1)
         )
         interval.probabilities = torch.tensor([0.25, 0.75])
@@ -138,7 +138,7 @@ def test_a_picture_of_many_classes_shows_ten_per_positive(
     for step in range(40):
         positives = torch.arange(80.0).flip(0) * (step % 3)
         losses = torch.arange(81.0).repeat(2, 1) + step
-        trace.add(step, 0, 0.1, losses, positives, Interval(step // 7, weights))
+        trace.add(step, 0, 0.1, losses, positives, TraceInterval(step // 7, weights))
     trace.save()
     drawn: list[Figure] = []
     save = Figure.savefig

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from scalewise.weighting.moments import (
     POOLED,
     ROWS,
-    finish,
     finish_pooled,
     is_finite,
     merge,
+    moments_of,
     pool,
     pool_interval,
     summarize,
@@ -41,7 +41,7 @@ def test_merged_blocks_equal_numpy_over_all_values(
             strict=True,
         )
     ]
-    moments = finish(merge(torch.stack(parts)))
+    moments = moments_of(merge(torch.stack(parts)))
     for level in range(n):
         chosen = values[keep[:, level], level].astype(np.float64)
         assert moments.count[level] == len(chosen)
@@ -56,8 +56,8 @@ def test_a_constant_loss_has_no_variance(value: float, count: int) -> None:
     values = torch.full((count, 1), value)
     everything = torch.ones_like(values, dtype=torch.bool)
     part = summarize(values, everything, ~everything)
-    whole = finish(merge(torch.stack((part, part, part))))
-    assert float(finish(part).variance) == 0
+    whole = moments_of(merge(torch.stack((part, part, part))))
+    assert float(moments_of(part).variance) == 0
     assert float(whole.variance) == 0
     assert float(whole.mean) == pytest.approx(value, rel=1e-6)
 
@@ -65,7 +65,7 @@ def test_a_constant_loss_has_no_variance(value: float, count: int) -> None:
 def test_a_small_true_spread_survives() -> None:
     values = 1 + 1e-4 * torch.arange(100.0).unsqueeze(1) / 100
     everything = torch.ones_like(values, dtype=torch.bool)
-    moments = finish(summarize(values, everything, ~everything))
+    moments = moments_of(summarize(values, everything, ~everything))
     assert float(moments.variance) == pytest.approx(float(values.double().var()), rel=1e-2)
 
 

@@ -28,7 +28,7 @@ from scalewise.integrations.mmengine_heads import (
 )
 from scalewise.integrations.mmengine_losses import ListLosses, Part
 from scalewise.integrations.mmengine_rois import RoIGroups
-from scalewise.integrations.mmengine_weights import Groups, GroupWeights, State, level_names
+from scalewise.integrations.mmengine_weights import Groups, GroupWeights, State, numbered_levels
 from scalewise.integrations.options import AttachError, Options
 from scalewise.weighting import SchemeLike, by_level
 from scalewise.weighting.groups import COCO_EDGES
@@ -115,13 +115,13 @@ def _parts(model: Any, options: Options) -> dict[str, tuple[Part, Groups]]:
     name, head = find_dense(model)
     if options.kind == "level" and (names := list_names(head)) is not None:
         names = tuple(of_rpn(own) for own in names) if name == "rpn" else names
-        return {name: (ListLosses(names), level_names(count_levels(head)))}
+        return {name: (ListLosses(names), numbered_levels(count_levels(head)))}
     return {name: _dense_part(model, head, options, rpn=name == "rpn")}
 
 
 def _dense_part(model: Any, head: Any, options: Options, rpn: bool) -> tuple[Part, Groups]:
     place = find_anchors(head)
-    names = level_names(count_levels(head))
+    names = numbered_levels(count_levels(head))
     if not options.by_objects:
         groups: Groups = by_level(names) if options.positives else names
         return DenseGroups(head, place, options, None, rpn), groups

@@ -134,7 +134,7 @@ class GroupWeights:
                 continue
             total = torch.stack(list(seen.groups.values())).sum(0)
             if name not in self.balancers:
-                self._make(name, level_names(len(total)))
+                self._make(name, numbered_levels(len(total)))
             balancer = self.balancers[name]
             if seen.positives is None and len(total) != balancer.num_groups:
                 raise AttachError(
@@ -151,6 +151,6 @@ class GroupWeights:
         return parse(weighted)
 
 
-def level_names(count: int) -> list[str]:
+def numbered_levels(count: int) -> list[str]:
     """As `LossBalancer` names levels of which it knows the number."""
     return [f"level{i}" for i in range(count)]

@@ -63,7 +63,7 @@ def rpn_terms(
     return Sample(rows, len(positive), {name: term / len(rows) for name, term in terms.items()})
 
 
-def box_terms(logits: Tensor, deltas: Tensor, labels: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+def roi_terms(logits: Tensor, deltas: Tensor, labels: Tensor, wanted: Tensor) -> dict[str, Tensor]:
     """Losses of the box head per region, [R] each.
 
     Args:

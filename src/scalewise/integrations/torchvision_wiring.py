@@ -25,7 +25,7 @@ from scalewise.integrations.dense import (
     sum_by_level,
 )
 from scalewise.integrations.options import Options
-from scalewise.integrations.rcnn import box_terms, mask_terms, rpn_terms, sum_rows
+from scalewise.integrations.rcnn import mask_terms, roi_terms, rpn_terms, sum_rows
 from scalewise.weighting import Grouping, by_level
 
 
@@ -272,7 +272,7 @@ class RCNNWiring(Wiring):
         ids = groups(heads.box_roi_pool, regions, matched)
         if options.positives:
             ids = torch.where(label > 0, ids, count)
-        rows = [(box_terms(logits, deltas, label, torch.cat(wanted)), ids)]
+        rows = [(roi_terms(logits, deltas, label, torch.cat(wanted)), ids)]
         if heads.has_mask():
             positive = [torch.where(label > 0)[0] for label in labels]
             boxes = [region[at] for region, at in zip(regions, positive, strict=True)]

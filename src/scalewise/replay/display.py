@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scalewise.replay.output import chosen
+from scalewise.replay.output import shown_groups
 from scalewise.replay.readers import GroupLosses
-from scalewise.replay.summary import Summary, loss_share
+from scalewise.replay.summary import ReplaySummary, loss_share
 from scalewise.training.kinds import Kind
 from scalewise.training.picture import choice_note
 
@@ -24,7 +24,7 @@ CHANCE = (
 )
 
 
-def show(losses: GroupLosses, summaries: list[Summary], kind: Kind) -> None:
+def show(losses: GroupLosses, summaries: list[ReplaySummary], kind: Kind) -> None:
     """Print what the settings chose, and what of it chance alone would give.
 
     Args:
@@ -94,7 +94,7 @@ def show(losses: GroupLosses, summaries: list[Summary], kind: Kind) -> None:
             )
 
 
-def _by_group(losses: GroupLosses, summaries: Sequence[Summary], kind: Kind) -> Table:
+def _by_group(losses: GroupLosses, summaries: Sequence[ReplaySummary], kind: Kind) -> Table:
     """A column a group."""
     table = _table(
         f"mean weight of each {kind.one}, and its share of the weighted loss of all {kind.many}",
@@ -107,9 +107,9 @@ def _by_group(losses: GroupLosses, summaries: Sequence[Summary], kind: Kind) -> 
     return table
 
 
-def _below_each_other(losses: GroupLosses, summaries: Sequence[Summary], kind: Kind) -> Table:
+def _below_each_other(losses: GroupLosses, summaries: Sequence[ReplaySummary], kind: Kind) -> Table:
     """A row for each of the groups that matter, a column a setting."""
-    shown = chosen(losses, [summary.replayed for summary in summaries])
+    shown = shown_groups(losses, [summary.replayed for summary in summaries])
     note = choice_note(len(shown), len(losses.groups), kind)
     title = f"mean weight of each {kind.one}, and its share of the weighted loss of all {kind.many}"
     table = Table(title=f"{title}; {note}" if note else title, box=SIMPLE_HEAD)
@@ -130,8 +130,8 @@ def _below_each_other(losses: GroupLosses, summaries: Sequence[Summary], kind: K
 def _table(
     title: str,
     columns: Sequence[str],
-    summaries: Sequence[Summary],
-    cells: Callable[[Summary], Sequence[str]],
+    summaries: Sequence[ReplaySummary],
+    cells: Callable[[ReplaySummary], Sequence[str]],
 ) -> Table:
     """One row a setting."""
     table = Table(title=title, box=SIMPLE_HEAD)

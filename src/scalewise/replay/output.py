@@ -70,7 +70,7 @@ def write_weights(path: Path, losses: GroupLosses, replays: Sequence[Replayed]) 
     write_text(path, text.getvalue())
 
 
-def chosen(losses: GroupLosses, replays: Sequence[Replayed]) -> list[int]:
+def shown_groups(losses: GroupLosses, replays: Sequence[Replayed]) -> list[int]:
     """Places of the groups that are shown: at most ten, whose weights went furthest in a replay."""
     positives = None if losses.positives is None else losses.positives.numpy()
     return chosen_groups(np.concatenate([r.weights for r in replays]), positives)
@@ -80,7 +80,7 @@ def draw_weights(path: Path, losses: GroupLosses, replays: Sequence[Replayed], k
     """Draw a panel for each replay: schemes below each other, intervals side by side."""
     schemes = list(dict.fromkeys(r.setting.scheme for r in replays))
     intervals = list(dict.fromkeys(r.setting.interval for r in replays))
-    shown = chosen(losses, replays)
+    shown = shown_groups(losses, replays)
     with mpl.rc_context(
         {
             "font.family": families(losses.groups),

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from scalewise.errors import UserError
-from scalewise.training.trace import Interval, Trace
+from scalewise.training.trace import Trace, TraceInterval
 from scalewise.weighting import LossBalancer
 
 
@@ -45,7 +45,7 @@ class Recording:
         self._every = every
         self._calls = balancer.calls
         self._source: tuple[Tensor | None, int] = (None, -1)
-        self._interval: Interval | None = None
+        self._interval: TraceInterval | None = None
         self._device: torch.device | None = None
         self._hooks: tuple[RemovableHandle, ...] = (
             balancer.register_forward_pre_hook(_Hook(self._before)),
@@ -109,7 +109,7 @@ class Recording:
         if known is not weights or version != weights._version:
             action = getattr(balancer.scheme, "action", None)
             probabilities = getattr(balancer.scheme, "probabilities", None)
-            self._interval = Interval(
+            self._interval = TraceInterval(
                 balancer.intervals,
                 weights.detach().clone(),
                 action.clone() if isinstance(action, Tensor) else None,

@@ -28,7 +28,7 @@ class Motion:
 
 
 @dataclass(frozen=True)
-class Summary:
+class ReplaySummary:
     """Figures of one replay; weights are those that the scheme chose, so without the initial ones.
 
     Attributes:
@@ -54,7 +54,9 @@ class Summary:
     shuffled: tuple[Motion, ...]
 
 
-def summarise(losses: np.ndarray, replayed: Replayed, shuffled: Iterable[Replayed]) -> Summary:
+def summarise(
+    losses: np.ndarray, replayed: Replayed, shuffled: Iterable[Replayed]
+) -> ReplaySummary:
     """Figures of a replay.
 
     Args:
@@ -64,7 +66,7 @@ def summarise(losses: np.ndarray, replayed: Replayed, shuffled: Iterable[Replaye
     """
     chosen = replayed.weights[1:]
     drawn = Counter(action for action in replayed.actions if action is not None)
-    return Summary(
+    return ReplaySummary(
         replayed,
         chosen.mean(0),
         chosen.min(0),

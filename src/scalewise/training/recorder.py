@@ -14,7 +14,7 @@ import torch
 from scalewise.errors import UserError
 from scalewise.training.gradients import GradientLog
 from scalewise.training.module import DetectionModule
-from scalewise.training.trace import Interval, Trace, background_columns
+from scalewise.training.trace import Trace, TraceInterval, background_columns
 from scalewise.weighting import LossBalancer
 
 
@@ -39,7 +39,7 @@ class GroupRecorder(L.Callback):
         self.step_seconds = float("nan")
         self._trace: Trace | None = None
         self._gradients: GradientLog | None = None
-        self._interval: Interval | None = None
+        self._interval: TraceInterval | None = None
         self._paused = 0.0
         self.stopped_by: BaseException | None = None
 
@@ -158,10 +158,10 @@ def _steps_done(trainer: L.Trainer) -> int:
     return trainer.fit_loop.epoch_loop.total_batch_idx + 1
 
 
-def _snapshot(balancer: LossBalancer) -> Interval:
+def _snapshot(balancer: LossBalancer) -> TraceInterval:
     action = getattr(balancer.scheme, "action", None)
     probabilities = getattr(balancer.scheme, "probabilities", None)
-    return Interval(
+    return TraceInterval(
         balancer.intervals,
         balancer.weights.detach().clone(),
         action.clone() if isinstance(action, torch.Tensor) else None,

@@ -28,7 +28,7 @@ from scalewise.parquet import DamagedFile, read_table, write_table
 
 
 @dataclass
-class Interval:
+class TraceInterval:
     """What stayed the same over an interval; tensors on the device.
 
     Attributes:
@@ -65,7 +65,7 @@ class Trace:
     _tables: list[pa.Table] = field(default_factory=list)
     _steps: list[tuple[int, int | None, float | None]] = field(default_factory=list)
     _values: list[Tensor] = field(default_factory=list)
-    _intervals: list[Interval] = field(default_factory=list)
+    _intervals: list[TraceInterval] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.path.is_file():
@@ -85,7 +85,7 @@ class Trace:
         lr: float | None,
         losses: Tensor,
         positives: Tensor | None,
-        interval: Interval,
+        interval: TraceInterval,
     ) -> None:
         """Record a step without waiting for the device.
 

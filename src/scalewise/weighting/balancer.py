@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scalewise.default import default_scheme
-from scalewise.weighting.clock import Clock, growing_interval
-from scalewise.weighting.guard import sift
-from scalewise.weighting.moments import (
-    POOLED,
-    ROWS,
-    Moments,
-    finish,
-    finish_pooled,
-    is_finite,
-    merge,
-    pool_interval,
-    summarize,
-    summarize_positives,
-)
-from scalewise.weighting.parallel import Ranks, merge_ranks, world_size
+from scalewise.weighting.clock import Clock
+from scalewise.weighting.history import GroupHistory
+from scalewise.weighting.inputs import check_settings, misfit, stack_losses
+from scalewise.weighting.moments import Moments, is_finite
+from scalewise.weighting.parallel import world_size
 from scalewise.weighting.rlo import RLO
 from scalewise.weighting.scaling import scale_levels, scale_positives
 from scalewise.weighting.scheme import LearnedScheme, SchemeLike, give_groups
@@ -35,12 +24,9 @@ if TYPE_CHECKING:
 
 CLIP = (0.25, 8.0)
 MEMORY = 0.9
-# Steps recorded between two reductions, and the memory of the outlier guard. One reduction per
-# interval at the default of 100 steps; longer intervals are reduced in blocks, in the same memory.
-BLOCK = 128
 
 
-class LossBalancer(nn.Module):
+class LossBalancer(GroupHistory):
     """Weighs the losses of a detector's groups, and renews the weights once per interval.
 
     A group is a level with all that lies on it (`by="level"`), or the positives whose object has
@@ -107,13 +93,7 @@ class LossBalancer(nn.Module):
 
     weights: Tensor
     padded: Tensor
-    left_out: Tensor
     rejected: Tensor
-    block: Tensor
-    latest: Tensor
-    running: Tensor
-    finished: Tensor
-    pooled: Tensor
 
     if TYPE_CHECKING:
 
@@ -140,113 +120,23 @@ class LossBalancer(nn.Module):
         memory: float = MEMORY,
         objects: Sequence[float] | None = None,
     ) -> None:
-        super().__init__()
         kind = "level" if by == "level" else "group"
-        if isinstance(groups, int):
-            groups = [f"{kind}{i}" for i in range(groups)]
-        names = list(groups)
-        for name, value in (
-            ("groups", len(names)),
-            ("interval", 1 if interval == "auto" else interval),
-            ("accumulate", accumulate),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        self.by = by
-        self._whole = by == "level"
-        known = ["auto", "mean", "loss", *([] if self._whole else ["positives", "lift"])]
-        if normalize not in known:
-            raise ValueError(
-                f"normalize must be one of {', '.join(map(repr, known))} by {by}, got {normalize!r}"
-            )
-        if guard is not None and not guard > 1:
-            raise ValueError(f"guard must be above 1, or None to keep all values; got {guard}")
-        if not 0 <= clip[0] <= 1 <= clip[1]:
-            raise ValueError(f"clip must hold 1 and nothing below 0, got {clip}")
-        if not 0 <= memory < 1:
-            raise ValueError(f"memory must lie in 0..1 without 1, got {memory}")
-        if len(set(names)) < len(names):
-            raise ValueError(f"each group needs a name of its own, got {names}")
-        self.names = tuple(names)
-        self.num_groups = len(names)
-        self.scheme = as_scheme(default_scheme(by) if scheme is None else scheme)
-        self._learned = isinstance(self.scheme, LearnedScheme)
-        if objects is not None and len(objects) != self.num_groups:
-            raise ValueError(f"{len(objects)} numbers of objects for {self.num_groups} groups")
-        give_groups(self.scheme, self.names, by, seed, None if objects is None else tuple(objects))
-        self.interval = 100 if interval == "auto" and self._whole else interval
+        names = [f"{kind}{i}" for i in range(groups)] if isinstance(groups, int) else list(groups)
+        check_settings(names, by, interval, normalize, accumulate, guard, clip, memory, objects)
+        super().__init__(names, by, interval, accumulate, guard, memory, process_group)
         natural = "loss" if self._whole else "lift"
         self.normalize = natural if normalize == "auto" else normalize
-        self.accumulate = accumulate
-        self.guard = guard
         self.clip = clip
-        self.memory = memory
-        self._ranks = Ranks(process_group)
-        self._clock = Clock()
+        self.scheme = as_scheme(default_scheme(by) if scheme is None else scheme)
+        self._learned = isinstance(self.scheme, LearnedScheme)
+        give_groups(self.scheme, self.names, by, seed, None if objects is None else tuple(objects))
         initial = self.scheme.initial()
         if not self.scheme.fixed:
             initial = initial * (self.num_groups / initial.sum())
         # One place more, for the background, whose weight is 1.
         self.register_buffer("padded", torch.cat((initial, torch.ones(1))), persistent=False)
         self.register_buffer("weights", self.padded[:-1])
-        self.register_buffer("left_out", torch.zeros(2, self.num_groups, dtype=torch.int64))
         self.register_buffer("rejected", torch.tensor(0))
-        # Losses and, for groups of positives, the background's and the numbers of positives.
-        width = self.num_groups if self._whole else 2 * self.num_groups + 1
-        self.register_buffer("block", torch.zeros(BLOCK, width))
-        self.register_buffer("latest", torch.zeros(width))
-        self.register_buffer("running", torch.zeros(ROWS, self.num_groups))  # a partial
-        fields = 3 if self._whole else 5
-        self.register_buffer("finished", torch.zeros(fields, self.num_groups))  # moments
-        if not self._whole:
-            self.register_buffer("pooled", torch.zeros(POOLED, self.num_groups))
-
-    @property
-    def calls(self) -> int:
-        """Number of recorded calls ever, known without asking the device."""
-        return self._clock.calls
-
-    @property
-    def last_losses(self) -> Tensor:
-        """The unweighted losses of the last recorded call, float32 [n]; all 0 before the first."""
-        return self.block[(self.calls - 1) % BLOCK, : self.num_groups].clone()
-
-    @property
-    def intervals(self) -> int:
-        """Number of finished intervals, known without asking the device."""
-        return self._clock.intervals
-
-    @property
-    def steps_of_interval(self) -> int:
-        """Optimizer steps of the interval that goes on now, known without asking the device."""
-        clock = self._clock
-        return (clock.period or self._set_period(clock)) // self.accumulate
-
-    @property
-    def statistics(self) -> Moments:
-        """Moments of the last finished interval; all 0 before the first. A copy, on the device."""
-        if self._whole:
-            return Moments(*self.finished.clone())
-        return replace(Moments(*self.finished.clone()), pooled=finish_pooled(self.pooled.clone()))
-
-    @property
-    def skipped(self) -> Tensor:
-        """Non-finite values left out, over all ranks and finished intervals: int64 [n]."""
-        return self.left_out[0]
-
-    @property
-    def skipped_since(self) -> Tensor:
-        """Non-finite values of this rank in the unfinished interval, not yet in `skipped`: [n]."""
-        clock = self._clock
-        fresh = clock.phase % BLOCK
-        before = self.running[3].to(torch.int64) if clock.phase > fresh else self.left_out[0] * 0
-        rows = self.block.roll(-(clock.calls % BLOCK), 0)[BLOCK - fresh :, : self.num_groups]
-        return before + (~is_finite(rows)).sum(0)
-
-    @property
-    def outliers(self) -> Tensor:
-        """Values left out by the guard, over all ranks and finished intervals: int64 [n]."""
-        return self.left_out[1]
 
     def forward(self, losses: Tensor | Sequence[Tensor], positives: Tensor | None = None) -> Tensor:
         """Weigh the losses of one step.
@@ -268,7 +158,7 @@ class LossBalancer(nn.Module):
             ValueError: the number or shape of the losses or positives does not fit, they are on
                 another device, or positives are missing.
         """
-        groups = losses if isinstance(losses, Tensor) else self._stack(losses)
+        groups = losses if isinstance(losses, Tensor) else stack_losses(losses, self.num_groups)
         weights = cast(Tensor, self._buffers["weights"])  # Module.__getattr__ is slow
         if groups.shape != weights.shape or groups.device != weights.device:
             weights = self._with_background(groups, weights)
@@ -300,7 +190,7 @@ class LossBalancer(nn.Module):
         """
         padded = cast(Tensor, self._buffers["padded"])
         if self._whole or groups.shape != padded.shape or groups.device != padded.device:
-            raise self._misfit(groups)
+            raise misfit(groups, self.weights)
         if weights._base is not padded:  # replaced, by a load with assign=True
             self._join()
             padded = self.padded
@@ -326,23 +216,6 @@ class LossBalancer(nn.Module):
         if not self.training:
             return
         self._record(clock, (self.latest,))
-
-    def close_window(self) -> None:
-        """Tell that the optimizer made its step before `accumulate` calls, as at an epoch's end.
-
-        The window counts as a whole step of the interval, so that the weights go on changing
-        between windows, never within one. After a full window it does nothing, so a loop may call
-        it after every optimizer step.
-        """
-        clock = self._clock
-        missing = -(clock.phase + clock.short) % self.accumulate
-        if not missing:
-            return
-        clock.short += missing
-        if clock.phase + clock.short >= (clock.period or self._set_period(clock)):
-            if clock.phase % BLOCK:
-                self._reduce(clock)
-            self._end_interval(clock)
 
     def reward(self, value: float | Tensor) -> None:
         """Tell a policy what its weights have led to: a number that the training is to raise.
@@ -375,87 +248,9 @@ class LossBalancer(nn.Module):
             return scheme.weigh(groups[: self.num_groups]) + groups[self.num_groups :].sum()
         return torch.dot(weights, groups)
 
-    def _row(self, groups: Tensor, positives: Tensor | None) -> tuple[Tensor, ...]:
-        """What is recorded of a step: [n], or with the background and the positives [2n + 1]."""
-        if self._whole:
-            return (groups.detach(),)
-        if positives is None:
-            raise ValueError(
-                f"by {self.by} the balancer weighs positives: call it with the number of positives "
-                "of each group as well, balancer(losses, positives)"
-            )
-        if positives.shape != (self.num_groups,) or positives.device != groups.device:
-            raise ValueError(
-                f"the positives are of shape {tuple(positives.shape)} on {positives.device}, for "
-                f"{self.num_groups} groups with losses on {groups.device}; pass one number for "
-                "each group, on the device of the losses"
-            )
-        losses = groups.detach()
-        if losses.dtype is not torch.float32 or positives.dtype is not torch.float32:
-            losses, positives = losses.float(), positives.float()
-        if len(losses) == self.num_groups:
-            return losses, losses.new_zeros(1), positives.detach()
-        return losses, positives.detach()
-
-    def _set_period(self, clock: Clock) -> int:
-        """Calls in the interval that goes on now, from the steps before it."""
-        begun = (clock.calls - clock.phase + clock.shortfall) // self.accumulate
-        steps = growing_interval(begun) if self.interval == "auto" else self.interval
-        clock.period = steps * self.accumulate
-        return clock.period
-
-    def _record(self, clock: Clock, parts: tuple[Tensor, ...]) -> None:
-        """Store one step, and end the block or the interval when it is due."""
-        block = cast(Tensor, self._buffers["block"])
-        if clock.block is not block:
-            clock.bind(block)
-        row = clock.rows[clock.calls % BLOCK]
-        if len(parts) == 1:
-            row.copy_(parts[0])
-        else:
-            torch.cat(parts, out=row)
-        clock.calls += 1
-        clock.phase = phase = clock.phase + 1
-        if phase + clock.short >= (clock.period or self._set_period(clock)):
-            self._reduce(clock)
-            self._end_interval(clock)
-        elif phase % BLOCK == 0:
-            self._reduce(clock)
-
-    def _end_interval(self, clock: Clock) -> None:
-        self._renew()
-        clock.shortfall += clock.short
-        clock.phase = clock.short = clock.period = 0
-        clock.intervals += 1
-
     @torch.no_grad()
-    def _reduce(self, clock: Clock) -> None:
-        """Merge the rows recorded since the last reduction into the running interval."""
-        fresh = (clock.phase - 1) % BLOCK + 1
-        recent = self.block.roll(-(clock.calls % BLOCK), 0)  # [B, n] or [B, 2n + 1], oldest first
-        losses = recent[:, : self.num_groups]
-        sifted = sift(losses[-min(clock.calls, BLOCK) :], fresh, self.guard)
-        if self._whole:
-            partial = summarize(sifted.values, sifted.finite, sifted.outlier)
-        else:
-            positives = recent[-fresh:, self.num_groups + 1 :]
-            partial = summarize_positives(sifted.values, positives, sifted.finite, sifted.outlier)
-        if clock.phase > BLOCK:
-            partial = merge(torch.stack((self.running, partial)))
-        self.running.copy_(partial)
-
-    @torch.no_grad()
-    def _renew(self) -> None:
-        """End the interval: merge the ranks, ask the scheme, set the weights."""
-        partial = merge_ranks(self.running, self._ranks)
-        self.left_out.add_(partial[3:5].to(torch.int64))
-        before = Moments(*self.finished.clone())
-        if self._whole:
-            current = finish(partial)
-        else:
-            total, alone, pooled, past = pool_interval(self.pooled, partial, self.memory)
-            self.pooled.copy_(total)
-            current, before = replace(alone, pooled=pooled), replace(before, pooled=past)
+    def _renew(self, current: Moments, before: Moments) -> None:
+        """Ask the scheme for weights after an interval, and set them."""
         proposal = self.scheme.propose(current, before)
         if proposal.shape != self.weights.shape:
             raise ValueError(
@@ -469,8 +264,6 @@ class LossBalancer(nn.Module):
             usable = sound & is_finite(weights).all()
             torch.where(usable, weights, self.weights, out=self.weights)
             self.rejected += ~sound
-        rows = (current.count, current.mean, current.variance, current.positives, current.presence)
-        torch.stack([row for row in rows if row is not None], out=self.finished)
 
     def _scaled(self, proposal: Tensor, current: Moments) -> tuple[Tensor, Tensor]:
         """Weights [n], and whether the proposal could be used."""
@@ -478,35 +271,6 @@ class LossBalancer(nn.Module):
             return scale_levels(proposal, current.mean, self.normalize)
         calls = self.accumulate * world_size(self._ranks)
         return scale_positives(proposal, current.pooled, calls, self.normalize, self.clip)
-
-    def _stack(self, losses: Sequence[Tensor]) -> Tensor:
-        losses = list(losses)
-        if len(losses) != self.num_groups:
-            raise self._mismatch(f"{len(losses)} losses")
-        for group, loss in enumerate(losses):
-            if not isinstance(loss, Tensor) or loss.dim() != 0:
-                what = (
-                    f"a tensor of shape {tuple(loss.shape)}"
-                    if isinstance(loss, Tensor)
-                    else f"a {type(loss).__name__}"
-                )
-                raise ValueError(f"the loss of group {group} is {what}; pass a scalar tensor each")
-        return torch.stack(losses)
-
-    def _misfit(self, groups: Tensor) -> ValueError:
-        if groups.shape != self.weights.shape:
-            return self._mismatch(f"a tensor of shape {tuple(groups.shape)}")
-        return ValueError(
-            f"the losses are on {groups.device}, the balancer on {self.weights.device}; "
-            f"move it: balancer.to({str(groups.device)!r})"
-        )
-
-    def _mismatch(self, got: str) -> ValueError:
-        return ValueError(
-            f"this balancer has {self.num_groups} groups but got {got}; pass a tensor of shape "
-            f"({self.num_groups},) or {self.num_groups} scalars, or make the balancer with the "
-            "model's number of groups"
-        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LossBalancer:
         """Move, but never change dtype: a model cast to half precision keeps exact weights."""

@@ -178,7 +178,7 @@ def pool_interval(
     return after[1], alone, pooled, before
 
 
-def finish(partial: Tensor) -> Moments:
+def moments_of(partial: Tensor) -> Moments:
     """Turn a partial, float32 [8, n], into the moments of whole levels."""
     count, mean, deviation = partial[:3].unbind(0)
     variance = deviation / (count - 1)  # NaN or -0 below two values, which the next line drops
