@@ -108,7 +108,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--size", type=int, default=256, help="longer side in pixels")
-    parser.add_argument("--scheme")
+    parser.add_argument("--scheme", help="such as equal, share or class:Platelets=2")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
     register_all_modules()
@@ -133,7 +134,7 @@ def main() -> None:
                 ],
                 "default_hooks": {"logger": {"type": "LoggerHook", "interval": 25}},
                 "work_dir": str(options.out),
-                "randomness": {"seed": 0},
+                "randomness": {"seed": options.seed},
             }
         )
     )
