@@ -179,3 +179,17 @@ def test_the_search_box_leaves_the_rows_that_hold_what_is_typed(
     assert page.locator(".find tbody tr:visible").count() == 80
     assert page.locator(".find [role=status]").text_content() == ""
     assert wrong == []
+
+
+def test_the_page_of_an_inspection_fits_a_phone(browser: Browser, tmp_path: Path) -> None:
+    from scalewise.inspection.run import inspect_data, write_inspection
+
+    config = TrainConfig(data=f"demo:images=10,size=64,folder={tmp_path / 'demo'}", size=64)
+    address = write_inspection(*inspect_data(config, show=False), tmp_path / "seen")[1].as_uri()
+    page, wrong, asked = visit(browser, address, viewport={"width": 390, "height": 844})
+    assert page.locator(".chart.js-plotly-plot:visible").count() == 3
+    assert undrawn(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.locator("img").evaluate_all("(all) => all.every((i) => i.naturalWidth > 0)")
+    assert wrong == []
+    assert asked == [address]

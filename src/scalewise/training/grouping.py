@@ -47,8 +47,9 @@ def size_edges(words: str, training: Split) -> tuple[float, ...]:
         return COCO_EDGES
     if words == "thirds":
         sides = [
-            np.sqrt((record.boxes[:, 2:] - record.boxes[:, :2]).prod(1))
+            np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
             for record in training.records
+            for boxes in (record.boxes[~record.crowd],)
         ]
         low, high = np.quantile(np.concatenate(sides), (1 / 3, 2 / 3))
         return float(low), float(high)
@@ -61,13 +62,17 @@ def size_edges(words: str, training: Split) -> tuple[float, ...]:
 
 
 def count_objects(grouping: Grouping, training: Split) -> list[int] | None:
-    """Objects of each group in the training split; None where levels decide."""
+    """Objects of each group in the training split, crowd regions left out as they are in training.
+
+    None where levels decide.
+    """
     if grouping.group_of is None:
         return None
     counts = torch.zeros(len(grouping.names), dtype=torch.int64)
     for record in training.records:
-        boxes, labels = torch.from_numpy(record.boxes), torch.from_numpy(record.labels)
-        ids = grouping.group_of(boxes, labels)
+        kept = ~record.crowd
+        boxes, labels = record.boxes[kept], record.labels[kept]
+        ids = grouping.group_of(torch.from_numpy(boxes), torch.from_numpy(labels))
         counts += torch.bincount(ids, minlength=len(counts))
     found: list[int] = counts.tolist()
     return found

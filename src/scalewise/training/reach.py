@@ -21,10 +21,11 @@ SMALL = 4.0  # pixels of the shorter side below which hardly anything is left of
 SURE = float(STRIDES[0])  # pixels of the shorter side above which an object holds a location
 _SHARE = 0.01  # of the objects, from which on small ones are worth a warning
 _LOOKED_AT = 20_000  # objects whose anchors are sought; of more, every so many
+PAIRS = 2e8  # objects times anchors that are looked at, so that a matcher of boxes takes seconds
 _AT_ONCE = 2**22  # objects times locations
 _CANVAS = 32
 
-_ASSIGN: dict[str, Callable[[Grid, Tensor, Tensor], Tensor]] = {
+ASSIGN: dict[str, Callable[[Grid, Tensor, Tensor], Tensor]] = {
     "atss": assign_atss,
     "fcos": assign_fcos,
     "retinanet": lambda grid, boxes, valid: assign_retinanet(grid, boxes, valid)[0],
@@ -83,7 +84,8 @@ def reach(split: Split, size: int, detector: str, anchor_scale: float = 1.0) -> 
     )  # [n, 4], in pixels of the resized images
     shorter = (boxes[:, 2:] - boxes[:, :2]).min(1)
     wanted = np.quantile(size * SURE / np.maximum(shorter, 1e-6), 1 - _SHARE) if len(boxes) else 0
-    step = max(1, math.ceil(len(boxes) / _LOOKED_AT))
+    most = min(_LOOKED_AT, PAIRS / anchor_count(size, detector))
+    step = max(1, math.ceil(len(boxes) / most))
     sample = boxes[::step]
     alive = sample[(sample[:, 2:] - sample[:, :2]).min(1) >= 1] if len(sample) else sample
     return Reach(
@@ -97,15 +99,27 @@ def reach(split: Split, size: int, detector: str, anchor_scale: float = 1.0) -> 
     )
 
 
+def anchor_count(size: int, detector: str) -> int:
+    """The anchors of all levels, which is what assigning one object takes time by."""
+    none = torch.zeros(1, 1, 4)
+    owner = ASSIGN[detector](canvas_grid(size, 1.0), none, torch.zeros(1, 1, dtype=torch.bool))
+    return owner.shape[1]
+
+
+def canvas_grid(size: int, anchor_scale: float) -> Grid:
+    """The locations of the square canvas that images of a size are padded to, on the CPU."""
+    canvas = _CANVAS * math.ceil(size / _CANVAS)
+    sides = [math.ceil(canvas / stride) for stride in STRIDES]
+    return make_grid([(s, s) for s in sides], STRIDES, torch.device("cpu"), anchor_scale)
+
+
 @torch.no_grad()
 def _unreached(boxes: Tensor, size: int, detector: str, anchor_scale: float) -> int:
     """The number of boxes, float32 [n, 4], that get no anchor, each alone in its image."""
-    canvas = _CANVAS * math.ceil(size / _CANVAS)
-    side = [math.ceil(canvas / stride) for stride in STRIDES]
-    grid = make_grid([(s, s) for s in side], STRIDES, torch.device("cpu"), anchor_scale)
+    grid = canvas_grid(size, anchor_scale)
     count = 0
     for part in torch.split(boxes, max(1, _AT_ONCE // len(grid.points))):
         valid = torch.ones(len(part), 1, dtype=torch.bool)
-        owner = _ASSIGN[detector](grid, part[:, None], valid)  # [n, A]
+        owner = ASSIGN[detector](grid, part[:, None], valid)  # [n, A]
         count += int((owner != 0).all(1).sum())
     return count

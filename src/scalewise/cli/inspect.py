@@ -1,0 +1,94 @@
+"""`scalewise inspect`: what a data set asks of a detector, before any training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentParser
+
+from scalewise.cli.options import ShortHelp, build, parse
+from scalewise.errors import UsageError
+from scalewise.training.config import TrainConfig, check
+
+
+@dataclass(kw_only=True)
+class InspectOptions:
+    """Inspection.
+
+    Args:
+        data: Data set, as `scalewise train --data` takes it. Required.
+        split: Name of the split to look at.
+        size: Longer side, in pixels, to which images would be resized.
+        detector: Whose assigner is run.
+        anchor_scale: Factor on the object sizes that the levels are meant for.
+        size_edges: Sides in pixels of the original image that part small, medium and large: "coco"
+            (32,96), "thirds" of the objects, or numbers separated by commas.
+        out: Folder for the picture and the page; a number is added to its name where it exists.
+            Default: inspection.
+    """
+
+    data: str = ""
+    split: str = "train"
+    size: int = 320
+    detector: Literal["atss", "fcos", "retinanet"] = "atss"
+    anchor_scale: float = 1.0
+    size_edges: str = "coco"
+    out: str | None = None
+
+
+def parser() -> ArgumentParser:
+    """All options of an inspection."""
+    options = ArgumentParser(
+        prog="scalewise inspect",
+        usage="scalewise inspect --data DATA [options]",
+        description="Look at a data set before training: sizes against levels, classes, labels.",
+        exit_on_error=False,
+        formatter_class=ShortHelp,
+    )
+    options.add_class_arguments(InspectOptions)
+    return options
+
+
+def main(words: list[str]) -> int:
+    """Run the command."""
+    options: InspectOptions = build(InspectOptions, parse(parser(), words, InspectOptions))
+    config = as_config(options)
+    out = Path(options.out or "inspection")
+    from scalewise.data.open import require_data
+
+    require_data(options.data)
+    from rich.console import Console
+
+    from scalewise.inspection.run import check_out, inspect_data, write_inspection
+    from scalewise.inspection.tables import show_inspection
+
+    check_out(options.data, out)
+    found, examples, unreadable = inspect_data(config, show=True)
+    show_inspection(found, Console())
+    for line in unreadable:
+        print(f"not shown, could not be read: {line}")
+    picture, page = write_inspection(found, examples, unreadable, out)
+    print(f"picture: {picture}\npage:    {page}")
+    return 0
+
+
+def as_config(options: InspectOptions) -> TrainConfig:
+    """The same options as those of a run, checked.
+
+    Raises:
+        UsageError: naming the option, its value and what is allowed.
+    """
+    if not options.data:
+        raise UsageError("--data is missing: name a VOC, COCO or YOLO folder, or 'demo'")
+    config = TrainConfig(
+        data=options.data,
+        train_split=options.split,
+        size=options.size,
+        detector=options.detector,
+        anchor_scale=options.anchor_scale,
+        size_edges=options.size_edges,
+    )
+    check(config)
+    return config
