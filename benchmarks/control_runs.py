@@ -37,7 +37,8 @@ from torch import Tensor
 from scalewise.default import GIVEN
 from scalewise.detectors.losses import focal_loss
 from scalewise.errors import UsageError
-from scalewise.training.fit import open_splits, train
+from scalewise.training.building import open_splits
+from scalewise.training.fit import train
 from scalewise.training.grouping import count_objects
 from scalewise.training.runs import load_config, write_json
 from scalewise.training.trace import group_names, read_trace

@@ -42,18 +42,18 @@ from score_figures import (
     figures,
     fit_factors,
     mean,
-    rank,
     rescale,
 )
 
 from scalewise.data import Split, open_split
 from scalewise.errors import UserError
+from scalewise.evaluation.ranking import rank
 from scalewise.evaluation.stored import read_detections, write_detections
 from scalewise.study.records import read_metrics
 from scalewise.study.statistics import paired
 from scalewise.study.verdicts import interval_points, points
+from scalewise.training.building import open_splits
 from scalewise.training.config import DataOptions, DetectorOptions, OptimizerOptions, TrainConfig
-from scalewise.training.fit import open_splits
 from scalewise.training.inference import detect_all, load_run
 from scalewise.training.runs import load_config, write_text
 

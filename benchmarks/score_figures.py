@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,8 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from scalewise.data import Split
 from scalewise.evaluation import ImageDetections, coco_metrics
-from scalewise.evaluation.matching import Matches, average_precision, matched
+from scalewise.evaluation.matching import Matches, average_precision
+from scalewise.evaluation.ranking import Ranking, best_f1, rank
 
 Floats = npt.NDArray[np.float64]
 Figures = dict[str, float]  # of one run, by name
@@ -26,39 +27,6 @@ Found = list[ImageDetections]
 
 MOST = 100  # detections of an image
 BINS = 15
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Detections with what became of them, class by class, the best of a class first.
-
-    Attributes:
-        matches: of d detections.
-        scores: float64 [d].
-    """
-
-    matches: Matches
-    scores: Floats
-
-    @property
-    def counted(self) -> npt.NDArray[np.bool_]:
-        """Those that are right or wrong at an IoU of 0.5, not on a crowd: bool [d]."""
-        counted: npt.NDArray[np.bool_] = self.matches.states[:, 0] >= 0
-        return counted
-
-    @property
-    def right(self) -> npt.NDArray[np.bool_]:
-        """Those that found an object at an IoU of 0.5: bool [d]."""
-        right: npt.NDArray[np.bool_] = self.matches.states[:, 0] == 1
-        return right
-
-
-def rank(split: Split, found: Found) -> Ranking:
-    """Match detections, at most 100 an image, and keep their scores, which matches do not."""
-    matches = matched(split, found)
-    scores = np.concatenate([np.zeros(0), *(image.scores for image in found)])
-    labels = np.concatenate([np.zeros(0), *(image.labels for image in found)])
-    return Ranking(matches, scores[np.lexsort((-scores, labels))])
 
 
 def pooled_ap(ranking: Ranking) -> float:
@@ -73,19 +41,6 @@ def pooled_ap(ranking: Ranking) -> float:
         states=matches.states[order],
     )
     return float(average_precision(pooled, np.ones(len(matches.image_ids), dtype=np.int64))[0])
-
-
-def best_f1(ranking: Ranking) -> tuple[float, float, float]:
-    """Score at which F1 over all classes is best, with precision and recall there; IoU 0.5."""
-    order = np.argsort(-ranking.scores, kind="stable")
-    order = order[ranking.counted[order]]
-    if not len(order):
-        return math.nan, math.nan, math.nan
-    scores, true = ranking.scores[order], np.cumsum(ranking.right[order])
-    kept, objects = np.arange(1, len(order) + 1), int(ranking.matches.objects.sum())
-    last = np.append(scores[1:] < scores[:-1], True)  # equal scores are kept or dropped together
-    best = int(np.where(last, 2 * true / (kept + objects), -1).argmax())
-    return float(scores[best]), float(true[best] / kept[best]), float(true[best] / objects)
 
 
 def calibration_error(ranking: Ranking, label: int) -> float:

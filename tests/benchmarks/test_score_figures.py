@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import score_figures
-from score_figures import Ranking, capped, fit_factors, rank, rescale
+from score_figures import capped, fit_factors, rescale
 
 from scalewise.data import ImageRecord, Split
 from scalewise.evaluation import ImageDetections, coco_metrics
 from scalewise.evaluation.matching import Matches
+from scalewise.evaluation.ranking import Ranking, best_f1, rank
 
 Boxes = Sequence[tuple[float, float, float, float]]
 A, B, FAR, CROWD = (0, 0, 20, 20), (30, 0, 60, 20), (70, 70, 90, 90), (0, 50, 60, 100)
@@ -89,11 +90,11 @@ def test_pooled_ap_ranks_all_classes_in_one_list(case: Any) -> None:
 
 def test_the_best_threshold_is_chosen_over_all_classes(case: Any) -> None:
     # F1: 0 above 0.95, 2 / (2 + 2) from 0.9 on, 4 / (3 + 2) from 0.5 on
-    assert score_figures.best_f1(rank(*case)) == pytest.approx((0.5, 2 / 3, 1.0))
+    assert best_f1(rank(*case)) == pytest.approx((0.5, 2 / 3, 1.0))
     split, _ = case
-    assert all(math.isnan(value) for value in score_figures.best_f1(rank(split, [])))
+    assert all(math.isnan(value) for value in best_f1(rank(split, [])))
     tied = [detections(1, [A, A, B], [0.5, 0.5, 0.5], [0, 1, 1])]
-    assert score_figures.best_f1(rank(split, tied)) == pytest.approx((0.5, 2 / 3, 1.0))
+    assert best_f1(rank(split, tied)) == pytest.approx((0.5, 2 / 3, 1.0))
 
 
 def test_calibration_error_of_two_filled_bins() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,22 @@ from scalewise.detectors.batch import Detections
 from scalewise.detectors.method import Predictions
 
 MOST = 2**14  # boxes in one suppression: on a GPU its table has a bit for each pair
+
+
+class Candidates(NamedTuple):
+    """The K boxes of each of B images that enter suppression, level after level.
+
+    Attributes:
+        boxes: float32 [B, K, 4], clipped to the image.
+        scores: float32 [B, K].
+        labels: int64 [B, K].
+        levels: int64 [B, K].
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    levels: Tensor
 
 
 def select(
@@ -39,39 +56,71 @@ def select(
         candidates: most boxes per level and image that enter suppression.
         max_detections: most boxes per image that leave it.
     """
-    scores = predictions.logits.sigmoid()  # [B, A, C]
+    best = take_candidates(class_scores(predictions), boxes, counts, sizes, candidates)
+    return suppress(best, score_threshold, nms_iou, max_detections)
+
+
+def class_scores(predictions: Predictions) -> Tensor:
+    """Scores float32 [B, A, C] of each anchor and class, 0 to 1."""
+    scores = predictions.logits.sigmoid()
     if predictions.centerness is not None:
         scores = (scores * predictions.centerness.sigmoid()[..., None]).sqrt()
+    return scores
+
+
+def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Boxes [B, A, 4] cut to their images, whose (height, width) are sizes int64 [B, 2]."""
+    limit = sizes.flip(1).repeat(1, 2)[:, None].to(boxes.dtype)  # [B, 1, (w, h, w, h)]
+    return torch.minimum(boxes.clamp(min=0), limit)
+
+
+def take_candidates(
+    scores: Tensor, boxes: Tensor, counts: Sequence[int], sizes: Tensor, most: int
+) -> Candidates:
+    """The `most` best pairs of a box and a class of each level, from scores [B, A, C]."""
     classes = scores.shape[-1]
     best_scores, best_index, best_level = [], [], []
     start = 0
     for level, scores_here in enumerate(torch.split(scores, list(counts), dim=1)):
         flat = scores_here.flatten(1)  # [B, A_level * C]
-        top, index = flat.topk(min(candidates, flat.shape[1]), dim=1)
+        top, index = flat.topk(min(most, flat.shape[1]), dim=1)
         best_scores.append(top)
         best_index.append(index + start * classes)
         best_level.append(torch.full_like(index, level))
         start += counts[level]
-    score = torch.cat(best_scores, dim=1)  # [B, K]
     index = torch.cat(best_index, dim=1)
-    level_of = torch.cat(best_level, dim=1)
     anchor = index.div(classes, rounding_mode="floor")
-    label = index % classes
-    boxes = boxes.gather(1, anchor[..., None].expand(-1, -1, 4))
-    limit = sizes.flip(1).repeat(1, 2)[:, None].to(boxes.dtype)  # [B, 1, (w, h, w, h)]
-    boxes = torch.minimum(boxes.clamp(min=0), limit)
+    chosen = boxes.gather(1, anchor[..., None].expand(-1, -1, 4))
+    return Candidates(
+        clip(chosen, sizes),
+        torch.cat(best_scores, dim=1),
+        index % classes,
+        torch.cat(best_level, dim=1),
+    )
+
+
+def suppress(
+    best: Candidates, score_threshold: float, nms_iou: float, max_detections: int
+) -> Detections:
+    """Non-maximum suppression of candidates; the arguments are those of `select`."""
+    boxes, score, label, _ = best
     kept = _suppress(boxes, score, label, score > score_threshold, nms_iou)  # [B, K]
     # stable, so that of two alike the one of the finer level comes first
     order = torch.where(kept, score, -1.0).sort(dim=1, descending=True, stable=True).indices
     found = kept.sum(1).clamp(max=max_detections)  # [B]
     order = order[:, : int(found.max())]
     valid = torch.arange(order.shape[1], device=order.device) < found[:, None]
+    return pick(best, order, valid)
+
+
+def pick(best: Candidates, order: Tensor, valid: Tensor) -> Detections:
+    """The candidates at places `order` int64 [B, k], those with `valid` bool [B, k] False as 0."""
     places = order[..., None].expand(-1, -1, 4)
     return Detections(
-        torch.where(valid[..., None], boxes.gather(1, places), 0.0),
-        torch.where(valid, score.gather(1, order), 0.0),
-        torch.where(valid, label.gather(1, order), 0),
-        torch.where(valid, level_of.gather(1, order), 0),
+        torch.where(valid[..., None], best.boxes.gather(1, places), 0.0),
+        torch.where(valid, best.scores.gather(1, order), 0.0),
+        torch.where(valid, best.labels.gather(1, order), 0),
+        torch.where(valid, best.levels.gather(1, order), 0),
         valid,
     )
 

@@ -6,11 +6,9 @@ no match, only how often each one counts.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -245,7 +243,8 @@ def load_matches(path: Path) -> Matches:
     try:
         with np.load(path, allow_pickle=False) as stored:
             return Matches(**{name: stored[name] for name in Matches.__dataclass_fields__})
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+    except Exception as error:  # a damaged file can make the readers raise nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{path} holds no stored matches: {error}; delete it to make it anew"
+            f"{path} holds no stored matches: {reason}; delete it to make it anew"
         ) from None

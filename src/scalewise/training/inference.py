@@ -5,21 +5,51 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from scalewise.data import DetectionDataset, make_loader, open_split
 from scalewise.data.split import Split
-from scalewise.detectors import DenseDetector
+from scalewise.detectors import Batch, DenseDetector, Detections
 from scalewise.errors import UsageError, UserError
 from scalewise.evaluation import ImageDetections, coco_metrics, to_original
 from scalewise.evaluation.coco import raw_truth
+from scalewise.evaluation.detections import check_detections
+from scalewise.evaluation.scores import score
+from scalewise.evaluation.stored import read_detections
 from scalewise.training import runs
 from scalewise.training.arithmetic import run_arithmetic
-from scalewise.training.checkpoints import check_origin, read_checkpoint
+from scalewise.training.building import build_detector, loader_workers, open_splits
 from scalewise.training.config import TrainConfig
-from scalewise.training.fit import build_detector, loader_workers, open_splits
-from scalewise.training.scoring import score
+from scalewise.training.reading import check_origin, read_checkpoint
+
+
+class Detecting(Protocol):
+    """What finds objects: a run, or a file that was exported from one."""
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the labels."""
+
+    @property
+    def size(self) -> int:
+        """Pixels that the longer side of an image is resized to."""
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of the levels, in pixels."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images at once."""
+
+    @property
+    def workers(self) -> int:
+        """Processes that load images."""
+
+    def detect(self, batch: Batch) -> Detections:
+        """The best detections of each image."""
 
 
 @dataclass
@@ -48,6 +78,34 @@ class TrainedRun:
     detector: DenseDetector
     device: torch.device
     epoch: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Pixels that the longer side of an image is resized to."""
+        return self.config.size
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of the levels, in pixels."""
+        return self.detector.strides
+
+    @property
+    def batch_size(self) -> int:
+        """Images at once."""
+        return self.config.batch_size
+
+    @property
+    def workers(self) -> int:
+        """Processes that load images."""
+        return loader_workers(self.config)
+
+    def detect(self, batch: Batch) -> Detections:
+        """The best detections of each image, in the arithmetic of the run's validation."""
+        on_device = batch._replace(
+            images=batch.images.to(self.device), sizes=batch.sizes.to(self.device)
+        )
+        with run_arithmetic(self.config.precision, self.device):
+            return self.detector.detect(on_device)
 
 
 def load_run(folder: Path, kind: str = "best", device: str = "auto") -> TrainedRun:
@@ -171,19 +229,44 @@ def evaluate(
     return path, metrics
 
 
-def detect_all(run: TrainedRun, split: Split) -> Iterator[ImageDetections]:
-    """Detections of every image of a split, in its order."""
-    dataset = DetectionDataset(split, run.config.size, augment=False)
-    loader = make_loader(
-        dataset, run.config.batch_size, shuffle=False, workers=loader_workers(run.config)
-    )
-    for batch in loader:
-        on_device = batch._replace(
-            images=batch.images.to(run.device), sizes=batch.sizes.to(run.device)
+def validated(run: TrainedRun) -> tuple[Split, list[ImageDetections]]:
+    """The run's validation split and what its checkpoint finds there.
+
+    The detections that the run kept are of its last validation; for a checkpoint of another epoch
+    they are found anew.
+
+    Raises:
+        UserError: the run kept none, or the data have changed.
+    """
+    path = run.folder / "detections.parquet"
+    if not path.is_file():
+        raise UserError(
+            f"{run.folder} has no validation detections ({path.name} is missing): "
+            "name a score instead of best-f1"
         )
-        with run_arithmetic(run.config.precision, run.device):
-            found = run.detector(on_device)
-        yield from to_original(found, batch)
+    split = open_splits(run.config)[1]
+    if list(split.classes) != run.classes:
+        raise UserError(
+            f"{run.config.data} has the classes {list(split.classes)}, but {run.folder} was "
+            f"trained on {run.classes}"
+        )
+    last = runs.load_metrics(run.folder).get("last") or {}
+    if run.epoch is None or last.get("epoch") != run.epoch:
+        with torch.inference_mode():
+            return split, list(detect_all(run, split))
+    found = read_detections(path)
+    try:
+        check_detections(split, found)
+    except ValueError as error:
+        raise UserError(f"{path} is not of {split.name} as it is now: {error}") from None
+    return split, found
+
+
+def detect_all(run: Detecting, split: Split) -> Iterator[ImageDetections]:
+    """Detections of every image of a split, in its order."""
+    dataset = DetectionDataset(split, run.size, augment=False)
+    for batch in make_loader(dataset, run.batch_size, shuffle=False, workers=run.workers):
+        yield from to_original(run.detect(batch), batch)
 
 
 def unused(path: Path) -> Path:

@@ -1,0 +1,61 @@
+"""`scalewise export`: a run's detector as an ONNX or torch.export file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentParser
+
+from scalewise.cli.options import build, parse
+from scalewise.errors import UsageError
+
+
+@dataclass(kw_only=True)
+class ExportOptions:
+    """Export.
+
+    Args:
+        format: "onnx", or "torch" for a file that torch.export.load reads.
+        checkpoint: Which checkpoint.
+        out: The file; default: RUN/model.onnx or RUN/model.pt2. Nothing is overwritten: where it
+            exists, "-2" is added to its name.
+        nms: Put non-maximum suppression into the file, which then gives at most 100 detections an
+            image and their number. Without, it gives all boxes and scores.
+        size: Pixels that the longer side of images is resized to; default: the run's.
+    """
+
+    format: Literal["onnx", "torch"] = "onnx"
+    checkpoint: Literal["best", "last"] = "best"
+    out: str | None = None
+    nms: bool = False
+    size: int | None = None
+
+
+def main(words: list[str]) -> int:
+    """Run the command."""
+    parser = ArgumentParser(
+        prog="scalewise export",
+        description="Write a run's detector as a file that takes raw pixels, and compare the two.",
+        exit_on_error=False,
+    )
+    parser.add_argument("run", help="run folder")
+    parser.add_class_arguments(ExportOptions)
+    values = parse(parser, words, ExportOptions)
+    options = build(ExportOptions, values)
+    if options.size is not None and options.size < 1:
+        raise UsageError(f"--size must be above 0, got {options.size}")
+    from scalewise.training.runs import checkpoint, load_config
+
+    folder = Path(values.run)
+    load_config(folder)
+    checkpoint(folder, options.checkpoint)
+    from scalewise.export.write import export_run
+    from scalewise.training.inference import load_run
+
+    run = load_run(folder, options.checkpoint, "cpu")
+    out = Path(options.out) if options.out else None
+    path, said = export_run(run, options.format, out, options.nms, options.size, options.checkpoint)
+    print(*said, f"written: {path}", sep="\n")
+    return 0

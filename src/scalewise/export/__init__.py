@@ -1,0 +1,1 @@
+"""Trained detectors as files that run without scalewise: ONNX and `torch.export`."""

@@ -1,0 +1,43 @@
+"""Lightning without what it imports and a training does not use."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import logging
+import sys
+from typing import Any
+
+
+def defer_torchmetrics() -> None:
+    """Let `import lightning` load two classes of torchmetrics, not its hundreds of metrics.
+
+    Lightning needs `Metric` and `MetricCollection`; the rest imports scipy.signal, torchvision's
+    detectors and transformers, for seconds. It loads once another name of torchmetrics is asked
+    for, so that who uses torchmetrics in the same process finds all of it. Nothing is changed where
+    torchmetrics is loaded already, is not there, or does not let its parts be loaded alone.
+    """
+    spec = None if "torchmetrics" in sys.modules else importlib.util.find_spec("torchmetrics")
+    if spec is None or spec.loader is None:
+        return
+    package, loader = importlib.util.module_from_spec(spec), spec.loader
+
+    def load(name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(f"module 'torchmetrics' has no attribute {name!r}")
+        del package.__dict__["__getattr__"]
+        loader.exec_module(package)
+        return getattr(package, name)
+
+    package.__dict__["__version__"] = importlib.metadata.version("torchmetrics")
+    package.__dict__["_logger"] = logging.getLogger("torchmetrics")
+    sys.modules["torchmetrics"] = package
+    try:
+        importlib.import_module("torchmetrics.utilities")  # before `metric`, which imports it too
+        for name, home in (("Metric", "metric"), ("MetricCollection", "collections")):
+            package.__dict__[name] = getattr(importlib.import_module(f"torchmetrics.{home}"), name)
+    except (ImportError, AttributeError):
+        for name in [n for n in sys.modules if n.partition(".")[0] == "torchmetrics"]:
+            del sys.modules[name]
+        return
+    package.__dict__["__getattr__"] = load

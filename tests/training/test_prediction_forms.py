@@ -1,0 +1,382 @@
+"""Predictions for other tools, of videos, and from the scores at which F1 is best."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools.coco import COCO
+from torchvision.ops import box_iou
+
+from scalewise.cli import main
+from scalewise.data import Split, open_split
+from scalewise.data.split import Objects
+from scalewise.detectors import Batch, Detections
+from scalewise.errors import UserError
+from scalewise.evaluation import ImageDetections
+from scalewise.evaluation.ranking import best_thresholds
+from scalewise.evaluation.stored import write_detections
+from scalewise.training.config import TrainConfig
+from scalewise.training.fit import train
+from scalewise.training.inference import load_run, validated
+from scalewise.training.prediction import predict
+from scalewise.training.video import _upright
+
+CLASSES = ["cat", "dog", "eel"]
+
+
+@dataclass
+class Stub:
+    """Finds, in every bright image, a dog on its left half and a cat of a lower score."""
+
+    classes: list[str]
+    size: int = 64
+    strides: tuple[int, ...] = (8, 16, 32, 64, 128)
+    batch_size: int = 4
+    workers: int = 0
+
+    def detect(self, batch: Batch) -> Detections:
+        """The two boxes of each image, in pixels of the padded one."""
+        height, width = batch.sizes.T.float()
+        none = torch.zeros_like(width)
+        dog = torch.stack((none, none, width / 2, height), dim=-1)
+        cat = torch.stack((width / 4, height / 4, width, height), dim=-1)
+        bright = batch.images[:, :, :4, :4].float().mean((1, 2, 3)) > 100
+        count = len(width)
+        return Detections(
+            torch.stack((dog, cat), dim=1),
+            torch.tensor([[0.9, 0.4]]).repeat(count, 1),
+            torch.tensor([[1, 0]]).repeat(count, 1),
+            torch.zeros(count, 2, dtype=torch.int64),
+            bright[:, None].expand(-1, 2),
+        )
+
+
+def save(path: Path, size: tuple[int, int], color: str = "white") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path)
+    return path
+
+
+def test_yolo_lines_read_back_by_our_reader(tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    save(root / "val" / "a" / "x.png", (50, 30))
+    save(root / "val" / "b" / "x.png", (40, 80))
+    save(root / "val" / "dark.png", (40, 40), "black")
+    folder, _ = predict(Stub(CLASSES), [root], tmp_path / "out", 0.3, save_txt=True)
+    written = sorted(file for file in (folder / "labels").rglob("*") if file.is_file())
+    assert [str(file.relative_to(folder / "labels")) for file in written] == [
+        "val/a/x.txt", "val/b/x.txt", "val/dark.txt",
+    ]  # fmt: skip
+    assert not written[2].read_text()
+    assert [line.split()[5] for line in written[0].read_text().splitlines()] == [
+        "0.900000", "0.400000",
+    ]  # fmt: skip
+    for file in written:  # labels have no scores
+        target = tmp_path / "labels" / file.relative_to(folder / "labels")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lines = [" ".join(line.split()[:5]) for line in file.read_text().splitlines()]
+        target.write_text("\n".join(lines))
+    (tmp_path / "data.yaml").write_text(f"path: {tmp_path}\nval: images/val\nnames: {CLASSES}\n")
+    split = open_split(f"yolo:{tmp_path}", "val", strict=True)
+    found = {str(r.path.relative_to(root / "val")): r for r in split.records}
+    assert found["a/x.png"].labels.tolist() == [1, 0]
+    expected = np.array([[0, 0, 25, 30], [12.5, 7.5, 50, 30]])
+    np.testing.assert_allclose(found["a/x.png"].boxes, expected, atol=1e-3)
+    np.testing.assert_allclose(found["b/x.png"].boxes[0], [0, 0, 20, 80], atol=1e-3)
+    assert not len(found["dark.png"].boxes)
+
+
+def test_images_of_one_name_have_text_files_of_their_own(tmp_path: Path) -> None:
+    files = [save(tmp_path / name, (20, 20)) for name in ("a/x.png", "a/x.jpg", "b/x.png")]
+    folder, _ = predict(Stub(CLASSES), [*files, files[0]], tmp_path / "out", 0.3, save_txt=True)
+    names = {str(f.relative_to(folder / "labels")) for f in folder.rglob("*.txt")}
+    assert names == {"a/x.txt", "a/x.jpg.txt", "b/x.txt"}
+    assert len(json.loads((folder / "predictions.json").read_text())) == 3
+
+
+@pytest.fixture(scope="module")
+def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A COCO file of two images, ids 70 and 4, classes in another order than the detector's."""
+    folder = tmp_path_factory.mktemp("coco")
+    images = []
+    for number, name in ((70, "a.png"), (4, "b.png")):
+        save(folder / "val" / name, (60, 40))
+        images.append({"id": number, "file_name": name, "width": 60, "height": 40})
+    annotation = {"id": 1, "image_id": 70, "category_id": 9, "bbox": [0, 0, 30, 40], "area": 1200}
+    content = {
+        "images": images,
+        "annotations": [annotation | {"iscrowd": 0}],
+        "categories": [
+            {"id": number, "name": name} for number, name in ((9, "dog"), (3, "eel"), (5, "cat"))
+        ],
+    }
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_coco_results_have_the_ids_of_the_data(annotated: Path, tmp_path: Path) -> None:
+    other = save(tmp_path / "other.png", (20, 20))
+    like = open_split(annotated, "val")
+    images = [annotated / "val", other]
+    folder, _ = predict(Stub(CLASSES), images, tmp_path / "out", 0.3, save_coco=True, like=like)
+    results = json.loads((folder / "coco.json").read_text())
+    assert {row["image_id"] for row in results} == {4, 70, 71}
+    dog, cat = (row for row in results if row["image_id"] == 70)
+    assert (dog["category_id"], dog["bbox"]) == (9, pytest.approx([0, 0, 30, 40]))
+    assert (cat["category_id"], cat["bbox"]) == (5, pytest.approx([15, 10, 45, 30]))
+    truth = COCO(str(annotated / "annotations" / "instances_val.json"))
+    own = [row for row in results if row["image_id"] != 71]
+    assert len(truth.loadRes(own).getAnnIds(imgIds=[70], catIds=[9])) == 1
+    beside = json.loads((folder / "coco-images.json").read_text())
+    assert [(i["id"], i["file_name"]) for i in beside["images"]] == [(71, str(other))]
+
+
+def test_coco_results_without_data_come_with_their_images(tmp_path: Path) -> None:
+    images = [save(tmp_path / name, (60, 40)) for name in ("a.png", "b.png")]
+    folder, _ = predict(Stub(CLASSES), images, tmp_path / "out", 0.5, save_coco=True)
+    truth = COCO(str(folder / "coco-images.json"))
+    loaded = truth.loadRes(str(folder / "coco.json"))
+    assert sorted(loaded.getImgIds()) == [1, 2]
+    (row,) = loaded.loadAnns(loaded.getAnnIds(imgIds=[2]))
+    assert truth.loadCats([row["category_id"]])[0]["name"] == "dog"
+    assert row["bbox"] == pytest.approx([0, 0, 30, 40])
+
+
+def test_data_without_the_classes_are_refused(annotated: Path, tmp_path: Path) -> None:
+    like = open_split(annotated, "val")
+    with pytest.raises(UserError, match="has no class 'fox'"):
+        predict(Stub([*CLASSES, "fox"]), [annotated / "val"], tmp_path / "out", 0.3, like=like)
+    assert not (tmp_path / "out").exists()
+
+
+def film(path: Path, count: int, codec: str = "mpeg4", rate: Fraction = Fraction(24)) -> Path:
+    """A video that is dark up to its sixth frame."""
+    av = pytest.importorskip("av", reason="needs scalewise[video]")
+    noise = np.random.default_rng(0).integers(0, 40, (count, 48, 70, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 70, 48, "yuv420p"
+        for number in range(count):
+            pixels = noise[number] + np.uint8(0 if number < 6 else 200)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [("a.mp4", Fraction(24)), ("b.avi", Fraction(30000, 1001))]
+)
+def test_videos_keep_their_length_and_rate(name: str, rate: Fraction, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    video = film(tmp_path / "in" / name, 14, rate=rate)
+    import av
+
+    save(tmp_path / "in" / "c.png", (20, 20))
+    folder, unreadable = predict(Stub(CLASSES), [video.parent], tmp_path / "out", 0.5, True)
+    assert not unreadable
+    picture, entry = json.loads((folder / "predictions.json").read_text())
+    assert picture["picture"] == "c.png"
+    assert entry["video"] == str(video)
+    assert [frame["frame"] for frame in entry["frames"]] == list(range(14))
+    assert [len(frame["detections"]) for frame in entry["frames"]] == [0] * 6 + [1] * 8
+    assert entry["frames"][12]["seconds"] == pytest.approx(float(12 / rate), abs=1e-3)
+    found = entry["frames"][9]["detections"][0]
+    assert (found["class"], found["box"]) == ("dog", pytest.approx([0, 0, 35, 48], abs=1))
+    with av.open(str(folder / entry["picture"])) as made, av.open(str(video)) as source:
+        ours, its = made.streams.video[0], source.streams.video[0]
+        assert ours.average_rate == its.average_rate == rate
+        lengths = [float(s.duration * s.time_base) for s in (ours, its)]
+        assert lengths[0] == pytest.approx(lengths[1], abs=0.5 / float(rate))
+        shown = [frame.to_ndarray(format="rgb24") for frame in made.decode(video=0)]
+    assert len(shown) == 14
+    scale = 480 // 70 + 1
+    assert shown[0].shape == (48 * scale, 70 * scale, 3)
+    spread = [np.ptp(frame[-20:, : 35 * scale].astype(int).mean((0, 1))) for frame in shown]
+    assert max(spread[:6]) < 8  # grey; then the edge of the box in its colour
+    assert min(spread[6:]) > 8
+    labels = sorted((folder / "labels" / video.stem).iterdir())
+    assert [file.name for file in labels] == [f"{n:06d}.txt" for n in range(14)]
+    assert labels[5].read_text() == ""
+    assert labels[6].read_text().startswith("1 0.25")
+
+
+def test_damaged_videos_are_told_and_what_was_read_is_kept(tmp_path: Path) -> None:
+    data = film(tmp_path / "whole.avi", 40).read_bytes()
+    (tmp_path / "half.avi").write_bytes(data[: len(data) * 6 // 10])
+    (tmp_path / "none.mp4").write_bytes(b"")
+    (tmp_path / "text.mov").write_text("no video" * 100)
+    names = ["half.avi", "none.mp4", "text.mov", "gone.mkv"]
+    images = [tmp_path / name for name in names]
+    folder, unreadable = predict(Stub(CLASSES), images, tmp_path / "out", 0.5)
+    assert len(unreadable) == 4
+    told = dict(zip(names, (next(x for x in unreadable if n in x) for n in names), strict=True))
+    assert "of the 40 that its header names were read, and are in half.mp4" in told["half.avi"]
+    assert "cannot be read as a video" in told["none.mp4"]
+    assert "cannot be read as a video" in told["text.mov"]
+    assert "no such video file" in told["gone.mkv"]
+    (entry,) = json.loads((folder / "predictions.json").read_text())
+    assert 0 < len(entry["frames"]) < 40
+    assert {file.name for file in folder.iterdir()} == {"half.mp4", "predictions.json"}
+    with pytest.raises(UserError, match="no image could be read"):
+        predict(Stub(CLASSES), images[1:], tmp_path / "other", 0.5)
+    assert not (tmp_path / "other").exists()
+
+
+def test_without_the_package_a_video_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    image = save(tmp_path / "a.png", (20, 20))
+    _, unreadable = predict(Stub(CLASSES), [image, tmp_path / "a.mp4"], tmp_path / "out", 0.5)
+    (line,) = unreadable
+    assert line.endswith("a.mp4: the package 'av' is missing: pip install 'scalewise[video]'")
+
+
+def test_videos_are_turned_as_players_do() -> None:
+    class Frame:
+        rotation = -90  # clockwise
+
+        def to_ndarray(self, format: str) -> Any:
+            return np.arange(6, dtype=np.uint8).reshape(2, 3, 1)
+
+    assert _upright(Frame())[..., 0].tolist() == [[3, 0], [4, 1], [5, 2]]
+
+
+def small_split(boxes: list[list[list[float]]], labels: list[list[int]]) -> Split:
+    records = []
+    for number, (own, classes) in enumerate(zip(boxes, labels, strict=True), start=1):
+        objects = Objects()
+        for (x1, y1, x2, y2), label in zip(own, classes, strict=True):
+            objects.add((x1, y1, x2, y2), label)
+        records.append(objects.record(number, Path(f"{number}.png"), 100, 100))
+    return Split("coco", "val", "x.json", tuple(CLASSES), (1, 2, 3), records)
+
+
+def brute_f1(split: Split, found: list[ImageDetections], label: int, score: float) -> float:
+    """F1 of what scores enough, the best first, each to the free object that it overlaps most."""
+    right = kept = objects = 0
+    for record, image in zip(split.records, found, strict=True):
+        truth = torch.from_numpy(record.boxes[record.labels == label])
+        objects += len(truth)
+        chosen = [i for i in np.argsort(-image.scores, kind="stable")
+                  if image.labels[i] == label and image.scores[i] >= score]  # fmt: skip
+        kept += len(chosen)
+        free = set(range(len(truth)))
+        for i in chosen:
+            overlaps = box_iou(torch.from_numpy(image.boxes[i : i + 1]), truth)[0]
+            best = max(free, key=lambda j: float(overlaps[j]), default=None)
+            if best is not None and overlaps[best] >= 0.5:
+                free.remove(best)
+                right += 1
+    return 2 * right / (kept + objects) if kept + objects else float("nan")
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_best_f1_is_that_of_every_score_tried(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    boxes, labels, found = [], [], []
+    for number in (1, 2, 3):
+        count = rng.integers(1, 5)
+        corner = rng.uniform(0, 60, (count, 2))
+        own = np.concatenate([corner, corner + rng.uniform(10, 40, (count, 2))], axis=1)
+        boxes.append(own.tolist())
+        labels.append(rng.integers(0, 2, count).tolist())  # of the third class there is none
+        rows = rng.integers(0, count, 8)
+        guess = own[rows] + rng.normal(0, 3, (8, 4))
+        guess[:, 2:] = np.maximum(guess[:, 2:], guess[:, :2] + 1)
+        right = np.array(labels[-1])[rows]
+        guessed = np.where(rng.random(8) < 0.7, right, rng.integers(0, 3, 8))
+        scores = (rng.random(8) * 20).round() / 20  # some alike
+        found.append(ImageDetections(
+            number, guess.astype(np.float32), scores.astype(np.float32), guessed,
+            np.zeros(8, np.int64),
+        ))  # fmt: skip
+    split = small_split(boxes, labels)
+    try:
+        thresholds = best_thresholds(split, found)
+    except UserError:
+        every = {float(s) for image in found for s in image.scores}
+        assert all(not brute_f1(split, found, c, s) > 0 for c in (0, 1) for s in every)
+        return
+    for label, threshold in enumerate(thresholds):
+        there = {float(s) for i in found for s in i.scores[i.labels == label]}
+        tried = [brute_f1(split, found, label, score) for score in there]
+        best = max(tried, default=0.0)
+        if label < 2 and best > 0:
+            assert threshold.own
+            assert threshold.f1 == pytest.approx(best)
+            assert brute_f1(split, found, label, threshold.score) == pytest.approx(best)
+        else:
+            assert not threshold.own
+    assert np.isnan(thresholds[2].f1)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(replace(tiny(tmp_path_factory.mktemp("runs")), epochs=1))
+
+
+def test_the_command_takes_the_best_scores(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = open_split(load_run(trained, "last", "cpu").config.data, "val")
+    found = [
+        ImageDetections(
+            r.image_id, r.boxes, np.full(len(r.boxes), 0.25, np.float32), r.labels, r.labels * 0
+        )
+        for r in split.records
+    ]
+    write_detections(trained / "detections.parquet", found)
+    image = save(tmp_path / "a.png", (64, 40))
+    words = [str(trained), str(image), "--checkpoint", "last", "--device", "cpu"]
+    words += ["--out", str(tmp_path / "out"), "--threshold", "best-f1", "--save-txt"]
+    assert main(["predict", *words]) == 0
+    out = capsys.readouterr().out
+    there = {label for record in split.records for label in record.labels.tolist()}
+    for label, name in enumerate(split.classes):
+        rest = (
+            ", F1 1.000"
+            if label in there
+            else (", the score for all classes together, no object to find")
+        )
+        assert f"best-f1: {name} from 0.250{rest}" in out
+    assert (tmp_path / "out" / "labels" / "a.txt").is_file()
+    (trained / "detections.parquet").unlink()
+    assert main(["predict", *words]) == 1
+    assert "has no validation detections" in capsys.readouterr().err
+
+
+def test_detections_of_another_epoch_are_found_anew(trained: Path, tmp_path: Path) -> None:
+    run = load_run(trained, "last", "cpu")
+    write_detections(trained / "detections.parquet", [])
+    assert validated(run)[1] == []
+    assert validated(replace(run, epoch=7))[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--threshold", "2"], "--threshold is a score, 0 to 1, or"),
+        (["--threshold", "best"], "threshold"),
+        (["--data", "x"], "--data gives the ids of --save_coco"),
+    ],
+)
+def test_impossible_options_are_refused(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(tmp_path), str(tmp_path / "a.png"), *words]) == 2
+    assert told in capsys.readouterr().err
