@@ -249,9 +249,30 @@ def test_accumulated_batches_share_their_weights(tmp_path: Path) -> None:
     windows = torch.stack(module.seen).view(3, 5, LEVELS)
     assert torch.equal(windows, windows[:, :1].expand(3, 5, LEVELS))
     assert not torch.equal(windows[1], windows[2])
-    module = Module(balancer(accumulate=2))
-    with pytest.warns(UserWarning, match="5 batches an epoch .* limit_train_batches to a multiple"):
-        fit(tmp_path, module, BalancerCallback(), max_epochs=1, accumulate_grad_batches=2)
+
+
+@pytest.mark.parametrize("interval", [1, 2])
+@pytest.mark.parametrize("inside", [True, False])
+def test_weights_do_not_change_in_a_window_that_an_epoch_cuts_short(
+    tmp_path: Path, interval: int, inside: bool
+) -> None:
+    """Five batches an epoch, two a step: windows of 2, 2 and 1; resumed after the third epoch."""
+
+    def run(epochs: int, resume: Path | None = None) -> tuple[Any, Tensor]:
+        own = balancer(sw.RandomWeights(), interval=interval, accumulate=2)
+        module, callback = Module(own, inside), BalancerCallback(None if inside else own)
+        options: Any = {"max_epochs": epochs, "accumulate_grad_batches": 2}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="BalancerCallback")
+            return fit(tmp_path, module, callback, resume, **options), torch.stack(module.seen)
+
+    _, seen = run(6)
+    windows = [3 * (call // STEPS) + call % STEPS // 2 for call in range(6 * STEPS)]
+    intervals = [window // interval for window in windows]
+    changed = [bool((seen[i] != seen[i - 1]).any()) for i in range(1, len(seen))]
+    assert changed == [intervals[i] != intervals[i - 1] for i in range(1, len(seen))]
+    run(3)[0].save_checkpoint(tmp_path / "three.ckpt")
+    assert torch.equal(run(6, tmp_path / "three.ckpt")[1], seen[3 * STEPS :])
 
 
 def refused(folder: Path, reason: str, module: Any, callback: Any, **options: Any) -> None:

@@ -156,6 +156,16 @@ def test_it_logs_and_trains_as_a_plain_loop_does(tmp_path: Path, accumulate: int
     assert "weight/level0" not in summary
 
 
+def test_weights_do_not_change_in_a_window_that_an_epoch_cuts_short(tmp_path: Path) -> None:
+    own = sw.LossBalancer(LEVELS, sw.RandomWeights(), seed=2, interval=1, accumulate=BATCHES - 1)
+    model = Plain(own)
+    train(tmp_path, model, 6, gradient_accumulation_steps=BATCHES - 1)  # and one batch more
+    seen = torch.stack(model.seen).view(3, BATCHES, LEVELS)
+    assert torch.equal(seen[:, 1:-1], seen[:, :1].expand(3, BATCHES - 2, LEVELS))
+    assert (seen[:, -1] != seen[:, -2]).any(1).all()
+    assert (seen[1:, 0] != seen[:-1, -1]).any(1).all()
+
+
 @pytest.mark.parametrize("options", [{}, {"bf16": True}], ids=["float32", "bf16"])
 @pytest.mark.parametrize("kind", MAKE)
 def test_a_resumed_run_is_the_undisturbed_one(

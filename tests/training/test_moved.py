@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import random
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -20,18 +19,17 @@ from scalewise.data import open_split
 from scalewise.detectors import Batch
 from scalewise.errors import UserError
 from scalewise.parquet import DamagedFile
-from scalewise.report.trace import read_groups
 from scalewise.study.records import read_metrics
 from scalewise.training import runs
-from scalewise.training.checkpoints import position, read_checkpoint
+from scalewise.training.checkpoints import position
 from scalewise.training.config import TrainConfig
 from scalewise.training.fit import resume, train
 from scalewise.training.inference import evaluate, load_run
 from scalewise.training.module import DetectionModule
+from scalewise.training.reading import read_checkpoint
 from scalewise.training.scoring import Scoring
 
 Tiny = Callable[..., TrainConfig]
-Change = Callable[[bytes], bytes]
 
 
 @pytest.fixture(scope="module")
@@ -104,81 +102,11 @@ def test_relative_data_are_found_from_another_folder(
     assert runs.load_config(run).data == "coco:set"
 
 
-DAMAGES: dict[str, Change] = {
-    "emptied": lambda content: b"",
-    **{
-        f"cut {i}": lambda content, i=i: content[: len(content) * i // 20]  # type: ignore[misc]
-        for i in range(20)
-    },
-    **{
-        f"bit {i}": lambda content, i=i: _flipped(content, i)  # type: ignore[misc]
-        for i in range(20)
-    },
-}
-
-
-def _flipped(content: bytes, seed: int) -> bytes:
-    changed = bytearray(content)
-    changed[random.Random(seed).randrange(len(changed))] ^= 1 << seed % 8
-    return bytes(changed)
-
-
-def _reads(run: Path) -> dict[str, Callable[[], object]]:
-    """For each file of a run, what reads it, with a value to compare."""
-    return {
-        "config.yaml": lambda: runs.load_config(run),
-        "environment.json": lambda: runs.run_classes(run),
-        "metrics.json": lambda: runs.load_metrics(run)["history"],
-        "trace.parquet": lambda: _groups(run),
-        "checkpoints/last.ckpt": lambda: _state(run),
-    }
-
-
-def _groups(run: Path) -> object:
-    trace = read_groups(run)
-    assert trace is not None
-    return trace.losses.tolist()
-
-
-def _state(run: Path) -> object:
-    found = read_checkpoint(run / "checkpoints" / "last.ckpt")
-    position(found, run / "checkpoints" / "last.ckpt", 5, 1)
-    return [t.tolist() for k, t in found["state_dict"].items() if "head" in k]
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["config.yaml", "environment.json", "metrics.json", "trace.parquet", "checkpoints/last.ckpt"],
-)
-def test_damaged_files_are_named_in_one_line(interrupted: Path, tmp_path: Path, name: str) -> None:
-    """Forty cuts and changes; what is not noticed in JSON or YAML is another sound value."""
-    run = tmp_path / "run"
-    shutil.copytree(interrupted, run)
-    content = (run / name).read_bytes()
-    read = _reads(run)[name]
-    right = read()
-    text = name.endswith((".json", ".yaml"))
-    lines: list[str] = []
-    for change in DAMAGES.values():
-        (run / name).write_bytes(change(content))
-        try:
-            found = read()
-        except UserError as error:
-            lines.append(str(error))
-        else:
-            assert text or found == right
-        assert (run / name).is_file(), "nothing is removed"
-    assert len(lines) >= (10 if text else 21)
-    assert all(str(run / name) in line and "\n" not in line for line in lines)
-    (run / name).write_bytes(content)
-    assert read() == right
-
-
 def test_a_cut_config_is_noticed_by_its_checkpoint(interrupted: Path, tmp_path: Path) -> None:
     """Options that are missing would silently be their defaults."""
     run = tmp_path / "run"
     shutil.copytree(interrupted, run)
-    lines = (run / "config.yaml").read_text().splitlines(keepends=True)
+    lines = (run / "config.yaml").read_text().splitlines(keepends=True)[1:]  # as of older versions
     (run / "config.yaml").write_text("".join(lines[: len(lines) // 2]))
     with pytest.raises(UserError, match="--epochs 12, but the checkpoint was made with 3"):
         resume(run)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import random
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import killed_ranks
+import processes
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from kill import differences
+from torch import distributed
 
 from scalewise.cli import main
 from scalewise.data import open_split
@@ -206,3 +212,31 @@ def test_a_run_with_short_windows_and_its_replay_agree(tiny: Tiny, tmp_path: Pat
     for line in replayed[:-1]:
         at = next(row for row in trace if row["step"] == int(line["step"]))
         assert float(line["weight/P3"]) == pytest.approx(at["weight/P3"], rel=1e-4)
+
+
+def _two_ranks(config: TrainConfig, run: Path | None = None, last: int | None = None) -> list[int]:
+    """Exit statuses of two processes that train together."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = [processes.start(killed_ranks.work, r, port, config, run, last) for r in (0, 1)]
+    ranks[0].join(LIMIT)
+    if last is not None:  # the other may wait for it in vain
+        ranks[1].kill()
+    ranks[1].join(LIMIT)
+    return [rank.exitcode or 0 for rank in ranks]
+
+
+@pytest.mark.skipif(not distributed.is_gloo_available(), reason="needs gloo")
+def test_two_ranks_killed_and_resumed_are_the_undisturbed_ones(tiny: Tiny, tmp_path: Path) -> None:
+    """Killed inside an epoch, an interval and an accumulation window, at a step drawn by chance."""
+    changes = {"devices": 2, "strategy": "ddp", "batch_size": 2, "accumulate": 2, "interval": 3}
+    config = tiny(tmp_path, checkpoint_every=1, ema=0.9, gradient_every=3, **changes)
+    whole, killed = (dataclasses.replace(config, name=name) for name in ("whole", "killed"))
+    assert _two_ranks(whole) == [0, 0]
+    step = random.randrange(4, 10)
+    assert _two_ranks(killed, last=step) == [-signal.SIGKILL, -signal.SIGKILL], step
+    run = tmp_path / "killed"
+    assert not (run / "metrics.json").is_file() or runs.load_metrics(run)["status"] == "running"
+    assert _two_ranks(killed, run) == [0, 0], step
+    assert list(differences(tmp_path / "whole", run)) == [], step

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 import re
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from scalewise.data.coco_rows import read_tables
 from scalewise.data.coco_values import (
     Check,
     Row,
@@ -24,10 +24,9 @@ from scalewise.data.faults import BadData, FaultFound, Faults, box_fault, clip_b
 from scalewise.data.images import check_image
 from scalewise.data.names import split_names
 from scalewise.data.split import Objects, Split, finish
-from scalewise.data.text import found_in, is_file, is_hidden_copy, read_text, shown
+from scalewise.data.text import found_in, is_file, is_hidden_copy, shown
 
 _ROBOFLOW = "_annotations.coco.json"
-_LISTS = ("images", "annotations", "categories")
 _SAMPLE = 20  # images by which their folder is found
 _IMAGE_FIELDS: dict[str, Check] = {"id": whole, "file_name": str, "width": whole, "height": whole}
 _OBJECT_FIELDS: dict[str, Check] = {
@@ -87,7 +86,7 @@ def read_coco(path: Path, name: str, tolerance: float) -> Split:
         BadData: when the split is not there, the file is no COCO file, or for the faults found.
     """
     file = _find_file(path, name)
-    tables = _load(file)
+    tables = read_tables(file)
     classes = _categories(file, tables["categories"])
     faults = Faults()
     images = _images(file, tables["images"], faults)
@@ -125,24 +124,6 @@ def _find_file(path: Path, name: str) -> Path:
                 return matches[0]
     there = ", ".join(sorted(set(files.values()))) or "none"
     raise BadData(f"{path}: no split '{name}'; the annotation files there hold: {there}")
-
-
-def _load(file: Path) -> dict[str, list[Any]]:
-    try:
-        text = read_text(file)
-        if text.lstrip()[:1] == "[":  # a list, which may be far larger once parsed
-            raise BadData(f"{file}: no COCO annotation file: it is a list, not an object")
-        data = json.loads(text)
-    except BadData:
-        raise
-    except (ValueError, OSError) as error:
-        raise BadData(f"{file}: cannot be read as JSON: {error}") from None
-    except (RecursionError, MemoryError) as error:
-        raise BadData(f"{file}: cannot be read as JSON: nested too deeply, {error}") from None
-    for key in _LISTS:
-        if not isinstance(data, dict) or not isinstance(data.get(key), list):
-            raise BadData(f"{file}: no COCO annotation file: it has no list '{key}'")
-    return {key: data[key] for key in _LISTS}
 
 
 def _categories(file: Path, rows: list[Any]) -> dict[int, str]:

@@ -12,6 +12,7 @@ from scalewise.data.text import one_line
 from scalewise.errors import UserError
 
 FEW = 0.01  # share of the images, or of the objects, that may be at fault without being asked
+_KEPT = 10_000  # faults that are kept word for word; beyond, they are only counted
 _NAMED = 3
 _SHOWN = 5
 _ROUNDING = 0.5  # pixels; less beyond the image is no cut worth telling of
@@ -105,25 +106,29 @@ class Faults:
     """Faults gathered while a split is read, so that all are told at once.
 
     Attributes:
-        found: the faults in reading order.
+        found: the first 10,000 faults in reading order.
+        number: of all faults by kind.
         clipped: number of boxes that reached beyond their image and were cut to it.
     """
 
     found: list[Fault] = field(default_factory=list)
+    number: Counter[str] = field(default_factory=Counter)
     clipped: int = 0
 
     def add(self, kind: str, where: str, what: str) -> None:
         """Note one fault."""
-        self.found.append(Fault(kind, where, what))
+        self.number[kind] += 1
+        if len(self.found) < _KEPT:
+            self.found.append(Fault(kind, where, what))
 
     def counts(self) -> dict[str, int]:
         """Return the number of faults of each kind, most frequent first."""
-        return dict(Counter(fault.kind for fault in self.found).most_common())
+        return dict(self.number.most_common())
 
     def summary(self) -> str:
         """Return the counts and the first three faults as one line."""
         named = "; ".join(str(fault) for fault in self.found[:_NAMED])
-        more = len(self.found) - _NAMED
+        more = self.number.total() - _NAMED
         return f"{format_counts(self.counts())}: {named}" + (f"; and {more} more" * (more > 0))
 
     def raise_beyond(self, tolerance: float, images: int, objects: int, source: str) -> None:
@@ -141,23 +146,22 @@ class Faults:
         """
         if not self.found or tolerance == math.inf:
             return
-        of_images = sum(fault.kind in IMAGE_KINDS for fault in self.found)
-        of_objects = sum(fault.kind in OBJECT_KINDS for fault in self.found)
+        total = self.number.total()
+        of_images = sum(self.number[kind] for kind in IMAGE_KINDS)
+        of_objects = sum(self.number[kind] for kind in OBJECT_KINDS)
         if (
-            of_images + of_objects == len(self.found)
+            of_images + of_objects == total
             and are_few(of_images, images + of_images, tolerance)
             and are_few(of_objects, objects + of_objects, tolerance)
         ):
             return
         hint = "fix it, or train on the rest with --skip-bad"
-        if len(self.found) == 1:
+        if total == 1:
             raise BadData(f"{self.found[0]} ({hint})")
         lines = [str(fault) for fault in self.found[:_SHOWN]]
-        if len(self.found) > _SHOWN:
-            lines.append(f"and {len(self.found) - _SHOWN} more")
-        raise BadData(
-            f"{source}: {len(self.found)} faults: {format_counts(self.counts())} ({hint})", *lines
-        )
+        if total > _SHOWN:
+            lines.append(f"and {total - _SHOWN} more")
+        raise BadData(f"{source}: {total} faults: {format_counts(self.counts())} ({hint})", *lines)
 
 
 def are_few(count: int, total: int, tolerance: float) -> bool:

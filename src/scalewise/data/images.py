@@ -19,6 +19,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from scalewise.data.faults import BadData, FaultFound, Faults
+from scalewise.data.jpeg import jpeg_damage
 from scalewise.data.text import is_hidden_copy, require_regular
 
 # No EPS, PDF or WMF: Pillow hands those to other programs.
@@ -235,7 +236,10 @@ def _without_text(path: Path) -> io.BytesIO | None:
 
 def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     _require_mode(image)
+    stored = _content(image) if image.format in ("JPEG", "MPO") else b""
     image.load()
+    if stored and (damage := jpeg_damage(stored, image)):
+        raise FaultFound("unreadable image", f"is damaged: {damage}")
     if _is_16_bit(image):
         grey = np.asarray(image).astype(np.int64) >> 8
         image_8 = Image.fromarray(grey.astype(np.uint8))
@@ -246,6 +250,19 @@ def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     turn = _UPRIGHT.get(_orientation(image))
     rgb = image_8.convert("RGB")
     return np.array(rgb if turn is None else rgb.transpose(turn))
+
+
+def _content(image: Image.Image) -> bytes:
+    """The bytes of an image that is not loaded yet; none of one that is."""
+    file = image.fp if isinstance(image, ImageFile.ImageFile) else None
+    if file is None:
+        return b""
+    start = file.tell()
+    try:
+        file.seek(0)
+        return file.read()
+    finally:
+        file.seek(start)
 
 
 def _is_16_bit(image: Image.Image) -> bool:

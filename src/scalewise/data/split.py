@@ -60,7 +60,7 @@ class Split:
         classes: the class names; a label is an index into them.
         category_ids: the class's id in the data set's own numbering, per class.
         records: the images.
-        skipped: one line per fault that was skipped, empty unless asked to skip.
+        skipped: one line for each of the first 10,000 faults that were skipped.
         skipped_counts: number of skipped faults per kind.
         clipped: number of boxes that were cut to their image.
         unlabelled: number of images without a label file, taken as empty (YOLO).

@@ -23,6 +23,8 @@ _SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_
 
 _MOST_ENTRIES = 10_000  # of a folder that are counted for a message
 
+LARGEST = 2**24  # bytes of the annotations of one image, which grow when parsed
+
 _LONGEST = 2000  # letters of a line of a message
 
 _short = reprlib.Repr()
@@ -107,7 +109,7 @@ def found_in(folder: Path) -> str:
     return f"it holds {', '.join(listed)}"
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, most: int | None = None) -> str:
     """Read a text file in the encoding that it states or shows.
 
     A byte order mark decides, then the zero bytes of UTF-16, then what an XML declaration states,
@@ -115,18 +117,21 @@ def read_text(path: Path) -> str:
 
     Args:
         path: the file.
+        most: bytes it may have; None for any number.
 
     Raises:
         OSError: when it cannot be read, or is no regular file.
-        ValueError: when it is not text in that encoding; the message says what to do.
+        ValueError: when it is larger, or not text in that encoding; the message says what to do.
     """
     require_regular(path)
+    if most is not None and (size := path.stat().st_size) > most:
+        raise ValueError(f"it is {size >> 20} MB large, where {most >> 20} MB would be plenty")
     return decode(path.read_bytes())
 
 
-def read_lines(path: Path) -> list[str]:
+def read_lines(path: Path, most: int | None = None) -> list[str]:
     """Read the lines of a text file, see `read_text`; separators that names may hold part none."""
-    return re.split(r"\r\n|\n|\r", read_text(path))
+    return re.split(r"\r\n|\n|\r", read_text(path, most))
 
 
 def decode(data: bytes) -> str:

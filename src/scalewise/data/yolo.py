@@ -19,6 +19,7 @@ from scalewise.data.text import found_in, is_file, is_hidden_copy, read_lines, r
 from scalewise.data.yolo_labels import LabelForm, label_file, looks_like_labels, read_labels
 
 _SPLITS = ("train", "val", "valid", "validation", "test")
+_LARGEST = 2**21  # bytes of a YAML file, of which PyYAML reads some 200,000 a second
 _NOTHING = ("", "~", "null", "Null", "NULL")
 
 
@@ -136,7 +137,7 @@ def _where_labels(unlabelled: list[Path]) -> str:
 
 def _load(file: Path, strict: bool) -> dict[Any, Any]:
     try:
-        table = yaml.load(read_text(file), Loader=_Loader)
+        table = yaml.load(read_text(file, _LARGEST), Loader=_Loader)
     except (yaml.YAMLError, OSError, ValueError, TypeError, RecursionError) as error:
         if not strict:
             return {}

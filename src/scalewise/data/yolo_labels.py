@@ -14,7 +14,7 @@ import numpy as np
 
 from scalewise.data.faults import Box, FaultFound, Faults, box_fault, clip_box
 from scalewise.data.split import Objects
-from scalewise.data.text import is_file, read_lines, read_text, shown
+from scalewise.data.text import LARGEST, is_file, read_lines, read_text, shown
 
 _ROUNDING = 0.01  # labels that tools rounded reach this far beyond 0..1
 _SAME = 0.9  # overlap (IoU) from which a box and a polygon of one class are one object
@@ -60,7 +60,7 @@ def looks_like_labels(file: Path) -> bool:
     if not is_file(file):
         return False
     try:
-        return bool(_LABELS.match(read_text(file)))
+        return bool(_LABELS.match(read_text(file, LARGEST)))
     except (OSError, ValueError):
         return False
 
@@ -76,7 +76,7 @@ def read_labels(file: Path, size: tuple[int, int], form: LabelForm, faults: Faul
     """
     objects = Objects()
     try:
-        lines = read_lines(file)
+        lines = read_lines(file, LARGEST)
     except (FileNotFoundError, NotADirectoryError):
         return objects
     except (OSError, ValueError) as error:

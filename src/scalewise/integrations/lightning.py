@@ -36,8 +36,10 @@ class BalancerCallback(Callback):
     Every `log_every_n_steps` optimizer steps the trainer's loggers receive the values of
     `scalewise.integrations.loops.readings`; on the other steps nothing is copied from the device.
     Balancers that are submodules are saved with the module. Balancers that are not have to be
-    given: they are moved to the module's device and saved in the callback's state. In data-parallel
-    training the balancers' records are kept apart by rank, whatever `broadcast_buffers` says.
+    given: they are moved to the module's device and saved in the callback's state. Where an epoch's
+    batches are no multiple of `accumulate_grad_batches`, the short window at its end is a step like
+    any other: weights change between windows, never within one. In data-parallel training the
+    balancers' records are kept apart by rank, whatever `broadcast_buffers` says.
 
     Args:
         outside: the balancer or, by name, the balancers that are no submodules.
@@ -59,7 +61,7 @@ class BalancerCallback(Callback):
         named = {"balancer": outside} if isinstance(outside, LossBalancer) else outside or {}
         self._outside = dict(named)
         self._balancers: dict[str, LossBalancer] = {}
-        self._logged = 0
+        self._logged = self._stepped = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the balancers; data parallelism, still to come, shall leave their records alone."""
@@ -106,17 +108,8 @@ class BalancerCallback(Callback):
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn of windows that an epoch's end cuts short."""
-        self._logged = trainer.global_step
-        accumulate, batches = trainer.accumulate_grad_batches, trainer.num_training_batches
-        if isinstance(batches, int) and batches % accumulate and trainer.is_global_zero:
-            warnings.warn(
-                f"BalancerCallback: {batches} batches an epoch are no multiple of "
-                f"accumulate_grad_batches={accumulate}: Lightning makes its last optimizer step of "
-                "an epoch early, and weights may change between accumulated batches; set "
-                "limit_train_batches to a multiple",
-                stacklevel=2,
-            )
+        """Count optimizer steps from where training begins or goes on."""
+        self._logged = self._stepped = trainer.global_step
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -135,8 +128,12 @@ class BalancerCallback(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Log when a step ends that the trainer logs as well."""
+        """End the window that an optimizer step ends; log when the trainer logs as well."""
         every, step = cast(Any, trainer).log_every_n_steps, trainer.global_step
+        if step != self._stepped and pl_module.automatic_optimization:
+            for balancer in self._balancers.values():
+                balancer.close_window()
+        self._stepped = step
         if every and step // every > self._logged // every:
             self._logged = step
             if trainer.is_global_zero and trainer.loggers:

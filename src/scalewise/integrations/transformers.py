@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -23,8 +25,9 @@ def log_groups(trainer: Any) -> None:
     Call it once, before `trainer.train()`. What the trainer logs of training (every
     `logging_steps`) then holds the values of `scalewise.integrations.loops.readings` too, in
     `state.log_history`, on the console and in every reporter; a callback could not do that, as the
-    reporters come before it. In data-parallel training the balancers' records are kept apart by
-    rank.
+    reporters come before it. Where an epoch's batches are no multiple of the accumulation, the
+    short window at its end is a step like any other: weights change between windows, never within
+    one. In data-parallel training the balancers' records are kept apart by rank.
 
     Args:
         trainer: its model has `LossBalancer`s among its submodules, as `scalewise.attach` leaves
@@ -82,6 +85,18 @@ def log_groups(trainer: Any) -> None:
         log(logs, *args, **kwargs)
 
     trainer.log = with_groups
+    trainer.add_callback(_window_closer(balancers.values()))
+
+
+def _window_closer(balancers: Collection[LossBalancer]) -> Any:
+    """A callback that ends the balancers' windows with each step; an epoch's last may be short."""
+
+    def on_step_end(*args: Any, **kwargs: Any) -> None:
+        for balancer in balancers:
+            balancer.close_window()
+
+    base = importlib.import_module("transformers").TrainerCallback
+    return type("WindowCloser", (base,), {"on_step_end": on_step_end})()
 
 
 def _check_initialised(name: str, balancer: LossBalancer) -> None:

@@ -67,7 +67,9 @@ def read_record(study: Path, cell: Cell) -> Record | None:
     """The record of a cell; None when its run is absent, unfinished or broken."""
     folder = cell_folder(study, cell)
     metrics = read_metrics(folder)
-    if metrics is None or metrics.get("status") != "finished" or not metrics.get("last"):
+    if metrics is None or metrics.get("status") != "finished":
+        return None
+    if "AP" not in (metrics.get("last") or {}):
         return None
     last = {k: math.nan if v is None else float(v) for k, v in metrics["last"].items()}
     return Record(cell.detector, cell.scheme, cell.seed, folder, last)
@@ -89,8 +91,9 @@ def run_seconds(metrics: dict[str, Any], accumulate: int) -> float:
         accumulate: Batches per optimizer step.
     """
     total, before = 0.0, 0
-    for epoch in metrics["history"]:
-        step_seconds = epoch.get("step_seconds") or 0.0
-        total += (epoch["step"] - before) * accumulate * step_seconds + epoch["validation_seconds"]
-        before = epoch["step"]
+    for epoch in metrics.get("history") or []:
+        step = epoch.get("step") or before
+        total += (step - before) * accumulate * (epoch.get("step_seconds") or 0.0)
+        total += epoch.get("validation_seconds") or 0.0
+        before = step
     return total

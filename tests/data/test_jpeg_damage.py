@@ -1,0 +1,110 @@
+"""Damage inside JPEGs, against what libjpeg itself says of the same files through OpenCV."""
+
+from __future__ import annotations
+
+import io
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scalewise.data import BadData, load_image
+
+RNG = np.random.default_rng(0)
+BLOBS = Image.fromarray(RNG.integers(0, 256, (20, 25, 3)).astype(np.uint8)).resize((200, 160))
+KINDS: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+    "baseline": (BLOBS, {}),
+    "grey": (BLOBS.convert("L"), {}),
+    "full colour": (BLOBS, {"subsampling": 0, "optimize": True}),
+    "restarts": (BLOBS, {"restart_marker_rows": 1}),
+    "progressive": (BLOBS, {"progressive": True}),
+    "progressive restarts": (BLOBS, {"progressive": True, "restart_marker_blocks": 5}),
+}
+BASELINE = ("baseline", "grey", "full colour", "restarts")
+
+
+def _file(image: Image.Image, options: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **{"quality": 90, **options})
+    return buffer.getvalue()
+
+
+def _complaint(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    try:
+        load_image(path)
+    except BadData as error:
+        words = str(error)
+    else:
+        return ""
+    assert words.startswith(f"{path}: ")
+    assert "\n" not in words
+    return words
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_large_damage_is_found(tmp_path: Path, kind: str) -> None:
+    data, draw = _file(*KINDS[kind]), random.Random(kind)
+    for _ in range(10):
+        at = draw.randrange(len(data) // 4, len(data) // 2)
+        changed = {
+            "a file cut short": data[:at],
+            "cut short, with an end mark": data[:at] + b"\xff\xd9",
+            "zeros up to the end": data[:at] + bytes(len(data) - at),
+            "another file's bytes": data[:at] + draw.randbytes(4096) + data[at + 4096 :],
+        }
+        if kind in BASELINE:  # in others zeros may be flat areas
+            changed["a hole of zeros"] = data[:at] + bytes(1024) + data[at + 1024 :]
+        for what, content in changed.items():
+            assert _complaint(tmp_path / "a.jpg", content), (what, at)
+
+
+@pytest.mark.parametrize("kind", BASELINE)
+def test_what_is_refused_is_damaged_to_libjpeg_too(
+    tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It writes its doubts to the error stream; whoever says more than it does is wrong."""
+    cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
+    data, draw, refused = _file(*KINDS[kind]), random.Random(kind), 0
+    for _ in range(60):
+        content = bytearray(data)
+        at = draw.randrange(len(data) // 5, len(data) - 2)
+        match draw.randrange(3):
+            case 0:
+                content[at] ^= 1 << draw.randrange(8)
+            case 1:
+                content[at : at + 8] = draw.randbytes(len(content[at : at + 8]))
+            case _:
+                del content[at : at + draw.randrange(1, 600)]
+        if not _complaint(tmp_path / "a.jpg", bytes(content)):
+            continue
+        refused += 1
+        capfd.readouterr()
+        decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        assert decoded is None or "Corrupt JPEG data" in capfd.readouterr().err
+    assert refused > 5
+
+
+def test_sound_files_are_read(tmp_path: Path) -> None:
+    """Pictures that look like damage: flat, black, plain grey to the end; odd sizes; trailers."""
+    pictures = [
+        *(Image.new("RGB", (200, 130), (level,) * 3) for level in (0, 127, 128, 255)),
+        *(Image.new("L", (33, 70), level) for level in (0, 128)),
+        Image.fromarray(np.pad(np.asarray(BLOBS), ((0, 80), (0, 0), (0, 0)), constant_values=128)),
+        *(BLOBS.crop((0, 0, side, 2 * side + 1)) for side in (1, 7, 8, 9, 17, 50)),
+        BLOBS.convert("CMYK"),
+    ]
+    for _, options in KINDS.values():
+        for picture in pictures:
+            if picture.mode == "CMYK" and "subsampling" in options:
+                continue
+            data = _file(picture, options)
+            exif = Image.Exif()
+            exif[0x010E] = "\xff\xd9" * 40  # an end mark that is none
+            for content in (data, data + bytes(500), _file(picture, {**options, "exif": exif})):
+                assert not _complaint(tmp_path / "a.jpg", content)
+            padded = data[:-2] + b"\xff\xff\xff\xd9"  # fill bytes before a mark
+            assert not _complaint(tmp_path / "a.jpg", padded)
