@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from detector_batches import FACTORIES, gradients, random_batch, tiny, total
 from torch import Tensor
 from waiting import count_waits, no_waits
 
+from scalewise.data import DetectionDataset, DeviceCache, Request, open_split
 from scalewise.detectors import Batch
 from scalewise.integrations.options import Options
 from scalewise.integrations.torchvision import attach_torchvision
@@ -50,6 +53,25 @@ def test_a_whole_step_never_waits_for_the_device(name: str, device: torch.device
         for batch in batches[1:]:
             step(batch)
     assert balancer.intervals == 2
+
+
+def test_batches_made_on_the_device_are_those_of_the_cpu(
+    device: torch.device, tmp_path: Path
+) -> None:
+    """And the host, which makes no batch ahead, waits for nothing that the device has yet to do."""
+    split = open_split(f"demo:images=12,size=96,folder={tmp_path}/demo")
+    dataset = DetectionDataset(split, 64, augment=True, color_jitter=0.0)
+    requests = [Request(row, row, mosaic=True) for row in range(12)]
+    cache = DeviceCache(dataset, device)
+    cache.__getitems__(requests)  # decodes
+    # on the CPU each look at a number of the host's would count
+    with no_waits(device) if device.type == "cuda" else contextlib.nullcontext():
+        found = cache.__getitems__(requests)
+    expected = DeviceCache(dataset, torch.device("cpu")).__getitems__(requests)
+    for name, one, other in zip(Batch._fields, found, expected, strict=True):
+        assert one.device.type == device.type
+        away = (one.cpu().double() - other.double()).abs()
+        assert away.max() <= (name == "images"), name
 
 
 @pytest.mark.parametrize("by", ["level", "size", "class"])

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from dataset_writers import voc_xml, write_image, write_voc
+from defusedxml.ElementTree import fromstring
 
 from scalewise.data import BadData, open_split
+from scalewise.data.voc_xml import parse_annotation
 
 
 def test_coordinates_become_zero_based_edges(tmp_path: Path) -> None:
@@ -76,3 +80,28 @@ def test_images_of_other_suffixes_are_found(tmp_path: Path) -> None:
     (tmp_path / "JPEGImages" / "a.jpg").unlink()
     write_image(tmp_path / "JPEGImages" / "a.PNG", 40, 30)
     assert open_split(tmp_path).records[0].path.name == "a.PNG"
+
+
+def test_a_file_is_parsed_once_for_all_splits_and_anew_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split, left in (("train", 1.0), ("val", 4.0)):
+        boxes = [(f"c{n}", (left + n, 2.0, 9.0, 9.0)) for n in range(3)]
+        write_voc(tmp_path, {f"{split}-{n}": (40, 30, [boxes[n]]) for n in range(3)}, split)
+    parsed: list[str] = []
+
+    def noted(text: str) -> Any:
+        parsed.append(text)
+        return fromstring(text)
+
+    monkeypatch.setattr("scalewise.data.voc_xml.fromstring", noted)
+    parse_annotation.cache_clear()
+    splits = [open_split(tmp_path, name) for name in ("train", "val")]
+    texts = [path.read_text() for path in (tmp_path / "Annotations").iterdir()]
+    assert sorted(parsed) == sorted(texts)
+    assert [len(split.records) for split in splits] == [3, 3]
+    changed = tmp_path / "Annotations" / "val-0.xml"
+    before = changed.stat()
+    changed.write_text(voc_xml(40, 30, [("c0", (2, 2, 9, 9))]))
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert open_split(tmp_path, "val").records[0].boxes[0, 0] == 1

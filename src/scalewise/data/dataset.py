@@ -17,7 +17,13 @@ from scalewise.data.faults import BadData, are_few
 from scalewise.data.images import load_image
 from scalewise.data.mosaic import mosaic
 from scalewise.data.split import ImageRecord, Split
-from scalewise.data.transforms import GREY, as_boxes, eval_transforms, train_transforms
+from scalewise.data.transforms import (
+    GREY,
+    Augmentation,
+    as_boxes,
+    eval_transforms,
+    train_transforms,
+)
 
 
 class Request(NamedTuple):
@@ -103,8 +109,10 @@ class DetectionDataset(Dataset[Item]):
     ) -> None:
         self.split, self.size, self.augment = split, size, augment
         if augment:
+            self.augmentation = Augmentation(flip, color_jitter, scale_jitter)
             self.transforms = train_transforms(size, flip, color_jitter, scale_jitter)
         else:
+            self.augmentation = Augmentation(0.0, 0.0, (1.0, 1.0))
             self.transforms = eval_transforms(size)
         self._cache = _PixelCache(split.records) if cache == "ram" else None
         # shared, so that all loader processes count together
@@ -129,13 +137,11 @@ class DetectionDataset(Dataset[Item]):
         """
         index, seed, _ = Request(*key) if isinstance(key, tuple) else Request(key, 0)
         record = self.split.records[index]
-        image = self._load(index)
-        trained = ~record.crowd
-        if self._damaged[index]:
-            trained[:] = False
+        image = self.load(index)
+        boxes, labels = self.objects(index)
         target: dict[str, Any] = {
-            "boxes": as_boxes(torch.from_numpy(record.boxes[trained]), record.height, record.width),
-            "labels": torch.from_numpy(record.labels[trained]),
+            "boxes": as_boxes(boxes, record.height, record.width),
+            "labels": labels,
         }
         # not torch.manual_seed: that would also reseed every accelerator
         generator = torch.default_generator
@@ -164,8 +170,28 @@ class DetectionDataset(Dataset[Item]):
         seeds = [key.seed if isinstance(key, Request) and key.mosaic else None for key in keys]
         return mosaic(items, seeds)
 
-    def _load(self, index: int) -> Tensor:
-        """Return the pixels of an image, uint8 [3, H, W], or grey where it is damaged."""
+    def objects(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return the objects of an image that are trained on; none where it was found damaged.
+
+        Args:
+            index: of the record in the split.
+
+        Returns:
+            Boxes, float32 [k, 4], corners in pixels of the original image, and labels, int64 [k].
+        """
+        record = self.split.records[index]
+        trained = ~record.crowd & (not self._damaged[index])
+        return torch.from_numpy(record.boxes[trained]), torch.from_numpy(record.labels[trained])
+
+    def load(self, index: int) -> Tensor:
+        """Return the original pixels of an image, uint8 [3, H, W], or grey where it is damaged.
+
+        Args:
+            index: of the record in the split.
+
+        Raises:
+            BadData: when the image cannot be read, and more are so than the split tolerates.
+        """
         record = self.split.records[index]
         try:
             return self._cache.get(index) if self._cache else _decode(record)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from scalewise.data.dataset import DetectionDataset, Item, Request
-from scalewise.data.transforms import GREY
+from scalewise.data.device_cache import DeviceCache
+from scalewise.data.transforms import GREY, canvas_side
 from scalewise.detectors.batch import Batch
-
-_STRIDE = 32
 
 
 class EpochSampler(Sampler[list[Request]]):
@@ -133,7 +132,7 @@ class Collate:
         sides = (self.size, self.size)
         if self.canvas == "batch":
             sides = (max(height for height, _ in sizes), max(width for _, width in sizes))
-        height, width = (-(-side // _STRIDE) * _STRIDE for side in sides)
+        height, width = (canvas_side(side) for side in sides)
         count = max(len(item.labels) for item in items)
         fill = torch.tensor(GREY, dtype=torch.uint8)[:, None, None]
         images = fill.expand(len(items), 3, height, width).clone()  # [B, 3, H, W]
@@ -158,7 +157,7 @@ class Collate:
 
 
 def make_loader(
-    dataset: DetectionDataset,
+    dataset: DetectionDataset | DeviceCache,
     batch_size: int,
     shuffle: bool,
     seed: int = 0,
@@ -169,14 +168,15 @@ def make_loader(
     canvas: Literal["square", "batch"] = "square",
     pin_memory: bool = False,
     mosaic_epochs: int = 0,
-) -> DataLoader[Item]:
+) -> DataLoader[Any]:
     """Return a loader of `Batch`es; its `batch_sampler` is an `EpochSampler`.
 
     Call `loader.batch_sampler.set_epoch(epoch)` before each pass: passes of one epoch are alike.
     The global random state is not touched.
 
     Args:
-        dataset: the images.
+        dataset: the images. A `DeviceCache` makes whole batches on its device and in this process:
+            `workers` and `pin_memory` do not apply then.
         batch_size: images per batch and rank.
         shuffle: draw a new order each epoch (training).
         seed: of order and augmentation.
@@ -192,7 +192,8 @@ def make_loader(
         The loader.
 
     Raises:
-        ValueError: when the options leave no batch to train on.
+        ValueError: when the options leave no batch to train on, or for a `DeviceCache` with
+            `canvas="batch"`.
 
     Examples:
         >>> from scalewise.data import DetectionDataset, make_loader, open_split
@@ -204,6 +205,12 @@ def make_loader(
     sampler = EpochSampler(
         len(dataset), batch_size, shuffle, seed, drop_last, num_replicas, rank, mosaic_epochs
     )
+    if isinstance(dataset, DeviceCache):
+        if canvas != "square":
+            raise ValueError(f'a DeviceCache makes square batches only, got canvas="{canvas}"')
+        return DataLoader(
+            dataset, batch_sampler=sampler, collate_fn=_as_it_is, generator=torch.Generator()
+        )
     return DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -213,3 +220,7 @@ def make_loader(
         pin_memory=pin_memory,
         generator=torch.Generator(),
     )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

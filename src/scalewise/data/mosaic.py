@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torchvision.transforms import v2
+from torch import Tensor
 
-from scalewise.data.transforms import GREY, as_boxes
+from scalewise.data.transforms import GREY, LEAST_SIDE
 
 if TYPE_CHECKING:
     from scalewise.data.dataset import Item
 
+FEWEST = 4  # images of a batch for a collage
 _SHARE = 0.5  # of the images: large objects, which a collage cuts, are to be seen whole too
 _SEEN = 0.1  # least share of an object's area that is left of it
 _INNER = (0.25, 0.75)  # of the canvas: a quadrant has at least a sixteenth of it
+
+
+class Collage(NamedTuple):
+    """Four images of a batch that are put together.
+
+    Attributes:
+        rows: of the batch, whose images fill the upper left, upper right, lower left and lower
+            right quadrant.
+        y: of the point where they meet, as a share of the canvas's height.
+        x: of the point where they meet, as a share of the canvas's width.
+    """
+
+    rows: tuple[int, ...]
+    y: float
+    x: float
+
+
+class Arrangement(NamedTuple):
+    """Where the images of a collage lie.
+
+    Attributes:
+        height: of the canvas in pixels.
+        width: of the canvas in pixels.
+        corners: (top, left) of each image in pixels of the canvas, negative where it sticks out.
+    """
+
+    height: int
+    width: int
+    corners: tuple[tuple[int, int], ...]
 
 
 def mosaic(items: list[Item], seeds: Sequence[int | None]) -> list[Item]:
@@ -35,55 +65,107 @@ def mosaic(items: list[Item], seeds: Sequence[int | None]) -> list[Item]:
     Returns:
         The items and collages.
     """
-    if len(items) < 4:
+    if len(items) < FEWEST:
         return items
-    return [
-        item if seed is None else _draw(items, row, seed)
-        for row, (item, seed) in enumerate(zip(items, seeds, strict=True))
-    ]
+    result = []
+    for row, (item, seed) in enumerate(zip(items, seeds, strict=True)):
+        drawn = None if seed is None else draw_collage(row, len(items), seed)
+        result.append(item if drawn is None else _collage(items, drawn, row))
+    return result
 
 
-def _draw(items: list[Item], row: int, seed: int) -> Item:
-    """Return the item of a row, or a collage in its place."""
+def draw_collage(row: int, count: int, seed: int) -> Collage | None:
+    """Draw whether an image is replaced by a collage, and by which.
+
+    Args:
+        row: of the image in its batch.
+        count: of the batch's images, at least 4.
+        seed: of the draws.
+
+    Returns:
+        The collage; None where the image stays.
+    """
     generator = np.random.default_rng(seed)
     if generator.random() >= _SHARE:
-        return items[row]
-    others = [other for other in range(len(items)) if other != row]
+        return None
+    others = [other for other in range(count) if other != row]
     rows = generator.permutation([row, *generator.choice(others, 3, replace=False)])
-    collage = _collage([items[i] for i in rows], *generator.uniform(*_INNER, size=2))
-    return collage._replace(image_id=items[row].image_id)
+    return Collage(tuple(rows.tolist()), *generator.uniform(*_INNER, size=2).tolist())
 
 
-def _collage(items: Sequence[Item], y: float, x: float) -> Item:
-    """Return four images put around the point (y, x), given in shares of the canvas, row by row."""
-    height, width = (max(item.image.shape[side] for item in items) for side in (1, 2))
-    middle_y, middle_x = round(y * height), round(x * width)
+def arrange(collage: Collage, sizes: Sequence[tuple[int, int]]) -> Arrangement:
+    """Place the images of a collage.
+
+    Args:
+        collage: as drawn.
+        sizes: (height, width) of each image of the batch, in pixels.
+    """
+    own = [sizes[row] for row in collage.rows]
+    height, width = max(h for h, _ in own), max(w for _, w in own)
+    middle_y, middle_x = round(collage.y * height), round(collage.x * width)
+    corners = tuple(
+        (middle_y if quadrant >= 2 else middle_y - h, middle_x if quadrant % 2 else middle_x - w)
+        for quadrant, (h, w) in enumerate(own)
+    )
+    return Arrangement(height, width, corners)
+
+
+def paste(canvas: Tensor, piece: Tensor, top: int, left: int) -> None:
+    """Write an image into a canvas; what sticks out is cut off.
+
+    Args:
+        canvas: uint8 [3, H, W], changed in place.
+        piece: uint8 [3, h, w].
+        top: row of the canvas where the piece begins; may be negative.
+        left: column of the canvas where the piece begins; may be negative.
+    """
+    height, width = piece.shape[1:]
+    above, before = max(-top, 0), max(-left, 0)
+    place = canvas[:, top + above : top + height, left + before : left + width]
+    place.copy_(piece[:, above : above + place.shape[1], before : before + place.shape[2]])
+
+
+def place_boxes(boxes: Tensor, corners: Tensor, sides: Tensor) -> tuple[Tensor, Tensor]:
+    """Move boxes with their images into collages.
+
+    Args:
+        boxes: float32 [k, 4], corners in pixels of the images.
+        corners: int64 [k, 2] or [2], (left, top) of the images in the collages.
+        sides: int64 [k, 2] or [2], (width, height) of the collages.
+
+    Returns:
+        The boxes clipped to the collages, float32 [k, 4]; bool [k], whether enough of each is left.
+    """
+    edges = torch.cat([sides, sides], -1).to(boxes.dtype)
+    seen = (boxes + torch.cat([corners, corners], -1)).clamp(min=0).minimum(edges)
+    wide = (seen[:, 2:] - seen[:, :2] >= LEAST_SIDE).all(1)
+    return seen, wide & (_area(seen) >= _SEEN * _area(boxes))
+
+
+def _collage(items: Sequence[Item], collage: Collage, row: int) -> Item:
+    """Return the collage that takes the place of the image in a row."""
+    height, width, corners = arrange(
+        collage, [(item.image.shape[1], item.image.shape[2]) for item in items]
+    )
     canvas = torch.tensor(GREY, dtype=torch.uint8)[:, None, None].repeat(1, height, width)
     boxes, labels = [], []
-    for quadrant, item in enumerate(items):
-        below, right = divmod(quadrant, 2)
-        h, w = item.image.shape[1:]
-        top = middle_y if below else middle_y - h
-        left = middle_x if right else middle_x - w
-        piece = v2.functional.crop(item.image, -top, -left, height, width)
-        rows, columns = slice(max(top, 0), top + h), slice(max(left, 0), left + w)
-        canvas[:, rows, columns] = piece[:, rows, columns]
-        moved = as_boxes(item.boxes + torch.tensor([left, top, left, top]), height, width)
-        seen = v2.functional.clamp_bounding_boxes(moved).as_subclass(torch.Tensor)
-        kept = _area(seen) >= _SEEN * _area(item.boxes)
+    parts = [items[part] for part in collage.rows]
+    for item, (top, left) in zip(parts, corners, strict=True):
+        paste(canvas, item.image, top, left)
+        seen, kept = place_boxes(
+            item.boxes, torch.tensor([left, top]), torch.tensor([width, height])
+        )
         boxes.append(seen[kept])
         labels.append(item.labels[kept])
-    whole = as_boxes(torch.cat(boxes), height, width)
-    kept_boxes, kept = v2.functional.sanitize_bounding_boxes(whole, min_size=1.0)
-    scale_x, scale_y = np.mean([item.scale for item in items], axis=0).tolist()
-    return items[0]._replace(
+    scale_x, scale_y = np.mean([item.scale for item in parts], axis=0).tolist()
+    return items[row]._replace(
         image=canvas,
-        boxes=kept_boxes.as_subclass(torch.Tensor),
-        labels=torch.cat(labels)[kept],
+        boxes=torch.cat(boxes),
+        labels=torch.cat(labels),
         scale=(scale_x, scale_y),
     )
 
 
-def _area(boxes: torch.Tensor) -> torch.Tensor:
+def _area(boxes: Tensor) -> Tensor:
     """Of boxes [k, 4]: [k]."""
     return (boxes[:, 2:] - boxes[:, :2]).prod(1)

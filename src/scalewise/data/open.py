@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from scalewise.data.coco import coco_files, read_coco
@@ -47,32 +49,61 @@ def open_split(
     if skip_bad and strict:
         raise ValueError("skip_bad and strict exclude each other")
     tolerance = math.inf if skip_bad else 0.0 if strict else FEW
-    kind, _, rest = str(spec).partition(":")
+    kind, rest = _parts(spec)
     if kind == "demo":
         return read_coco(make_demo(rest), name, tolerance)
-    if kind not in ("voc", "yolo", "coco"):
-        kind, rest = "", str(spec)
-    try:
+    with _told(rest):
         path = Path(rest).expanduser()
-        return _read(kind, path, name, tolerance)
+        return _READERS[_format(kind, path)](path, name, tolerance)
+
+
+def require_data(spec: str | Path) -> None:
+    """Look whether a data set is there and of a known format, without reading it.
+
+    Args:
+        spec: as for `open_split`.
+
+    Raises:
+        BadData: when it is not.
+    """
+    kind, rest = _parts(spec)
+    if kind != "demo":
+        with _told(rest):
+            _format(kind, Path(rest).expanduser())
+
+
+_READERS = {"voc": read_voc, "yolo": read_yolo, "coco": read_coco}
+
+
+def _parts(spec: str | Path) -> tuple[str, str]:
+    """The format, "" where none is named, and the rest."""
+    kind, _, rest = str(spec).partition(":")
+    return (kind, rest) if kind in ("demo", *_READERS) else ("", str(spec))
+
+
+@contextlib.contextmanager
+def _told(path: str) -> Iterator[None]:
+    """Make BadData of what the system says of names that no file can have, or without rights."""
+    try:
+        yield
     except BadData:
         raise
-    except (OSError, ValueError, RuntimeError) as error:  # names that no file can have, no rights
+    except (OSError, ValueError, RuntimeError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise BadData(f"{shown(rest)}: cannot be read: {why}") from None
+        raise BadData(f"{shown(path)}: cannot be read: {why}") from None
 
 
-def _read(kind: str, path: Path, name: str, tolerance: float) -> Split:
+def _format(kind: str, path: Path) -> str:
     if not path.exists():
         raise BadData(f"{path}: no such data set folder{_why_missing(path)}")
     if kind == "voc" or (not kind and path.is_dir() and voc_folders(path)):
         if not path.is_dir():
             raise BadData(f"{path}: a VOC data set is a folder, this is a file")
-        return read_voc(path, name, tolerance)
+        return "voc"
     if kind == "yolo" or (not kind and yolo_file(path)):
-        return read_yolo(path, name, tolerance)
+        return "yolo"
     if kind == "coco" or (path in coco_files(path) if path.is_file() else coco_files(path)):
-        return read_coco(path, name, tolerance)
+        return "coco"
     raise BadData(
         f"{path}: neither a VOC folder (Annotations, ImageSets/Main, JPEGImages) "
         "nor a YOLO folder (data.yaml) nor a COCO folder (annotations/instances_train*.json); "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,82 @@ from torchvision.transforms import v2
 
 Sample = tuple[Tensor, dict[str, Any]]
 GREY = (124, 116, 104)  # ImageNet's mean colour, so that padding is near 0 once normalised
+LEAST_SIDE = 1.0  # pixels; narrower boxes are dropped
+_STRIDE = 32
+
+
+def canvas_side(side: int) -> int:
+    """Return a side of a batch's images: rounded up to a multiple of 32 pixels."""
+    return -(-side // _STRIDE) * _STRIDE
+
+
+class Augmentation(NamedTuple):
+    """What is drawn anew for each image of each epoch, see `train_transforms`.
+
+    Attributes:
+        flip: probability of mirroring left to right.
+        color_jitter: share by which brightness, contrast and saturation vary.
+        zoom: (low, high) factors of the size.
+    """
+
+    flip: float
+    color_jitter: float
+    zoom: tuple[float, float]
+
+
+class Window(NamedTuple):
+    """How an image is resized, and the part of it that is kept then.
+
+    Attributes:
+        resized: (height, width) of the whole image after resizing, in pixels.
+        top: first row that is kept.
+        left: first column that is kept.
+        height: number of rows that are kept.
+        width: number of columns that are kept.
+    """
+
+    resized: tuple[int, int]
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is cut away."""
+        return (self.height, self.width) == self.resized
+
+
+def draw_window(
+    size: int,
+    zoom: tuple[float, float],
+    height: int,
+    width: int,
+    generator: torch.Generator | None = None,
+) -> Window:
+    """Draw how an image is resized and cut, see `FitLongerSide`.
+
+    Args:
+        size: of the longer side in pixels.
+        zoom: (low, high) factors; equal ones draw nothing.
+        height: of the image in pixels.
+        width: of the image in pixels.
+        generator: of the draws; torch's global CPU generator when None.
+    """
+    low, high = (math.log(factor) for factor in zoom)
+    drawn = zoom[0]
+    if high > low:
+        drawn = math.exp(low + (high - low) * torch.rand((), generator=generator).item())
+    factor = drawn * size / max(height, width)
+    resized = (max(1, round(height * factor)), max(1, round(width * factor)))
+    if max(resized) <= size:
+        return Window(resized, 0, 0, *resized)
+    rows, columns = (min(side, size) for side in resized)
+    top, left = (
+        int(torch.randint(side - cut + 1, (), generator=generator).item())
+        for side, cut in zip(resized, (rows, columns), strict=True)
+    )
+    return Window(resized, top, left, rows, columns)
 
 
 class FitLongerSide(nn.Module):
@@ -34,30 +110,34 @@ class FitLongerSide(nn.Module):
 
     def forward(self, image: Tensor, target: dict[str, Any]) -> Sample:
         """Return the resized image [3, h, w] and its target; `boxes` and `labels` follow."""
-        low, high = (math.log(factor) for factor in self.zoom)
-        zoom = math.exp(low + (high - low) * torch.rand(()).item()) if high > low else self.zoom[0]
-        height, width = image.shape[-2:]
-        factor = zoom * self.size / max(height, width)
-        new = [max(1, round(side * factor)) for side in (height, width)]
+        window = draw_window(self.size, self.zoom, *image.shape[-2:])
+        new = list(window.resized)
         image = v2.functional.resize(image, new, antialias=True)
         boxes = v2.functional.resize(target["boxes"], new)
-        if max(new) > self.size:
-            image, boxes, kept = self._crop(image, boxes)
+        if not window.whole:
+            image = v2.functional.crop(image, window.top, window.left, window.height, window.width)
+            corner = torch.tensor([window.left, window.top])
+            sides = torch.tensor([window.width, window.height])
+            shifted, kept = cut_boxes(boxes.as_subclass(Tensor), corner, sides)
+            boxes = as_boxes(shifted[kept], window.height, window.width)
             target = {**target, "labels": target["labels"][kept]}
         return image, {**target, "boxes": boxes}
 
-    def _crop(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        sides = [min(side, self.size) for side in image.shape[-2:]]
-        top, left = (
-            int(torch.randint(side - cut + 1, ()).item())
-            for side, cut in zip(image.shape[-2:], sides, strict=True)
-        )
-        image = v2.functional.crop(image, top, left, *sides)
-        x = (boxes[:, 0] + boxes[:, 2]) / 2 - left  # [k]
-        y = (boxes[:, 1] + boxes[:, 3]) / 2 - top
-        kept = (x >= 0) & (y >= 0) & (x < sides[1]) & (y < sides[0])
-        shifted = boxes[kept] - torch.tensor([left, top, left, top])
-        return image, as_boxes(shifted, sides[0], sides[1]), kept
+
+def cut_boxes(boxes: Tensor, corners: Tensor, sides: Tensor) -> tuple[Tensor, Tensor]:
+    """Move boxes into the part of their image that is kept.
+
+    Args:
+        boxes: float32 [k, 4], corners in pixels.
+        corners: [k, 2] or [2], (left, top) of the part in pixels.
+        sides: [k, 2] or [2], (width, height) of the part in pixels.
+
+    Returns:
+        The boxes, float32 [k, 4], not clipped; bool [k], whether their centres lie in the part.
+    """
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2 - corners  # [k, 2]
+    kept = ((middle >= 0) & (middle < sides)).all(1)
+    return boxes - torch.cat([corners, corners], -1), kept
 
 
 def as_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
@@ -134,6 +214,6 @@ def train_transforms(
 
 def _compose(*steps: nn.Module) -> nn.Module:
     result: nn.Module = v2.Compose(
-        [*steps, v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)]
+        [*steps, v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=LEAST_SIDE)]
     )
     return result

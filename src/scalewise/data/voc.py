@@ -12,16 +12,16 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import ParseError
 
 from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import fromstring
 
 from scalewise.data.faults import BadData, Box, Faults, box_fault, clip_box
 from scalewise.data.images import check_image, is_image_name
 from scalewise.data.names import split_names
 from scalewise.data.split import ImageRecord, Objects, Split, finish
 from scalewise.data.text import (
+    LARGEST,
     found_in,
     is_file,
     is_hidden_copy,
@@ -30,6 +30,7 @@ from scalewise.data.text import (
     read_text,
     shown,
 )
+from scalewise.data.voc_xml import WrittenObject, parse_annotation
 
 _PER_CLASS_LIST = re.compile(r".+_(train|val|trainval|test)")
 _MARKED = re.compile(r"(.*\S)\s+(?:-1|0|1)", re.DOTALL)  # a line of a list of one class
@@ -189,21 +190,11 @@ def _class_names(folders: list[Path]) -> tuple[str, ...]:
     for folder in folders:
         for path in (folder / "Annotations").glob("*.xml"):
             try:
-                tree = _parse(path)
+                written = parse_annotation(read_text(path, LARGEST))
             except (ParseError, DefusedXmlException, OSError, ValueError):
                 continue  # told as a fault by the split that lists it
-            found.update(_text(item, "name") or "" for item in tree.iter("object"))
+            found.update(item.name or "" for item in written.objects)
     return tuple(sorted(found - {""}))
-
-
-def _parse(path: Path) -> Element:
-    """Parse an XML file in any encoding that Python knows; the parser itself knows only a few.
-
-    Raises:
-        OSError, ValueError, ParseError, DefusedXmlException: when it cannot be.
-    """
-    root: Element = fromstring(read_text(path))
-    return root
 
 
 def _read_image(
@@ -211,7 +202,7 @@ def _read_image(
 ) -> ImageRecord | None:
     xml, path = folder.xml(stem), folder.image(stem)
     try:
-        tree = _parse(xml)
+        written = parse_annotation(read_text(xml, LARGEST))
     except (FileNotFoundError, NotADirectoryError):
         faults.add(
             "missing annotation",
@@ -223,29 +214,28 @@ def _read_image(
         why = str(error) if type(error) in (OSError, ValueError) else printable(repr(error))
         faults.add("broken file", str(xml), f"cannot be read as XML: {why}")
         return None
-    width, height = (_number(_text(tree, f"size/{side}")) or 0.0 for side in ("width", "height"))
-    if not all(1 <= side < math.inf and side.is_integer() for side in (width, height)):
+    width, height = written.size
+    if not all(1 <= side < math.inf and side.is_integer() for side in written.size):
         faults.add("missing field", str(xml), "has no size/width and size/height in whole pixels")
         return None
     size = (int(width), int(height))
     if not check_image(path, faults, size):
         return None
     objects = Objects()
-    for number, item in enumerate(tree.iter("object"), start=1):
+    for number, item in enumerate(written.objects, start=1):
         _read_object(item, f"{xml}, object {number}", size, labels, objects, faults)
     return objects.record(image_id, path, *size)
 
 
 def _read_object(
-    item: Element,
+    item: WrittenObject,
     where: str,
     size: tuple[int, int],
     labels: dict[str, int],
     objects: Objects,
     faults: Faults,
 ) -> None:
-    name = _text(item, "name")
-    x1, y1, x2, y2 = (_number(_text(item, f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax"))
+    name, (x1, y1, x2, y2), difficult = item
     if not name or x1 is None or y1 is None or x2 is None or y2 is None:
         faults.add("missing field", where, "lacks a name or a number in bndbox, or has one twice")
         return
@@ -253,7 +243,6 @@ def _read_object(
         faults.add("unknown class", where, f"class '{name}' is not in classes.txt")
         return
     where = f"{where} ({name})"
-    difficult = (_text(item, "difficult", empty="0") or "?").lower()
     if difficult not in (*_YES, *_NO):
         faults.add("bad value", where, f"difficult {shown(difficult)} is neither 0 nor 1")
         return
@@ -264,20 +253,3 @@ def _read_object(
     box = clip_box((x1 - 1, y1 - 1, x2, y2), *size, where, faults)
     if box and not objects.add(box, labels[name], difficult=difficult in _YES):
         faults.add("duplicate object", where, "the same box of the same class is there twice")
-
-
-def _text(item: Element, path: str, empty: str | None = None) -> str | None:
-    """Return the text at a path; `empty` where there is none, None where there are several."""
-    found = item.findall(path)
-    if not found:
-        return empty
-    return (found[0].text or "").strip() or empty if len(found) == 1 else None
-
-
-def _number(text: str | None) -> float | None:
-    if text is None or "_" in text or not text.isascii():  # which Python reads, and nobody writes
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return None
