@@ -34,9 +34,9 @@ import yaml
 
 from scalewise.data import open_split
 from scalewise.study.plan import Cell, cell_folder
-from scalewise.training.checkpoints import read_checkpoint
 from scalewise.training.config import TrainConfig
 from scalewise.training.fit import resume, train
+from scalewise.training.reading import read_checkpoint
 from scalewise.training.runs import load_metrics
 from scalewise.training.trace import read_trace
 

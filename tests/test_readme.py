@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
+PROJECT = (ROOT / "pyproject.toml").read_text()
+ULTRALYTICS = (ROOT / "docs" / "ultralytics.md").read_text()
 TORCHVISION = (ROOT / "docs" / "torchvision.md").read_text()
 
 
@@ -31,6 +34,19 @@ def test_python_blocks_run(code: str) -> None:
     exec(compile(code, "README.md", "exec"), {})
 
 
+@pytest.mark.parametrize("change", re.findall(r"```diff\n(.*?)```", README, re.DOTALL))
+def test_a_change_of_a_training_runs(change: str) -> None:
+    """What a reader has after it: all lines but those that it takes away."""
+    code = "".join(line[2:] for line in change.splitlines(keepends=True) if line[0] != "-")
+    if "YOLO(" in code:  # its data set is the reader's; the same line runs in test_docs_blocks
+        assert compile(code, "README.md", "exec")
+        assert "trainer=balanced_trainer(by=" in ULTRALYTICS
+        return
+    made: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), made)
+    assert made["balancer"].weights["dense"].tolist() == [1.0] * 4
+
+
 def commands(text: str = README) -> list[list[str]]:
     blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
@@ -39,8 +55,13 @@ def commands(text: str = README) -> list[list[str]]:
 def test_commands_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     found = [words for words in commands() if words]
-    assert {words[0] for words in found} == {"make", "scalewise"}
-    for program, name, *_ in found:
+    assert {words[0] for words in found} == {"make", "scalewise", "pip"}
+    extras = re.findall(r"^(\w+) = \[", PROJECT.split("[project.optional-dependencies]")[1], re.M)
+    for program, name, *more in found:
+        if program == "pip":
+            assert name == "install"
+            assert all(extra in extras for extra in re.findall(r"\[(.*)\]", more[0]))
+            continue
         if program == "make":
             assert re.search(rf"^{name}:", makefile, re.MULTILINE)
         else:

@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scalewise import detectors as detectors
+    from scalewise.api import compare as compare
+    from scalewise.api import evaluate as evaluate
+    from scalewise.api import inspect as inspect
+    from scalewise.api import predict as predict
+    from scalewise.api import train as train
     from scalewise.integrations.attach import attach as attach
     from scalewise.integrations.attach import detach as detach
     from scalewise.replay.record import record as record
@@ -102,6 +107,11 @@ _WEIGHTING = (
 _FUNCTIONS = {
     "attach": "scalewise.integrations.attach",
     "detach": "scalewise.integrations.attach",
+    "compare": "scalewise.api",
+    "evaluate": "scalewise.api",
+    "inspect": "scalewise.api",
+    "predict": "scalewise.api",
+    "train": "scalewise.api",
     "record": "scalewise.replay.record",
     "by_class": "scalewise.weighting",
     "by_level": "scalewise.weighting",

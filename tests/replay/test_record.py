@@ -203,6 +203,31 @@ def test_a_loaded_state_is_noticed(tmp_path: Path) -> None:
     assert last["interval"] == 2
 
 
+def test_a_lost_device_does_not_hide_the_error_that_lost_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No tensor can be read any more when the recording ends."""
+
+    def no_answer(*args: object) -> object:
+        raise RuntimeError("the device is gone")
+
+    def step_and_fail() -> None:
+        balancer = sw.LossBalancer(["a", "b"], "avw", by="level")
+        with sw.record(balancer, tmp_path / "losses.parquet"):
+            balancer(torch.ones(2, requires_grad=True))
+            for name in ("tolist", "cpu", "item", "numpy"):
+                monkeypatch.setattr(torch.Tensor, name, no_answer)
+            raise ZeroDivisionError("the first error")
+
+    with (
+        pytest.warns(
+            UserWarning, match=r"losses\.parquet lacks the last steps: the device is gone"
+        ),
+        pytest.raises(ZeroDivisionError, match="the first error"),
+    ):
+        step_and_fail()
+
+
 def test_copies_are_not_recorded(tmp_path: Path) -> None:
     balancer = sw.LossBalancer(3)
     with record(balancer, tmp_path / "t.parquet"):

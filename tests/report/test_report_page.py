@@ -248,7 +248,9 @@ def test_tables_beside_hold_the_metrics(study: Path, tmp_path: Path) -> None:
 
 def test_bare_runs_say_what_they_lack(tmp_path: Path, tiny: Tiny) -> None:
     write_run(tmp_path / "one", tiny(tmp_path, scheme="equal"), [0.1], extras=False)
-    write_run(tmp_path / "two", tiny(tmp_path, scheme="avw", size=96), [0.2], extras=False)
+    write_run(
+        tmp_path / "two", tiny(tmp_path, scheme="avw", size=96, cache="device"), [0.2], extras=False
+    )
     (tmp_path / "two" / "trace.parquet").unlink()
     (tmp_path / "two" / "environment.json").unlink()
     (tmp_path / "two" / "metrics.json").unlink()
@@ -259,7 +261,7 @@ def test_bare_runs_say_what_they_lack(tmp_path: Path, tiny: Tiny) -> None:
         "No detections were kept (detections.parquet): one, two",
         "two: no metrics.json",
         "there is nothing to pair",
-        "The runs differ in size",
+        "The runs differ in size, cache, too",
         "Only a study",
     ):
         assert part in words, part

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -117,7 +118,7 @@ def test_jobs_share_cores_loaders_and_the_memory_of_one_gpu(
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(local, "usable_cores", lambda: 16)
     monkeypatch.setattr(local, "_gpu_count", lambda: 1)
     shares = [share_of_machine(slot, 4) for slot in range(4)]
     assert {s.environment["OMP_NUM_THREADS"] for s in shares} == {"4"}
@@ -130,6 +131,63 @@ def test_jobs_share_cores_loaders_and_the_memory_of_one_gpu(
     seen = [share_of_machine(slot, 4).environment["CUDA_VISIBLE_DEVICES"] for slot in range(4)]
     assert seen == ["2", "5", "2", "5"]
     assert share_of_machine(0, 1) == local.MachineShare({}, None, 1.0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,4,-1")  # CUDA looks no further than -1
+    seen = [share_of_machine(s, 2, devices=2).environment["CUDA_VISIBLE_DEVICES"] for s in (0, 1)]
+    assert seen == ["0,1", "0,1"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores", "options", "environment", "jobs"),
+    [
+        (4, 64, {}, {}, 4),
+        (4, 64, {"devices": 2}, {}, 2),
+        (5, 64, {"devices": 2}, {}, 2),
+        (1, 64, {"devices": 2}, {}, 1),
+        (4, 64, {}, {"CUDA_VISIBLE_DEVICES": "1,3"}, 2),
+        (4, 64, {"accelerator": "cpu"}, {}, 16),
+        (0, 64, {}, {"CUDA_VISIBLE_DEVICES": ""}, 16),
+        (0, 64, {"accelerator": "gpu"}, {}, 1),
+        (0, 64, {}, {"OMP_NUM_THREADS": "16"}, 4),
+        (0, 3, {}, {}, 1),
+    ],
+)
+def test_jobs_that_fit_the_machine(
+    gpus: int,
+    cores: int,
+    options: dict[str, Any],
+    environment: dict[str, str],
+    jobs: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(local, "_gpu_count", lambda: gpus)
+    monkeypatch.setattr(local, "usable_cores", lambda: cores)
+    assert local.jobs_that_fit(TrainConfig(data="x", **options)) == jobs
+
+
+def test_jobs_auto_starts_a_cell_on_each_gpu_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = tmp_path / "cell"  # in place of `python -m scalewise.study.cell FILE MEMORY`
+    cell.write_text('#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES $4" > "$3.seen"\nexit 7\n')
+    cell.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(cell))
+    monkeypatch.setattr(local, "_gpu_count", lambda: 3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,5,6")
+    words = ["--data", f"demo:images=10,size=64,folder={tmp_path / 'data'}", "--schemes", "equal"]
+    study = tmp_path / "study"
+    assert main(["compare", *words, "--seeds", "5", "--jobs", "auto", "--out", str(study)]) == 1
+    printed = capsys.readouterr()
+    assert "5 runs, 5 to do, 3 at a time" in printed.out
+    events = [line.split()[0] for line in printed.out.splitlines() if "seed" in line.split()]
+    assert events[:4] == ["start", "start", "start", "failed"]
+    assert printed.err.count("exit status 7") == 5
+    seen = sorted(file.read_text().split() for file in study.rglob("*.seen"))
+    assert {gpu for gpu, _ in seen} == {"1", "5", "6"}
+    assert {memory for _, memory in seen} == {"1.0"}
 
 
 def test_ctrl_c_ends_tidily_and_says_how_to_go_on(stopped: tuple[Path, str, int]) -> None:

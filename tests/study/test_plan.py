@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +115,21 @@ def test_a_study_grows_but_keeps_its_options() -> None:
         extend(old, _plan(epochs=3))
     with pytest.raises(UsageError, match="--mosaic was False and is True"):
         extend(old, _plan(mosaic=True))
+
+
+def test_relative_data_are_found_by_runs_added_from_another_folder(
+    tiny: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, other = tmp_path / "a", tmp_path / "b"
+    for folder in (start / "set", other / "set"):  # another data set of that name
+        folder.mkdir(parents=True)
+    plan = make_plan(GridOptions(schemes="equal", seeds=2), tiny(start, data="coco:set"))
+    first, second = plan.cells
+    monkeypatch.chdir(other)
+    assert cell_config(start / "study", plan, second).data == "coco:set", "nothing began elsewhere"
+    run = cell_folder(start / "study", first)
+    run.mkdir(parents=True)
+    (run / "environment.json").write_text(json.dumps({"folder": str(start)}))
+    assert cell_config(start / "study", plan, second).data == f"coco:{start / 'set'}"
+    monkeypatch.chdir(start)
+    assert cell_config(start / "study", plan, second).data == "coco:set"

@@ -24,8 +24,9 @@ from scalewise.evaluation.coco import coco_results, raw_truth
 from scalewise.evaluation.stored import read_detections
 from scalewise.training import inference
 from scalewise.training.arithmetic import run_arithmetic
+from scalewise.training.building import open_splits
 from scalewise.training.config import TrainConfig
-from scalewise.training.fit import open_splits, train
+from scalewise.training.fit import train
 from scalewise.training.inference import TrainedRun, detect_all, evaluate, load_run
 
 Tiny = Callable[..., TrainConfig]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import warnings
 
 COMMANDS = {
+    "inspect": "what a data set asks of a detector, before any training",
     "train": "train a detector on a VOC, COCO or YOLO data set",
     "compare": "train under several schemes and seeds, and compare them",
     "report": "one HTML page on runs or studies",
     "replay": "the weights that other schemes would have chosen from a recorded run",
     "evaluate": "average precision of a run on any split",
-    "predict": "draw a run's detections on images",
+    "predict": "draw a run's detections on images and videos",
+    "export": "a run's detector as an ONNX or torch.export file",
     "demo": "train with equal and with balanced weights on a data set made on the spot",
 }
+STARTS_RUNS = ("compare", "demo")  # commands that train in other processes
 
 HELP = (
     "usage: scalewise COMMAND [options]\n\n"
@@ -51,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(COMMANDS)}"
         print(f"scalewise: no command {words[0]!r}; {hint}", file=sys.stderr)
         return 2
+    _settle_threads(words[0])
     try:
         command = importlib.import_module(f"scalewise.cli.{words[0]}")
     except ModuleNotFoundError as error:
@@ -78,3 +83,12 @@ def main(argv: list[str] | None = None) -> int:
         resume = f"; to go on: {stop}" if stop.args else ""
         print(f"scalewise {words[0]}: interrupted{resume}", file=sys.stderr)
         return 130
+
+
+def _settle_threads(command: str) -> None:
+    """Set what torch's threads read when torch is loaded, here and in the processes started."""
+    from scalewise.threads import limit_threads, wait_passively
+
+    wait_passively(os.environ)
+    if command not in STARTS_RUNS:  # each of which limits its own
+        limit_threads(os.environ)

@@ -6,14 +6,14 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from scalewise.cli.options import build, parse
+from scalewise.cli.options import ShortHelp, add_run_options, build, parse
 from scalewise.errors import UsageError, UserError
 from scalewise.study.plan import VARIED, GridOptions
-from scalewise.training.config import GROUPS, TrainConfig
+from scalewise.training.config import GROUPS, TrainConfig, check
 
 if TYPE_CHECKING:
     from scalewise.study.plan import Cell, Plan
@@ -25,12 +25,13 @@ class StudyOptions:
 
     Args:
         out: Study folder. Where it exists, what is missing is run, and the grid may grow.
-        jobs: Runs at a time on this machine, each with its share of the cores and GPUs.
+        jobs: Runs at a time on this machine, each with its share of the cores and GPUs; "auto" is
+            one for each GPU, or without one for each four cores.
         dry_run: Print the grid and an estimate of the time, and run nothing.
     """
 
     out: str = "study"
-    jobs: int = 1
+    jobs: int | Literal["auto"] = 1
     dry_run: bool = False
 
 
@@ -38,8 +39,10 @@ def parser() -> ArgumentParser:
     """The grid, where it goes, and every option of a run that does not vary."""
     options = ArgumentParser(
         prog="scalewise compare",
+        usage="scalewise compare --data DATA [options], or --out STUDY",
         description="Train every detector under every scheme with every seed, and compare them.",
         exit_on_error=False,
+        formatter_class=ShortHelp,
     )
     options.add_argument("--config", action="config", help="YAML file with any of the options")
     options.add_argument(
@@ -51,20 +54,27 @@ def parser() -> ArgumentParser:
     )
     options.add_class_arguments(StudyOptions)
     options.add_class_arguments(GridOptions)
-    for group in GROUPS:
-        own = {f.name for f in dataclasses.fields(group)}
-        options.add_class_arguments(group, skip=own & set(VARIED) - {"detector"})
+    add_run_options(options, skip={*VARIED} - {"detector"})
     return options
 
 
 def main(words: list[str]) -> int:
     """Run the command; 1 when a run failed."""
-    values = _parse(words)
+    return run_study(_parse(words))
+
+
+def run_study(values: Namespace) -> int:
+    """Run what is missing of a study; 1 when a run failed.
+
+    Args:
+        values: The options that `parser` knows.
+    """
+    from scalewise.data.open import require_data
     from scalewise.study.plan import extend, load_plan, make_plan, save_plan
 
     study = Path(values.out)
-    if values.jobs < 1:
-        raise UsageError(f"--jobs must be at least 1, got {values.jobs}")
+    if values.jobs != "auto" and values.jobs < 1:
+        raise UsageError(f"--jobs must be at least 1, or auto, got {values.jobs}")
     options = TrainConfig(
         **{
             f.name: values[f.name]
@@ -72,11 +82,18 @@ def main(words: list[str]) -> int:
             if f.name not in VARIED or f.name == "detector"
         }
     )
+    check(options)
+    if values.ray is None and not (study / "study.yaml").is_file():  # a cluster has data of its own
+        require_data(options.data)
     plan = make_plan(build(GridOptions, values), options)
     if (study / "study.yaml").is_file():
         plan = extend(load_plan(study), plan)
     elif study.is_dir() and any(study.iterdir()):
         raise UserError(f"{study} exists and is no study (no study.yaml); name another with --out")
+    if values.jobs == "auto":
+        from scalewise.study.local import jobs_that_fit
+
+        values.jobs = jobs_that_fit(plan.options)
     if values.dry_run:
         _dry_run(study, plan, values.jobs)
         return 0
@@ -89,6 +106,9 @@ def _parse(words: list[str]) -> Namespace:
     out = parse(parser(), words, StudyOptions, GridOptions, *GROUPS).out
     known = Path(out) / "study.yaml"
     if known.is_file():
+        from scalewise.study.plan import load_plan
+
+        load_plan(known.parent)  # which names the file where it is damaged
         words = ["--config", str(known), *words]
     return parse(parser(), words, StudyOptions, GridOptions, *GROUPS)
 
@@ -126,7 +146,8 @@ def _run(study: Path, plan: Plan, values: Namespace) -> int:
     with lock:
         board = Board(study, plan, values.jobs)
         cells = board.waiting
-        print(f"study {study}: {len(plan.cells)} runs, {len(cells)} to do", flush=True)
+        todo = f"{len(cells)} to do, {values.jobs} at a time"
+        print(f"study {study}: {len(plan.cells)} runs, {todo}", flush=True)
         with shown(board, values.progress == "plain") as live:
 
             def report(cell: Cell, event: Record | str | None) -> None:

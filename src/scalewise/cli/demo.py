@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ from jsonargparse import ArgumentParser
 from scalewise.cli.options import build, parse
 from scalewise.default import SCHEME
 from scalewise.errors import UserError
-from scalewise.training.config import TrainConfig
+from scalewise.threads import usable_cores
+from scalewise.training.config import TrainConfig, check
 
 if TYPE_CHECKING:
     from scalewise.study.plan import Cell, Plan
@@ -73,6 +73,7 @@ def main(words: list[str]) -> int:
     )
     parser.add_class_arguments(DemoOptions)
     options = build(DemoOptions, parse(parser, words, DemoOptions))
+    check(config(options))
     from scalewise.cli.demo_picture import BALANCED, EQUAL, draw_demo
     from scalewise.cli.demo_scores import class_scores, found_row, introduce, show
     from scalewise.data import open_split
@@ -121,7 +122,7 @@ def _train(study: Path, plan: Plan, cells: list[Cell]) -> list[Record]:
     from scalewise.study.board import Board, shown
     from scalewise.study.local import run_local
 
-    jobs = min(2, os.cpu_count() or 1)
+    jobs = min(2, usable_cores())
     board = Board(study, plan, jobs)
     with shown(board, plain=False) as live:
 

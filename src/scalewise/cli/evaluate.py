@@ -40,11 +40,18 @@ def main(words: list[str]) -> int:
     parser.add_class_arguments(EvaluateOptions)
     values = parse(parser, words, EvaluateOptions)
     options = build(EvaluateOptions, values)
+    from scalewise.data.open import require_data
+    from scalewise.training.runs import checkpoint, load_config, load_json
+
+    folder = Path(values.run)
+    load_config(folder)
+    checkpoint(folder, options.checkpoint)
+    if options.data is not None:
+        require_data(options.data)
     from scalewise.cli.display import show_metrics
     from scalewise.training.inference import evaluate, load_run
-    from scalewise.training.runs import load_json
 
-    run = load_run(Path(values.run), options.checkpoint, options.device)
+    run = load_run(folder, options.checkpoint, options.device)
     path, metrics = evaluate(run, options.data, options.split, clip=not options.no_clip)
     epoch = "" if run.epoch is None else f", {options.checkpoint} checkpoint of epoch {run.epoch}"
     show_metrics(metrics, f"{run.folder.name}, {path.stem}{epoch}")

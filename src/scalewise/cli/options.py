@@ -5,11 +5,42 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+from argparse import Action
+from collections.abc import Collection
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from scalewise.errors import UsageError
+from scalewise.training.config import GROUPS, TrainConfig
+
+FIRST = ("data", "size", "batch_size", "detector", "weights_backbone", "by", "scheme", "epochs",
+         "lr", "out")  # fmt: skip
+
+
+class FirstOptions(TrainConfig):
+    """First: what most trainings set."""
+
+
+class ShortHelp(DefaultHelpFormatter):
+    """Help without the types, which the texts, the choices and the defaults show."""
+
+    def _get_type_str(self, action: Action) -> str | None:
+        return None
+
+
+def add_run_options(parser: ArgumentParser, skip: Collection[str] = ()) -> None:
+    """Add every option of a run by theme, and before all those that most people need.
+
+    Args:
+        parser: What they are added to.
+        skip: Names of options to leave out.
+    """
+    every = {field.name for field in dataclasses.fields(TrainConfig)}
+    parser.add_class_arguments(FirstOptions, skip=every - ({*FIRST} - {*skip}))
+    for group in GROUPS:
+        own = {field.name for field in dataclasses.fields(group)}
+        parser.add_class_arguments(group, skip=own & {*FIRST, *skip})
 
 
 def normalise(words: list[str], flags: set[str]) -> list[str]:

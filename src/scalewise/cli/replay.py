@@ -9,7 +9,7 @@ from typing import Literal
 from jsonargparse import ArgumentParser
 
 from scalewise.cli.options import build, parse
-from scalewise.errors import UsageError
+from scalewise.errors import UsageError, UserError
 
 LIMITS = (
     "Replay shows what each scheme would have chosen from these losses; with other weights the "
@@ -65,6 +65,9 @@ def main(words: list[str]) -> int:
     options: ReplayOptions = build(ReplayOptions, values)
     if options.shuffles < 0:
         raise UsageError(f"--shuffles must not be negative, got {options.shuffles}")
+    for trace in map(Path, values.traces):
+        if not trace.exists():
+            raise UserError(f"{trace} does not exist")
     from scalewise.replay.display import show
     from scalewise.replay.output import draw_weights, write_weights
     from scalewise.replay.readers import read_losses

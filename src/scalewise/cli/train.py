@@ -6,24 +6,25 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from scalewise.cli.options import build, parse
+from scalewise.cli.options import ShortHelp, add_run_options, build, parse
 from scalewise.errors import UsageError
-from scalewise.training.config import GROUPS, TrainConfig
+from scalewise.training.config import GROUPS, TrainConfig, check
 
 
 def parser() -> ArgumentParser:
     """All options of a run, plus `--config` and `--resume`."""
     options = ArgumentParser(
         prog="scalewise train",
+        usage="scalewise train --data DATA [options], or --resume RUN",
         description="Train a detector; the run folder keeps config, logs, checkpoints and trace.",
         exit_on_error=False,
+        formatter_class=ShortHelp,
     )
     options.add_argument("--config", action="config", help="YAML file with any of the options")
     options.add_argument(
         "--resume", metavar="RUN", help="continue this run folder, with its own options"
     )
-    for group in GROUPS:
-        options.add_class_arguments(group)
+    add_run_options(options)
     return options
 
 
@@ -37,11 +38,43 @@ def main(words: list[str]) -> int:
                 f"--resume continues a run with its own options, so {' '.join(others)} cannot be "
                 f"changed: start a new run with --config {values.resume}/config.yaml instead"
             )
+    run = _resume(Path(values.resume)) if values.resume else _train(build(TrainConfig, values))
     from scalewise.cli.display import show_run
-    from scalewise.training.fit import resume, train
     from scalewise.training.runs import is_main_process
 
-    run = resume(Path(values.resume)) if values.resume else train(build(TrainConfig, values))
     if is_main_process():
         show_run(run)
     return 0
+
+
+def _train(config: TrainConfig) -> Path:
+    """Look at options and data before anything slow is imported; then train."""
+    from scalewise.training.building import open_splits
+    from scalewise.training.light import defer_torchmetrics
+
+    check(config)
+    splits = open_splits(config)
+    from scalewise.training.schemes import parse_scheme
+
+    parse_scheme(config.scheme)
+    defer_torchmetrics()
+    from scalewise.training.fit import train
+
+    return train(config, splits=splits)
+
+
+def _resume(run: Path) -> Path:
+    """Look at the run and its data before anything slow is imported; then go on."""
+    from scalewise.training.building import open_splits
+    from scalewise.training.light import defer_torchmetrics
+    from scalewise.training.resuming import check_unfinished
+    from scalewise.training.runs import checkpoint, load_config
+
+    config = load_config(run)
+    checkpoint(run, "last")
+    check_unfinished(run)
+    splits = open_splits(config)
+    defer_torchmetrics()
+    from scalewise.training.fit import resume
+
+    return resume(run, splits)

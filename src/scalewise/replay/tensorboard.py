@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from scalewise.replay.columns import Columns, LossesError, find_columns
+
+_FRAME = 16  # bytes around an event: its length and two checksums
 
 
 def read_events(path: Path, tags: str | None) -> tuple[pa.Table, Columns, list[str]]:
@@ -35,7 +38,7 @@ def read_events(path: Path, tags: str | None) -> tuple[pa.Table, Columns, list[s
     common = sorted(set.intersection(*(set(values) for values in wanted.values())))
     if not common:
         raise LossesError(f"{path}: no step has the losses of all groups {columns.groups}")
-    notes = []
+    notes = [*_damage(files)]
     if len(every) > len(common):
         notes.append(
             f"{len(every) - len(common)} of {len(every)} steps lack the loss of some group and "
@@ -68,6 +71,20 @@ def _scalars(files: list[Path]) -> dict[str, dict[int, float]]:
                     if array.size == 1 and array.dtype.kind == "f":
                         series.setdefault(value.tag, {})[event.step] = float(array.reshape(()))
     return series
+
+
+def _damage(files: list[Path]) -> Iterator[str]:
+    """Files that are not read to their end, which TensorBoard passes over without a word."""
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+
+    for file in files:
+        read = sum(_FRAME + len(record) for record in RawEventFileLoader(str(file)).Load())
+        size = file.stat().st_size
+        if read < size:
+            yield (
+                f"{file} is damaged or was cut short: only the first {read} of its {size} bytes "
+                "could be read, and later steps are left out"
+            )
 
 
 def _parts(name: str) -> list[str]:

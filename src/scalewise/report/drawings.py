@@ -18,8 +18,8 @@ from scalewise.evaluation.detections import ImageDetections
 from scalewise.evaluation.stored import read_detections
 from scalewise.report.markup import Html, join, paragraph, text
 from scalewise.report.subjects import ReportRun
+from scalewise.training.building import open_splits
 from scalewise.training.drawing import draw
-from scalewise.training.fit import open_splits
 from scalewise.training.picture import level_color
 
 IMAGES = 6  # where few runs are shown

@@ -23,7 +23,7 @@ from scalewise.report.markup import (
 )
 from scalewise.report.subjects import Comparison, ReportRun
 
-HARMLESS = ("workers", "cache", "log_every", "checkpoint_every", "progress")  # leave AP as it is
+HARMLESS = ("workers", "log_every", "checkpoint_every", "progress")  # leave AP as it is
 CELL = ("detector", "scheme", "seed", "out", "name")  # what names a run among its like
 
 
@@ -71,15 +71,24 @@ def _versions(runs: list[ReportRun]) -> Html:
     if not known:
         return absent("No versions were recorded (environment.json).")
     rows: list[list[str]] = []
-    for name in dict.fromkeys(key for run in known for key in environment_rows(run.environment)):
-        values = dict.fromkeys(environment_rows(run.environment).get(name, "-") for run in known)
+    told = [environment_rows(run.environment, run.metrics.get("damaged")) for run in known]
+    for name in dict.fromkeys(key for row in told for key in row):
+        values = dict.fromkeys(row.get(name, "-") for row in told)
         rows.append([name, "; ".join(values)])
     caption = "Versions and machine; several values: the runs differ"
     return folded("Versions and machine", _words(Table(["", "value"], rows), caption))
 
 
-def environment_rows(environment: dict[str, Any]) -> dict[str, str]:
-    """What `environment.json` says, in words, by name."""
+def environment_rows(
+    environment: dict[str, Any], damaged: dict[str, Any] | None = None
+) -> dict[str, str]:
+    """What `environment.json` says, in words, by name.
+
+    Args:
+        environment: What the file holds.
+        damaged: What `metrics.json` says of images that were found damaged while training: split
+            to their "count" and the names of the "first".
+    """
     versions = environment.get("versions") or {}
     git = environment.get("git") or {}
     found = {f"{package}": str(version or "not installed") for package, version in versions.items()}
@@ -95,10 +104,20 @@ def environment_rows(environment: dict[str, Any]) -> dict[str, str]:
     if "skipped_counts" in environment:
         counts = environment["skipped_counts"].items()
         lost = [f"{split}: {format_counts(kinds)}" for split, kinds in counts if kinds]
+        for split, found_later in (damaged or {}).items():
+            names = ", ".join(Path(name).name for name in found_later["first"])
+            more = ", ..." * (found_later["count"] > len(found_later["first"]))
+            images = format_counts({"damaged image": found_later["count"]})
+            lost.append(f"{split}: {images}, found while training ({names}{more})")
         found["left out of the data"] = ", ".join(lost) or "nothing"
     if "classes" in environment:
         found["classes"] = ", ".join(environment["classes"])
     return found
+
+
+def _effect(option: str, value: object) -> str:
+    """What tells values of an option apart; "none" and "ram" as `cache` give the same pixels."""
+    return json.dumps(value == "device" if option == "cache" else value)
 
 
 def _options(runs: list[ReportRun]) -> Html:
@@ -111,7 +130,7 @@ def _options(runs: list[ReportRun]) -> Html:
     differing = [
         name
         for name in names
-        if name not in HARMLESS and len({json.dumps(option[name]) for option in options}) > 1
+        if name not in HARMLESS and len({_effect(name, option[name]) for option in options}) > 1
     ]
     note = (
         absent(

@@ -110,6 +110,19 @@ def common_kind(comparisons: Sequence[Comparison]) -> Kind:
     return kinds.pop() if len(kinds) == 1 else GROUP
 
 
+def require_subjects(paths: Sequence[Path]) -> None:
+    """Refuse folders that are no run and no study.
+
+    Raises:
+        RunError: naming the first.
+    """
+    for path in paths:
+        if not any((path / name).is_file() for name in ("study.yaml", "config.yaml")):
+            raise RunError(
+                f"{path} is neither a run nor a study: it has no config.yaml and no study.yaml"
+            )
+
+
 def load_subjects(paths: Sequence[Path], baseline: str | None) -> list[Comparison]:
     """Read runs and studies.
 
@@ -126,15 +139,12 @@ def load_subjects(paths: Sequence[Path], baseline: str | None) -> list[Compariso
     """
     found: list[Comparison] = []
     singles: list[Path] = []
+    require_subjects(paths)
     for path in dict.fromkeys(paths):
         if (path / "study.yaml").is_file():
             found += _of_study(path, baseline, len(found))
-        elif (path / "config.yaml").is_file():
-            singles.append(path)
         else:
-            raise RunError(
-                f"{path} is neither a run nor a study: it has no config.yaml and no study.yaml"
-            )
+            singles.append(path)
     if singles:
         found.append(_of_runs(singles, baseline, len(found)))
     return found

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from scalewise.errors import UserError
 from scalewise.study.records import read_metrics
+from scalewise.threads import limit_threads, wait_passively
 from scalewise.training.config import TrainConfig
 from scalewise.training.runs import config_from, is_main_process, read_yaml
 
@@ -32,6 +33,9 @@ def run_cell(config: TrainConfig) -> None:
     Raises:
         UserError: when the run cannot be trained.
     """
+    from scalewise.training.light import defer_torchmetrics
+
+    defer_torchmetrics()
     from scalewise.training.fit import resume, train
 
     folder = Path(config.out) / str(config.name)
@@ -54,7 +58,7 @@ def run_cell(config: TrainConfig) -> None:
 
 def _lacking(folder: Path) -> str | None:
     """Why a run cannot go on; None where it can."""
-    from scalewise.training.checkpoints import read_checkpoint
+    from scalewise.training.reading import read_checkpoint
 
     path = folder / "checkpoints" / "last.ckpt"
     if not path.is_file():
@@ -87,6 +91,8 @@ def _end_with_parent() -> None:
 def main() -> int:
     """Run the cell that the first argument names; 1 when it failed for a printed reason."""
     _end_with_parent()
+    wait_passively(os.environ)
+    limit_threads(os.environ)
     config = config_from(read_yaml(Path(sys.argv[1])), Path(sys.argv[1]))
     _limit_gpu_memory(float(sys.argv[2]))
     try:

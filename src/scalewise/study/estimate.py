@@ -46,7 +46,7 @@ def time_steps(config: TrainConfig) -> float:
     import torch
 
     from scalewise.data import DetectionDataset, make_loader
-    from scalewise.training.fit import build_detector, loader_workers, open_splits
+    from scalewise.training.building import build_detector, loader_workers, open_splits
 
     training, validation = open_splits(config)
     device = torch.device(

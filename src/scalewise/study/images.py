@@ -227,7 +227,7 @@ def run_matches(record: Record, splits: dict[tuple[object, ...], Split]) -> Matc
 
 
 def _validation_split(config: TrainConfig, splits: dict[tuple[object, ...], Split]) -> Split:
-    from scalewise.training.fit import open_splits
+    from scalewise.training.building import open_splits
 
     key = (
         config.data,

@@ -17,11 +17,14 @@ import yaml
 from scalewise.files import write_text
 from scalewise.study.plan import Cell, Plan, cell_config, cell_log
 from scalewise.study.records import Record, read_record
+from scalewise.threads import usable_cores
+from scalewise.training.config import TrainConfig
 
 Report = Callable[[Cell, "Record | str | None"], None]
 """Told of each cell: None when it starts, its record when it is done, the reason when it failed."""
 
 
+THREADS = 4  # of a run without a GPU: more of them add little at the usual sizes
 GRACE = 20.0  # seconds that interrupted runs have for ending by themselves
 
 
@@ -99,7 +102,7 @@ def outcome(study: Path, cell: Cell, status: int) -> Record | str:
 def _start(study: Path, plan: Plan, cell: Cell, slot: int, jobs: int) -> _Running:
     log_path = cell_log(study, cell)
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    share = share_of_machine(slot, jobs)
+    share = share_of_machine(slot, jobs, devices_of_run(plan.options))
     config = cell_config(study, plan, cell)
     if config.workers == "auto" and share.workers is not None:
         config = dataclasses.replace(config, workers=share.workers)
@@ -121,7 +124,7 @@ class MachineShare:
     """One job's part of the machine.
 
     Attributes:
-        environment: variables that limit its threads and name its GPU.
+        environment: variables that limit its threads and name its GPUs.
         workers: loader processes where the plan says "auto"; None leaves it to the run.
         gpu_memory: largest part of its GPU's memory, above 0 to 1.
     """
@@ -131,7 +134,7 @@ class MachineShare:
     gpu_memory: float
 
 
-def share_of_machine(slot: int, jobs: int) -> MachineShare:
+def share_of_machine(slot: int, jobs: int, devices: int = 1) -> MachineShare:
     """Give one of `jobs` processes its part of the cores and GPUs.
 
     With more jobs than GPUs several share one, with an equal part of its memory each, so that none
@@ -140,17 +143,55 @@ def share_of_machine(slot: int, jobs: int) -> MachineShare:
     Args:
         slot: its place, 0 to `jobs` - 1.
         jobs: processes at a time.
+        devices: GPUs that each of them trains on.
     """
     if jobs == 1:
         return MachineShare({}, None, 1.0)
-    cores = max(1, (os.cpu_count() or 1) // jobs)
+    cores = max(1, usable_cores() // jobs)
     environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(cores)}
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = listed.split(",") if listed else [str(i) for i in range(_gpu_count())]
-    if not gpus:
+    sets = _gpu_sets(devices)
+    if not sets:
         return MachineShare(environment, max(1, cores // 2), 1.0)
-    environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-    return MachineShare(environment, max(1, cores // 2), 1 / -(-jobs // len(gpus)))
+    environment["CUDA_VISIBLE_DEVICES"] = ",".join(sets[slot % len(sets)])
+    return MachineShare(environment, max(1, cores // 2), 1 / -(-jobs // len(sets)))
+
+
+def jobs_that_fit(options: TrainConfig) -> int:
+    """How many runs of these options this machine does best at a time, at least 1.
+
+    One for each GPU, or for each `--devices` of them; without GPUs, or on the CPU by
+    `--accelerator`, one for each four cores, or for as many as OMP_NUM_THREADS names.
+
+    Examples:
+        >>> from scalewise.study.local import jobs_that_fit
+        >>> from scalewise.training.config import TrainConfig
+        >>> jobs_that_fit(TrainConfig(data="my-data")) >= 1
+        True
+    """
+    sets = [] if options.accelerator == "cpu" else _gpu_sets(devices_of_run(options))
+    if sets or options.accelerator in ("gpu", "cuda", "mps"):
+        return max(1, len(sets))
+    threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    each = int(threads) if threads.isdigit() and int(threads) else THREADS
+    return max(1, usable_cores() // each)
+
+
+def devices_of_run(options: TrainConfig) -> int:
+    """GPUs that a cell with these options trains on; 1 where that is left open."""
+    return max(1, options.devices) if isinstance(options.devices, int) else 1
+
+
+def _gpu_sets(devices: int) -> list[list[str]]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them, in sets of so many.
+
+    What does not fill a set is left out, but for GPUs that are fewer than one set.
+    """
+    count = _gpu_count()
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    # the list of a user ends at its first name of no GPU
+    names = listed.split(",")[:count] if listed else [str(number) for number in range(count)]
+    whole = max(len(names) - len(names) % devices, min(len(names), devices))
+    return [names[first : first + devices] for first in range(0, whole, devices)]
 
 
 def _gpu_count() -> int:

@@ -14,13 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-import yaml
-
 from scalewise.default import default_scheme
 from scalewise.errors import UsageError
-from scalewise.files import write_text
 from scalewise.training.config import DetectorOptions, TrainConfig, check
-from scalewise.training.runs import RunError, config_from, read_yaml
+from scalewise.training.runs import RunError, config_from, found_again, read_yaml, write_options
 
 VARIED = ("detector", "scheme", "seed", "out", "name")  # set per cell, not per study
 
@@ -158,15 +155,20 @@ def cell_config(study: Path, plan: Plan, cell: Cell) -> TrainConfig:
     """The options of one run; it takes one device where --devices is "auto".
 
     Several runs at a time (--jobs) are what fills several devices best: their batches stay what
-    they are on one, and so do their figures.
+    they are on one, and so do their figures. Data that were named relative to a folder are found
+    there by later runs too, wherever these are started.
     """
     folder = cell_folder(study, cell)
+    begun = (cell_folder(study, other) for other in plan.cells)
+    first = next((run for run in begun if (run / "environment.json").is_file()), None)
+    data = plan.options.data
     own = {
         "detector": cell.detector,
         "scheme": cell.scheme,
         "seed": cell.seed,
         "out": str(folder.parent),
         "name": folder.name,
+        "data": data if first is None else found_again(data, first),
         "devices": 1 if plan.options.devices == "auto" else plan.options.devices,
     }
     return TrainConfig(**dataclasses.asdict(plan.options) | own)
@@ -182,7 +184,7 @@ def save_plan(study: Path, plan: Plan) -> None:
         "seeds": list(plan.seeds),
         "baseline": plan.baseline,
     }
-    write_text(study / "study.yaml", yaml.safe_dump(grid | options, sort_keys=False))
+    write_options(study / "study.yaml", grid | options)
 
 
 def load_plan(study: Path) -> Plan:

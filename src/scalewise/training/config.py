@@ -29,7 +29,7 @@ class DataOptions:
         size: Longer side, in pixels, to which images are resized.
         batch_size: Images per device and step.
         workers: Loader processes per device; "auto" takes half the cores, at most 8.
-        cache: "ram" keeps decoded images in memory.
+        cache: "ram" keeps decoded images in memory, "device" on the GPU, which augments them there.
         skip_bad: Train on what is left however many files or boxes are broken. Without it, training
             goes on as long as less than 1 % of the images and of the boxes are.
         strict: Stop at any broken file or box.
@@ -52,7 +52,7 @@ class DataOptions:
     size: int = 320
     batch_size: int = 16
     workers: int | Literal["auto"] = "auto"
-    cache: Literal["none", "ram"] = "none"
+    cache: Literal["none", "ram", "device"] = "none"
     skip_bad: bool = False
     strict: bool = False
     flip: float = 0.5

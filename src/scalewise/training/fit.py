@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from functools import partial
 from pathlib import Path
@@ -13,29 +12,26 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from scalewise import detectors
-from scalewise.data import DetectionDataset, EpochSampler, Split, make_loader, open_split
-from scalewise.data.split import hold_out, require_same_classes
+from scalewise.data import DetectionDataset, DeviceCache, EpochSampler, Split, make_loader
 from scalewise.detectors import DenseDetector
-from scalewise.errors import UserError
 from scalewise.files import remove_leftovers
 from scalewise.training import runs
 from scalewise.training.arithmetic import MATMUL
 from scalewise.training.average import MovingAverage
+from scalewise.training.building import build_detector, loader_workers, open_splits
+from scalewise.training.caching import check_room, training_images
 from scalewise.training.checkpoints import (
     RunFacts,
     WholeFiles,
-    check_origin,
     checkpoint_callbacks,
     position,
-    read_checkpoint,
 )
 from scalewise.training.config import TrainConfig, check
 from scalewise.training.grouping import count_objects, make_grouping
 from scalewise.training.module import DetectionModule
-from scalewise.training.picture import draw_groups
 from scalewise.training.progress import Bar, progress_callback
 from scalewise.training.reach import reach
+from scalewise.training.reading import check_origin, read_checkpoint
 from scalewise.training.recorder import GroupRecorder
 from scalewise.training.resuming import check_same_data, check_tables, check_unfinished
 from scalewise.training.runs import RunError
@@ -50,15 +46,17 @@ from scalewise.training.trainer import (
     refusal,
     shared_out,
 )
-from scalewise.weighting import Grouping
 
 
-def train(config: TrainConfig, command: str | None = None) -> Path:
+def train(
+    config: TrainConfig, command: str | None = None, splits: tuple[Split, Split] | None = None
+) -> Path:
     """Start a new run.
 
     Args:
         config: All options.
         command: That repeats the run, for its records; the words of this process when None.
+        splits: What `open_splits` gave for these options; it is called when None.
 
     Returns:
         The run folder.
@@ -86,9 +84,10 @@ def train(config: TrainConfig, command: str | None = None) -> Path:
     check(config)
     trainer = make_trainer(config, logger=False, enable_checkpointing=False)
     check_process(config, trainer)
-    training, validation = open_splits(config)
+    training, validation = splits or open_splits(config)
     check_names(training)
     check_batches(config, training, trainer.world_size)
+    check_room(config, training, validation, trainer)
     L.seed_everything(config.seed, verbose=False)
     module = build_module(config, training, config.weights_backbone)
     detector = module.detector
@@ -109,11 +108,12 @@ def train(config: TrainConfig, command: str | None = None) -> Path:
     return run
 
 
-def resume(run: Path) -> Path:
+def resume(run: Path, splits: tuple[Split, Split] | None = None) -> Path:
     """Continue a run that was interrupted, from its last checkpoint and with its own config.
 
     Args:
         run: The run folder.
+        splits: What `open_splits` gave for its options; it is called when None.
 
     Returns:
         The run folder.
@@ -138,8 +138,9 @@ def resume(run: Path) -> Path:
     check_origin(found, path, config, runs.run_classes(run), resuming=True)
     trainer = make_trainer(config, logger=False, enable_checkpointing=False)
     check_process(config, trainer)
-    training, validation = open_splits(config)
+    training, validation = splits or open_splits(config)
     check_same_data(run, config, training)
+    check_room(config, training, validation, trainer)
     if runs.is_main_process():
         for folder in (run, run / "checkpoints"):
             remove_leftovers(folder)
@@ -165,59 +166,6 @@ def build_module(config: TrainConfig, training: Split, weights: str | None) -> D
     balancer = build_balancer(detector.group_names, config, objects)
     check_objective(config, balancer, training.classes)
     return DetectionModule(detector, balancer, config)
-
-
-def build_detector(
-    config: TrainConfig, classes: int, weights: str | None, grouping: Grouping | None = None
-) -> DenseDetector:
-    """The detector that the options describe.
-
-    Raises:
-        UserError: for a backbone or weights that cannot be had.
-    """
-    make = getattr(detectors, config.detector)
-    pretrained = config.weights_backbone is not None  # also when a checkpoint will replace them
-    try:
-        detector: DenseDetector = make(
-            backbone=config.backbone,
-            num_classes=classes,
-            weights=weights,
-            freeze_bn=pretrained,
-            freeze_stem=pretrained,
-            width=config.width,
-            depth=config.depth,
-            anchor_scale=config.anchor_scale,
-            grouping=grouping,
-            object_power=config.object_power,
-        )
-    except (ValueError, OSError, ImportError) as error:
-        raise UserError(f"detector {config.detector} on {config.backbone}: {error}") from None
-    return detector
-
-
-def loader_workers(config: TrainConfig) -> int:
-    """Loader processes: as asked, or half the cores."""
-    if config.workers == "auto":
-        return max(1, min(8, (os.cpu_count() or 1) // 2))
-    return config.workers
-
-
-def open_splits(config: TrainConfig) -> tuple[Split, Split]:
-    """What a run trains on and what it is validated on.
-
-    Raises:
-        UserError: for data that cannot be read, or splits of different classes.
-    """
-    training = open_split(
-        config.data, config.train_split, skip_bad=config.skip_bad, strict=config.strict
-    )
-    if config.holdout:
-        return hold_out(training, config.holdout)
-    validation = open_split(
-        config.data, config.val_split, skip_bad=config.skip_bad, strict=config.strict
-    )
-    require_same_classes(training, validation)
-    return training, validation
 
 
 def _environment(
@@ -304,6 +252,8 @@ def _fit(
         raise stop from stop.__cause__
     scoring.write(trainer, module, "finished")
     if trainer.is_global_zero:
+        from scalewise.training.picture import draw_groups
+
         draw_groups(run)
 
 
@@ -321,18 +271,13 @@ def _loaders(
         rank=trainer.global_rank,
         pin_memory=trainer.strategy.root_device.type == "cuda",
     )
-    data = DetectionDataset(
-        training,
-        config.size,
-        augment=True,
-        cache=config.cache,
-        flip=config.flip,
-        color_jitter=config.color_jitter,
-        scale_jitter=(1 - config.scale_jitter, 1 + config.scale_jitter),
-    )
+    data = training_images(config, training)
+    own = DeviceCache(data, trainer.strategy.root_device) if config.cache == "device" else data
     mosaic_epochs = config.epochs * 9 // 10 if config.mosaic else 0
-    batches = load(data, shuffle=True, seed=config.seed, mosaic_epochs=mosaic_epochs)
-    held_out = DetectionDataset(validation, config.size, augment=False, cache=config.cache)
+    batches = load(own, shuffle=True, seed=config.seed, mosaic_epochs=mosaic_epochs)
+    held_out = DetectionDataset(
+        validation, config.size, augment=False, cache="none" if config.cache == "none" else "ram"
+    )
     return batches, load(held_out, shuffle=False)
 
 

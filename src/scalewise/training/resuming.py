@@ -7,12 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scalewise.data import Split
-from scalewise.parquet import DamagedFile
 from scalewise.training import runs
 from scalewise.training.config import TrainConfig
-from scalewise.training.gradients import GradientLog
 from scalewise.training.runs import RunError
-from scalewise.training.trace import Trace
 
 
 def check_unfinished(run: Path) -> None:
@@ -30,6 +27,10 @@ def check_unfinished(run: Path) -> None:
 
 def check_tables(run: Path, groups: Sequence[str]) -> None:
     """Refuse tables that training could not add to."""
+    from scalewise.parquet import DamagedFile
+    from scalewise.training.gradients import GradientLog
+    from scalewise.training.trace import Trace
+
     try:
         Trace(run / "trace.parquet", (), groups)
         GradientLog(run / "gradients.parquet", groups)

@@ -21,6 +21,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,7 +85,13 @@ def _finite(value: Any) -> Any:
 
 def save_config(run: Path, config: TrainConfig) -> None:
     """Write `config.yaml`, which `scalewise train --config` reads back."""
-    write_text(run / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+    write_options(run / "config.yaml", dataclasses.asdict(config))
+
+
+def write_options(path: Path, values: dict[str, Any]) -> None:
+    """Write options by name as YAML, and how many, so that a file cut short is known as such."""
+    text = yaml.safe_dump(values, sort_keys=False)
+    write_text(path, f"# {len(values)} options\n{text}")
 
 
 def load_config(run: Path) -> TrainConfig:
@@ -101,21 +108,27 @@ def load_config(run: Path) -> TrainConfig:
         raise RunError(f"{run} is no run folder: it has no config.yaml")
     # whole levels are all there was before "by" was an option
     config = config_from({"by": "level"} | read_yaml(path), path)
-    return dataclasses.replace(config, data=_found_again(config.data, run))
+    return dataclasses.replace(config, data=found_again(config.data, run))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file of options by name.
 
     Raises:
-        RunError: it is missing or broken.
+        RunError: it is missing, broken, or holds fewer options than were written.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise RunError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise RunError(f"{path} cannot be read: it holds no options")
+    stated = re.match(r"# (\d+) options\n", text)  # absent in what others wrote
+    if stated and (len(values) < int(stated[1]) or not text.endswith("\n")):
+        raise RunError(
+            f"{path} was cut short: of {stated[1]} options, {len(values)} are there; put it back"
+        )
     return {str(name): value for name, value in values.items()}
 
 
@@ -147,10 +160,14 @@ def _option_parser() -> Any:
     return parser
 
 
-def _found_again(data: str, run: Path) -> str:
+def found_again(data: str, run: Path) -> str:
     """A data set's name as it is found from the present folder.
 
     What the run was started with comes first: a data set of the same name here may be another.
+
+    Args:
+        data: As it was named.
+        run: A run that was started with that name.
     """
     kind, colon, rest = (
         data.rpartition(":") if data.startswith(("voc:", "coco:", "yolo:")) else ("", "", data)
@@ -176,23 +193,42 @@ def load_metrics(run: Path) -> dict[str, Any]:
     """
     path = run / "metrics.json"
     metrics = load_json(path)
-    epochs = (
-        [metrics.get("last"), metrics.get("best"), *(metrics.get("history") or [])]
-        if (isinstance(metrics, dict) and isinstance(metrics.get("history", []), list))
-        else ["no"]
-    )
-    sound = all(
-        epoch is None
-        or (
-            isinstance(epoch, dict)
-            and all(value is None or isinstance(value, int | float) for value in epoch.values())
-        )
-        for epoch in epochs
-    )
-    if not sound or not isinstance(metrics.get("status"), str):
+    if not (
+        isinstance(metrics, dict)
+        and isinstance(metrics.get("status"), str)
+        and isinstance(metrics.get("history", []), list)
+        and all(map(_is_epoch, metrics.get("history", [])))
+        and all(metrics.get(name) is None or _is_epoch(metrics[name]) for name in ("last", "best"))
+        and _repeats(metrics)
+        and _are_damaged_images(metrics.get("damaged", {}))
+    ):
         raise RunError(f"{path} is damaged: it does not hold the figures of a run")
     found: dict[str, Any] = metrics
     return found
+
+
+def _repeats(metrics: dict[str, Any]) -> bool:
+    """Whether the last epoch's AP is the one in the history, where both are there."""
+    last, history = metrics.get("last"), metrics.get("history")
+    if not last or not history or "AP" not in last or "AP" not in history[-1]:
+        return True
+    return bool(last["AP"] == history[-1]["AP"])
+
+
+def _is_epoch(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        figure is None or isinstance(figure, int | float) for figure in value.values()
+    )
+
+
+def _are_damaged_images(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(split, dict)
+        and isinstance(split.get("count"), int)
+        and isinstance(split.get("first"), list)
+        and all(isinstance(name, str) for name in split["first"])
+        for split in value.values()
+    )
 
 
 def load_json(path: Path) -> Any:

@@ -11,25 +11,19 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch.utils.data import DataLoader
 
-from scalewise.data import Split
+from scalewise.data import DetectionDataset, DeviceCache, Split
 from scalewise.detectors.batch import Batch
 from scalewise.errors import UserError
-from scalewise.evaluation import ImageDetections, coco_metrics, to_original, voc_metrics
+from scalewise.evaluation import ImageDetections, to_original
+from scalewise.evaluation.scores import score
 from scalewise.evaluation.stored import write_detections
 from scalewise.training.checkpoints import gather
 from scalewise.training.recorder import GroupRecorder
 from scalewise.training.runs import write_json
 
-
-def score(split: Split, detections: list[ImageDetections]) -> dict[str, float]:
-    """COCO's figures, and VOC's where the split is VOC's."""
-    metrics = coco_metrics(split, detections)
-    if split.format == "voc":
-        metrics |= voc_metrics(split, detections)
-    return metrics
-
-
+_NAMED = 3  # damaged image files
 _OF_GROUPS = ("weights", "skipped_not_finite", "skipped_outliers")
 
 
@@ -53,6 +47,7 @@ class Scoring(L.Callback):
         self.history: list[dict[str, float]] = []
         self._found: list[ImageDetections] = []
         self._groups: dict[str, dict[str, float]] = {name: {} for name in _OF_GROUPS}
+        self._damaged: dict[str, list[str]] = {}  # split to image files
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the pass before."""
@@ -96,6 +91,8 @@ class Scoring(L.Callback):
         """Complete the epoch's record and write it."""
         if self.history:
             self.history[-1].setdefault("step_seconds", self.recorder.step_seconds)
+        for found in gather(_damaged(trainer)):  # before rank 0 alone writes
+            self._add_damaged(found)
         self.write(trainer, pl_module, "running")
 
     def write(self, trainer: L.Trainer, pl_module: Any, status: str) -> None:
@@ -115,6 +112,7 @@ class Scoring(L.Callback):
             return
         with contextlib.suppress(RuntimeError):
             self._groups = _of_groups(pl_module)
+        self._add_damaged(_damaged(trainer))
         try:
             self._write(status)
         except (OSError, UserError) as error:
@@ -130,17 +128,37 @@ class Scoring(L.Callback):
                 "best": best,
                 "last": self.history[-1] if self.history else None,
                 **self._groups,
+                "damaged": {
+                    split: {"count": len(names), "first": names[:_NAMED]}
+                    for split, names in self._damaged.items()
+                },
                 "history": self.history,
             },
         )
 
+    def _add_damaged(self, found: dict[str, list[str]]) -> None:
+        for split, names in found.items():
+            self._damaged[split] = sorted({*self._damaged.get(split, []), *names})
+
     def state_dict(self) -> dict[str, Any]:
         """The history travels in the checkpoint: a resumed run knows all epochs."""
-        return {"history": self.history}
+        return {"history": self.history, "damaged": self._damaged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the history of the checkpoint that is resumed."""
         self.history = state_dict["history"]
+        self._damaged = state_dict.get("damaged", {})  # which older versions did not save
+
+
+def _damaged(trainer: L.Trainer) -> dict[str, list[str]]:
+    """The image files that this rank has found damaged, by split; only splits that have any."""
+    loaders = (trainer.train_dataloader, trainer.val_dataloaders)
+    datasets = [loader.dataset for loader in loaders if isinstance(loader, DataLoader)]
+    return {
+        data.split.name: [str(path) for path in data.damaged]
+        for data in datasets
+        if isinstance(data, DetectionDataset | DeviceCache) and data.damaged
+    }
 
 
 def _of_groups(module: Any) -> dict[str, dict[str, float]]:

@@ -1,0 +1,65 @@
+"""How many cores a process may use, and threads that leave the others alone while they wait."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: those it is bound to, and no more than its quota.
+
+    Examples:
+        >>> from scalewise.threads import usable_cores
+        >>> usable_cores() >= 1
+        True
+    """
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(bound or 1, _quota() or bound or 1))
+
+
+def _quota() -> int | None:
+    """Cores that a container may use at a time, rounded up; None without a limit."""
+    try:  # version 2 of cgroups
+        limit, period = (_CGROUP / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:  # version 1
+            limit, period = (
+                (_CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text().strip()
+                for name in ("quota", "period")
+            )
+        except OSError:
+            return None
+    if not limit.isdigit() or not period.isdigit() or int(period) == 0:  # "max" or -1
+        return None
+    return -(-int(limit) // int(period))
+
+
+def wait_passively(environment: MutableMapping[str, str]) -> None:
+    """Let threads sleep while they wait for work; to be called before torch is loaded.
+
+    By default they spin, which takes a core from whatever else runs, and from the thread that they
+    wait for where there are fewer cores than threads.
+
+    Args:
+        environment: Changed in place, unless it says already how threads wait.
+    """
+    if not any(name in environment for name in _WAITING):
+        environment["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def limit_threads(environment: MutableMapping[str, str]) -> None:
+    """Keep the threads of torch to the cores that a container grants.
+
+    Torch sees the cores that a process is bound to, but no quota.
+
+    Args:
+        environment: Changed in place, unless it names a number of threads already.
+    """
+    if not any(name in environment for name in _COUNTS) and _quota() is not None:
+        environment["OMP_NUM_THREADS"] = str(usable_cores())
