@@ -112,8 +112,8 @@ def predict(
     Args:
         run: The run, its folder, or a file of `scalewise export`.
         images: Image and video files, or folders, with all such files in and below them.
-        options: `out`, `threshold`, `save_txt`, `save_coco`, `data`, `split`, `checkpoint`,
-            `device`.
+        options: `out`, `threshold`, `save_txt`, `save_conf`, `save_coco`, `data`, `split`,
+            `checkpoint`, `device`.
 
     Returns:
         The drawn files and what is on them; files that could not be read are named in it.

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import json
+import os
+import pickle
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -268,6 +273,47 @@ def test_files_of_others_are_refused_in_a_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=told) as error:
             load_exported(tmp_path / name)
         assert "\n" not in str(error.value)
+
+
+class Malicious:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("place", ["weights", "sample_inputs", "constants"])
+def test_no_object_in_a_file_is_unpickled(place: str, tmp_path: Path) -> None:
+    plain_file, bad, mark = tmp_path / "plain.pt2", tmp_path / "bad.pt2", tmp_path / "executed"
+    torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),)), plain_file)
+    saved = io.BytesIO()
+    torch.save(Malicious(mark), saved)
+    constants = {"config": {"x": {"path_name": "opaque_obj_0", "is_param": False,
+                                  "use_pickle": True, "tensor_meta": None}}}  # fmt: skip
+    with zipfile.ZipFile(plain_file) as source, zipfile.ZipFile(bad, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if place == "weights" and name.endswith("weights_config.json"):
+                content = content.replace(b'"use_pickle": false', b'"use_pickle": true')
+            if place == "constants" and name.endswith("constants_config.json"):
+                content = json.dumps(constants).encode()
+            if (place, name.split("/")[-1]) in (
+                ("weights", "weight_0"), ("sample_inputs", "model.pt"),
+            ):  # fmt: skip
+                content = saved.getvalue()
+            target.writestr(name, content)
+        if place == "constants":
+            pickled = pickle.dumps(Malicious(mark))
+            target.writestr(f"{name.split('/')[0]}/data/constants/opaque_obj_0", pickled)
+    with pytest.raises(UserError):
+        load_exported(bad)
+    assert not mark.exists()
+    with contextlib.suppress(Exception):
+        torch.export.load(bad)
+    assert mark.exists() or place == "sample_inputs", "the file of this test would have done it"
 
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

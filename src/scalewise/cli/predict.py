@@ -22,7 +22,8 @@ class PredictOptions:
             "predictions" beside an exported file.
         threshold: Least score of a box that is shown, or "best-f1": for each class the score at
             which its F1 on the run's validation split is best.
-        save_txt: Also write YOLO's text files, "class cx cy w h score" a line, into "labels".
+        save_txt: Also write YOLO's text files, "class cx cy w h" a line, into "labels".
+        save_conf: With the score at the end of each line.
         save_coco: Also write COCO's results of the images, coco.json.
         data: Data set whose image and category ids coco.json takes; images that are not its own get
             new ids, which coco-images.json lists.
@@ -34,6 +35,7 @@ class PredictOptions:
     out: str | None = None
     threshold: float | Literal["best-f1"] = 0.3
     save_txt: bool = False
+    save_conf: bool = False
     save_coco: bool = False
     data: str | None = None
     split: str = "val"
@@ -83,6 +85,8 @@ def carry_out(
     """
     if options.threshold != "best-f1" and not 0 <= options.threshold <= 1:
         raise UsageError(f'--threshold is a score, 0 to 1, or "best-f1", got {options.threshold}')
+    if options.save_conf and not options.save_txt:
+        raise UsageError("--save_conf adds scores to the files of --save_txt: add that too")
     if options.data is not None and not options.save_coco:
         raise UsageError("--data gives the ids of --save_coco: add that, or leave it out")
     exported = source.suffix.lower() in (".onnx", ".pt2") or source.is_file()
@@ -98,7 +102,14 @@ def carry_out(
     run, out, limits, said = _prepare(source, options, exported)
     like = None if options.data is None else open_split(options.data, options.split)
     folder, unreadable = predict(
-        run, images, out, limits, options.save_txt, options.save_coco, like
+        run,
+        images,
+        out,
+        limits,
+        save_txt=options.save_txt,
+        save_conf=options.save_conf,
+        save_coco=options.save_coco,
+        like=like,
     )
     lone = folder / "coco-images.json"
     if lone.exists():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +21,8 @@ from scalewise.training.building import auto_workers
 FORMATS = {".onnx": "onnx", ".pt2": "torch"}
 TORCH_METADATA = "scalewise.json"
 _BATCH = 8  # images at once
+_TENSORS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+_OBJECTS = ("custom_obj_", "opaque_obj_")  # names of pickles in a .pt2 file
 
 Compute = Callable[[Tensor, Tensor], list[Tensor]]
 
@@ -148,7 +153,8 @@ def _load_torch(path: Path, device: str) -> ExportedDetector:
         raise UsageError(f"--device {device}: .pt2 files run on the CPU; export to ONNX for others")
     extra = {TORCH_METADATA: ""}
     try:
-        module = torch.export.load(path, extra_files=extra).module()
+        with _without_pickles(path):
+            module = torch.export.load(path, extra_files=extra).module()
     except Exception as error:  # nearly any kind, for whatever the file holds
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} cannot be read by torch.export: {reason}") from None
@@ -158,6 +164,23 @@ def _load_torch(path: Path, device: str) -> ExportedDetector:
         return list(module(images.cpu(), sizes.cpu()))
 
     return ExportedDetector(path, facts, compute)
+
+
+@contextmanager
+def _without_pickles(path: Path) -> Iterator[None]:
+    """Let torch.export read a file's tensors, but no Python object, whose reading can run code."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if any(prefix in name for prefix in _OBJECTS):
+                raise ValueError(f"{name} in it is a Python object, and only tensors are read")
+    before = os.environ.get(_TENSORS_ONLY)
+    os.environ[_TENSORS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_TENSORS_ONLY]
+        if before is not None:
+            os.environ[_TENSORS_ONLY] = before
 
 
 def _strings(text: str | bytes) -> dict[str, str]:

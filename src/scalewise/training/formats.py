@@ -44,14 +44,15 @@ class ResultNames:
         return chosen
 
 
-def write_yolo(file: Path, found: ImageDetections, width: int, height: int) -> None:
-    """Write `class cx cy w h score` a line, in shares of the image; no line where nothing is found.
+def write_yolo(file: Path, found: ImageDetections, width: int, height: int, scores: bool) -> None:
+    """Write `class cx cy w h` a line, in shares of the image; no line where nothing is found.
 
     Args:
         file: Its folder is made where it is missing.
         found: Of the image.
         width: Of the image, in pixels.
         height: Likewise.
+        scores: Write the score at the end of a line.
     """
     lines = []
     for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True):
@@ -63,7 +64,7 @@ def write_yolo(file: Path, found: ImageDetections, width: int, height: int) -> N
             (y2 - y1) / height,
         )
         numbers = " ".join(f"{share:.6f}" for share in shares)
-        lines.append(f"{label} {numbers} {float(score):.6f}\n")
+        lines.append(f"{label} {numbers}" + f" {float(score):.6f}" * scores + "\n")
     file.parent.mkdir(parents=True, exist_ok=True)
     runs.write_text(file, "".join(lines))
 

@@ -39,6 +39,7 @@ class _Work:
     folder: Path
     limits: npt.NDArray[np.float32]  # [classes]
     names: ResultNames | None
+    scores: bool  # in the lines of YOLO
     levels: list[str]
     unreadable: list[str]
     written: list[dict[str, Any]] = field(default_factory=list)
@@ -81,6 +82,7 @@ def predict(
     out: Path,
     threshold: float | Sequence[float],
     save_txt: bool = False,
+    save_conf: bool = False,
     save_coco: bool = False,
     like: Split | None = None,
 ) -> tuple[Path, list[str]]:
@@ -97,6 +99,7 @@ def predict(
             overwritten.
         threshold: Least score of a box that is drawn and written; one for each class, or for all.
         save_txt: Also write YOLO lines, a file an image, in `labels`; see `formats.write_yolo`.
+        save_conf: With the score at the end of each line.
         save_coco: Also write the images' detections as COCO results, `coco.json`.
         like: Data whose image and category ids `coco.json` takes, for the images that are its own.
 
@@ -127,7 +130,7 @@ def predict(
     folder.mkdir(parents=True)
     limits = np.broadcast_to(np.asarray(threshold, np.float32), (len(run.classes),))
     names = ResultNames(folder / "labels", named) if save_txt else None
-    work = _Work(run, folder, limits, names, list(level_names(run.strides)), unreadable)
+    work = _Work(run, folder, limits, names, save_conf, list(level_names(run.strides)), unreadable)
     found = list(_on_images(work, split))
     for video in videos:
         _on_video(work, video)
@@ -155,7 +158,7 @@ def _on_images(work: _Work, split: Split) -> Iterator[ImageDetections]:
         picture = unused(work.folder / f"{printable(path.stem)[:_LONGEST]}.png")
         work.drawn(pixels, found).save(picture)
         if work.names is not None:
-            write_yolo(work.names.of(path), found, record.width, record.height)
+            write_yolo(work.names.of(path), found, record.width, record.height, work.scores)
         work.written.append(
             {"image": str(path), "picture": picture.name, "detections": work.rows(found)}
         )
@@ -172,7 +175,8 @@ def _on_video(work: _Work, path: Path) -> None:
         found = work.kept(image)
         number = image.image_id
         if labels is not None:
-            write_yolo(labels / f"{number:06d}.txt", found, pixels.shape[1], pixels.shape[0])
+            height, width = pixels.shape[:2]
+            write_yolo(labels / f"{number:06d}.txt", found, width, height, work.scores)
         frames.append({"frame": number, "seconds": seconds, "detections": work.rows(found)})
         return work.drawn(Image.fromarray(pixels), found)
 
