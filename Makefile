@@ -7,7 +7,7 @@ BIN := .venv/bin
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[train,export,video,timm,ray,ultralytics,docs,dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[train,cjk,export,video,timm,ray,ultralytics,docs,dev]'
 	touch $@
 
 demo: .venv/installed

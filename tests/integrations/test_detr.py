@@ -265,7 +265,7 @@ def test_a_loss_from_elsewhere_is_refused(elsewhere: str) -> None:
     model = predictions("RTDetrForObjectDetection")
     sw.attach(model)
     arguments = SimpleNamespace(gradient_accumulation_steps=1, n_gpu=1)
-    trainer = SimpleNamespace(model=model, args=arguments, log=print)
+    trainer = SimpleNamespace(model=model, args=arguments, log=print, add_callback=print)
     setattr(trainer, elsewhere, lambda *inputs: 0)
     with pytest.raises(LoopError, match="from RTDetrForObjectDetection, whose weights would do"):
         log_groups(trainer)

@@ -152,8 +152,11 @@ def test_a_cell_takes_one_device_unless_told(tiny: Tiny, tmp_path: Path) -> None
         assert cell_config(tmp_path, plan, plan.cells[0]).devices == taken
 
 
-def test_a_study_whose_cells_take_two_devices(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_study_whose_cells_take_two_devices(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Lightning starts the second process from the words of the first."""
+    monkeypatch.setenv("MASTER_PORT", "1")  # of another training: no run may take it
     config = tiny(tmp_path, epochs=1, batch_size=2, strategy="ddp", devices=2)
     own = {"detector", "scheme", "seed", "out", "name"}
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in own}

@@ -122,7 +122,7 @@ class DetectionDataset(Dataset[Item]):
     @property
     def damaged(self) -> list[Path]:
         """The image files that were found damaged so far, by any loader process."""
-        return [self.split.records[i].path for i in self._damaged.nonzero()[:, 0].tolist()]
+        return [self.split.records[i].path for i in np.flatnonzero(self._damaged.numpy())]
 
     def __len__(self) -> int:
         return len(self.split.records)

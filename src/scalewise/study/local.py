@@ -20,6 +20,9 @@ from scalewise.study.records import Record, read_record
 from scalewise.threads import usable_cores
 from scalewise.training.config import TrainConfig
 
+# Where the processes of one training meet; each run finds its own place.
+_MEETING = ("MASTER_ADDR", "MASTER_PORT")
+
 Report = Callable[[Cell, "Record | str | None"], None]
 """Told of each cell: None when it starts, its record when it is done, the reason when it failed."""
 
@@ -114,7 +117,7 @@ def _start(study: Path, plan: Plan, cell: Cell, slot: int, jobs: int) -> _Runnin
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=subprocess.STDOUT,
-        env=dict(os.environ) | share.environment,
+        env={k: v for k, v in os.environ.items() if k not in _MEETING} | share.environment,
     )
     return _Running(cell, process, log, slot)
 
