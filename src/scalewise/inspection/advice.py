@@ -181,9 +181,8 @@ def _by(groups: Mapping[str, Sequence[Group]]) -> tuple[str, str]:
     by = max(ratios, key=lambda name: ratios[name][0])
     times, most, least = ratios[by]
     few = [g.name for g in groups["class"] if g.objects < ENOUGH]
-    note = (
-        f" {len(few)} classes with fewer than {ENOUGH} objects are left out of this." if few else ""
-    )
+    note = f" Left out, under {ENOUGH} objects: {', '.join(map(repr, few[:5]))}" if few else ""
+    note += (f" and {len(few) - 5} more." if len(few) > 5 else ".") if few else ""
     if times < UNEVEN:
         return "class", (
             f"--by class, the default: neither classes nor sizes differ {UNEVEN:g}-fold in "
