@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,13 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 def _own_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Importing Ultralytics replaces it by one that installs a package for a broken image."""
     monkeypatch.setattr(PIL.Image, "open", PILLOW_OPEN)
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher() -> None:
+    """Trainings in this process leave behind which of several processes it was."""
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(autouse=True)
