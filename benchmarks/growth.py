@@ -227,8 +227,8 @@ def main() -> None:
 {torch.__version__}, scalewise {sw.__version__}. ATSS on {args.backbone}, pyramid and head
 {args.width} wide, {args.depth} convolutions per tower, {OBJECTS} objects an image or less; forward,
 loss, backward and SGD. Medians of {args.rounds} rounds. What does not vary is {name_of(middle)}.
-Settings are measured one after another, so that the state of the process hits some of them alone: where
-the middle setting lies above both its neighbours on an axis, that is it.
+Settings are measured one after another, so that the state of the process hits some of them alone:
+where the middle setting lies above both its neighbours on an axis, that is it.
 
 ![Milliseconds a step along each axis]({picture.name})
 
