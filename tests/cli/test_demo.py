@@ -110,6 +110,6 @@ def test_the_whole_demo(
 
 
 def test_the_demo_weighs_classes_at_the_default_scheme() -> None:
-    options = demo.DemoOptions()
+    options = demo.DemoRun()
     config = demo.config(options)
     assert (options.scheme, config.by) == (TrainConfig().scheme, TrainConfig().by)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from scalewise.cli import COMMANDS, main
-from scalewise.cli.options import build, normalise, parse
+from scalewise.cli.options import build, parse, with_underscores
 from scalewise.cli.train import parser
 from scalewise.errors import UsageError
 from scalewise.training.config import GROUPS, TrainConfig, check
@@ -67,7 +67,7 @@ def test_every_option_is_documented() -> None:
 
 
 def test_dashes_and_bare_flags() -> None:
-    assert normalise(["--skip-bad", "--weights-backbone=a-b", "x-y"], {"skip_bad"}) == [
+    assert with_underscores(["--skip-bad", "--weights-backbone=a-b", "x-y"], {"skip_bad"}) == [
         "--skip_bad=true",
         "--weights_backbone=a-b",
         "x-y",

@@ -23,7 +23,7 @@ DATA = "demo:kind=cells,images=600,size=128"
 
 
 @dataclass(kw_only=True)
-class DemoOptions:
+class DemoRun:
     """Demo.
 
     Args:
@@ -41,7 +41,7 @@ class DemoOptions:
     seed: int = 0
 
 
-def config(options: DemoOptions) -> TrainConfig:
+def config(options: DemoRun) -> TrainConfig:
     """A setting that a CPU core trains in a few minutes from random weights."""
     return TrainConfig(
         data=DATA,
@@ -71,11 +71,11 @@ def main(words: list[str]) -> int:
         description="Train twice on a data set made on the spot, with equal and balanced weights.",
         exit_on_error=False,
     )
-    parser.add_class_arguments(DemoOptions)
-    options = build(DemoOptions, parse(parser, words, DemoOptions))
+    parser.add_class_arguments(DemoRun)
+    options = build(DemoRun, parse(parser, words, DemoRun))
     check(config(options))
     from scalewise.cli.demo_picture import BALANCED, EQUAL, draw_demo
-    from scalewise.cli.demo_scores import class_scores, found_row, introduce, show
+    from scalewise.cli.demo_scores import ap_of_classes, found_row, introduce, show
     from scalewise.data import open_split
     from scalewise.report.build import write_report
     from scalewise.study.board import duration
@@ -92,7 +92,7 @@ def main(words: list[str]) -> int:
     print(f"to be found in {study}", flush=True)
     cells = [Cell(options.detector, scheme, options.seed) for scheme in plan.schemes]
     records = _train(study, plan, cells)
-    scores = class_scores(training, *(record.metrics for record in records))
+    scores = ap_of_classes(training, *(record.metrics for record in records))
     show(scores, options.scheme, len(held_out.records))
     picture = study / "demo.png"
     rare = scores[-1].name

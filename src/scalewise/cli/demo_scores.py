@@ -37,7 +37,7 @@ def objects_by_class(split: Split) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
-def class_scores(
+def ap_of_classes(
     training: Split, equal: dict[str, float], balanced: dict[str, float]
 ) -> list[ClassScore]:
     """Each class's AP with both runs, the most frequent class first.

@@ -43,7 +43,7 @@ def add_run_options(parser: ArgumentParser, skip: Collection[str] = ()) -> None:
         parser.add_class_arguments(group, skip=own & {*FIRST, *skip})
 
 
-def normalise(words: list[str], flags: set[str]) -> list[str]:
+def with_underscores(words: list[str], flags: set[str]) -> list[str]:
     """Accept `--skip-bad` for `--skip_bad` and a bare flag for `--flag true`."""
     out = []
     for position, word in enumerate(words):
@@ -71,7 +71,7 @@ def parse(parser: ArgumentParser, words: list[str], *options: type) -> Namespace
     fields = {f.name: f.type for o in options for f in dataclasses.fields(o)}
     flags = {name for name, kind in fields.items() if kind == "bool"}
     try:
-        return parser.parse_args(normalise(words, flags))
+        return parser.parse_args(with_underscores(words, flags))
     except ArgumentError as error:
         message = " ".join(str(error).split())
         unknown = re.findall(r"--(\w+)", message.partition("nrecognized arguments")[2])

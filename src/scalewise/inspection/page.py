@@ -13,7 +13,7 @@ from scalewise.inspection.advice import Group
 from scalewise.inspection.chart import OBJECTS, POSITIVES
 from scalewise.inspection.crops import Strip
 from scalewise.inspection.look import Inspection
-from scalewise.inspection.tables import LEVELS, histogram, percent, range_words, vanished
+from scalewise.inspection.tables import LEVELS, histogram, range_words, share_text, vanished
 from scalewise.report.figure import Figure, figure_html, plain
 from scalewise.report.markup import (
     Html,
@@ -90,7 +90,7 @@ def _sides(found: Inspection) -> Html:
         for level in dict.fromkeys(one[3] for one in bins)
     ]
     rows = [
-        [name, str(count), percent(count, len(found.sides)), level or "-"]
+        [name, str(count), share_text(count, len(found.sides)), level or "-"]
         for name, (_, _, count, level) in zip(names, bins, strict=True)
     ]
     size = found.config.size
@@ -114,8 +114,8 @@ def _sides(found: Inspection) -> Html:
         [
             group.name,
             ranges.get(group.name, "-"),
-            percent(group.objects, len(found.sampled.labels)),
-            percent(group.positives, int(found.sampled.positives.sum())),
+            share_text(group.objects, len(found.sampled.labels)),
+            share_text(group.positives, int(found.sampled.positives.sum())),
         ]
         for group in found.groups["level"]
     ]
@@ -194,9 +194,9 @@ def _rows(groups: Sequence[Group]) -> list[list[str]]:
         [
             printable(group.name),
             str(group.objects),
-            percent(group.objects, objects),
+            share_text(group.objects, objects),
             f"{group.expected:.0f}",
-            percent(group.expected, positives),
+            share_text(group.expected, positives),
             f"{group.each:.1f}" if group.sampled else "-",
         ]
         for group in sorted(groups, key=lambda group: -group.objects)

@@ -104,7 +104,7 @@ def _sides_table(found: Inspection) -> Table:
     most = max((count for _, _, count, _ in bins), default=1)
     for low, high, count, level in bins:
         bar = "█" * round(_BAR * count / most) or ("▏" if count else "")
-        share = percent(count, len(found.sides))
+        share = share_text(count, len(found.sides))
         color = level_color(LEVELS.index(level)) if level else ""
         table.add_row(f"{low:.0f} to {high:.0f}", str(count), share, Text(bar, color), level)
     return table
@@ -119,8 +119,8 @@ def _levels_table(found: Inspection) -> Table:
         table.add_row(
             group.name,
             f"{ranges[0]} px" if ranges else "-",
-            f"{percent(group.objects, len(found.sampled.labels))} of objects",
-            percent(group.positives, int(found.sampled.positives.sum())),
+            f"{share_text(group.objects, len(found.sampled.labels))} of objects",
+            share_text(group.positives, int(found.sampled.positives.sum())),
         )
     return table
 
@@ -140,9 +140,9 @@ def _groups_table(groups: Sequence[Group], title: str) -> list[Table | str]:
         table.add_row(
             Text(printable(group.name)),
             str(group.objects),
-            percent(group.objects, objects),
+            share_text(group.objects, objects),
             f"{group.expected:.0f}",
-            percent(group.expected, positives),
+            share_text(group.expected, positives),
             f"{group.each:.1f}" if group.sampled else "-",
             end_section=hidden > 0 and place == MOST_ROWS // 2 - 1,
         )
@@ -168,7 +168,7 @@ def _table(title: str) -> Table:
     return Table(title=name, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
 
 
-def percent(part: float, whole: float) -> str:
+def share_text(part: float, whole: float) -> str:
     """A share; one decimal below ten."""
     value = 100 * part / whole if whole else 0.0
     return f"{value:.1f} %" if 0 < value < 9.95 else f"{value:.0f} %"

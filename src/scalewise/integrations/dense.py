@@ -186,10 +186,10 @@ def anchor_groups(step: Step, objects: Sequence[Tensor] | None, groups: int) -> 
     if objects is None:
         return torch.where(matched < 0, groups, level_ids(step.counts, matched.device))
     rows = zip(objects, matched, strict=True)
-    return torch.stack([pick(own, match, groups) for own, match in rows])
+    return torch.stack([groups_at(own, match, groups) for own, match in rows])
 
 
-def pick(groups_of_objects: Tensor, matched: Tensor, none: int) -> Tensor:
+def groups_at(groups_of_objects: Tensor, matched: Tensor, none: int) -> Tensor:
     """The groups of the objects at int64 indices of any shape; `none` at a negative one."""
     padded = F.pad(groups_of_objects, (0, 1), value=none)  # where there are no objects at all
     return torch.where(matched < 0, none, padded[matched.clamp(min=0)])

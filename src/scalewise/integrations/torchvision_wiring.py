@@ -19,8 +19,8 @@ from scalewise.integrations.attached import AttachedBalancer
 from scalewise.integrations.dense import (
     Step,
     anchor_groups,
+    groups_at,
     level_ids,
-    pick,
     sum_by_group,
     sum_by_level,
 )
@@ -266,7 +266,7 @@ class RCNNWiring(Wiring):
                 level: Tensor = pool.map_levels(boxes)
                 return level
             pairs = zip(objects, matches, strict=True)
-            return torch.cat([pick(own, match, count) for own, match in pairs])
+            return torch.cat([groups_at(own, match, count) for own, match in pairs])
 
         logits, deltas = seen["boxes"]
         ids = groups(heads.box_roi_pool, regions, matched)
