@@ -58,6 +58,7 @@ def test_large_damage_is_found(tmp_path: Path, kind: str) -> None:
         }
         if kind in BASELINE:  # in others zeros may be flat areas
             changed["a hole of zeros"] = data[:at] + bytes(1024) + data[at + 1024 :]
+            changed["a small hole of zeros"] = data[:at] + bytes(40) + data[at + 40 :]
         for what, content in changed.items():
             assert _complaint(tmp_path / "a.jpg", content), (what, at)
 

@@ -26,7 +26,7 @@ _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: what Pillow dec
 _PROGRESSIVE = 0xC2
 # What may follow the pixels of a scan: tables, another scan, the end, notes.
 _AFTER = {_TABLES, _END, _SCAN, 0xDB, 0xDC, _INTERVAL, *range(0xE0, 0xF0), 0xFE}
-_HOLE = bytes(128)
+_HOLE = bytes(32)  # more than a block of 63 equal coefficients
 _MORE = b"\xaa" * 64  # pixel data that mean something under any table
 _MIDDLE = 128  # what a decoder makes of a block without data
 
