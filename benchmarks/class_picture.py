@@ -13,7 +13,7 @@ from kept import kept_study
 
 from scalewise.cli.demo_picture import ClassScore, draw_classes
 from scalewise.data import open_split
-from scalewise.study.comparisons import class_metrics
+from scalewise.lab.study.comparisons import class_metrics
 
 
 def main() -> None:

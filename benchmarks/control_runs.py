@@ -35,13 +35,13 @@ from score_figures import Floats
 from torch import Tensor
 
 from scalewise.default import GIVEN
-from scalewise.detectors.losses import focal_loss
 from scalewise.errors import UsageError
-from scalewise.training.building import open_splits
-from scalewise.training.fit import train
-from scalewise.training.grouping import count_objects
-from scalewise.training.runs import load_config, write_json
-from scalewise.training.trace import group_names, read_trace
+from scalewise.lab.detectors.losses import focal_loss
+from scalewise.lab.training.building import open_splits
+from scalewise.lab.training.fit import train
+from scalewise.lab.training.grouping import count_objects
+from scalewise.lab.training.runs import load_config, write_json
+from scalewise.lab.training.trace import group_names, read_trace
 from scalewise.weighting import by_class
 
 
@@ -142,7 +142,7 @@ def weighted_columns(detector: str, weights: Floats) -> Iterator[None]:
         other = (labels[..., None] != columns).long()  # [B, A, C]: a class of its own per column
         return (focal_loss(logits[..., None], other) * factors.to(logits.device)).sum(-1)
 
-    module = importlib.import_module(f"scalewise.detectors.{detector}")
+    module = importlib.import_module(f"scalewise.lab.detectors.{detector}")
     with mock.patch.object(module, "focal_loss", weighted):
         yield
 

@@ -47,15 +47,20 @@ from score_figures import (
 
 from scalewise.data import Split, open_split
 from scalewise.errors import UserError
-from scalewise.evaluation.ranking import rank
-from scalewise.evaluation.stored import read_detections, write_detections
-from scalewise.study.records import read_metrics
-from scalewise.study.statistics import paired
-from scalewise.study.verdicts import interval_points, points
-from scalewise.training.building import open_splits
-from scalewise.training.config import DataOptions, DetectorOptions, OptimizerOptions, TrainConfig
-from scalewise.training.inference import detect_all, load_run
-from scalewise.training.runs import load_config, write_text
+from scalewise.lab.evaluation.ranking import rank
+from scalewise.lab.evaluation.stored import read_detections, write_detections
+from scalewise.lab.study.records import read_metrics
+from scalewise.lab.study.statistics import paired
+from scalewise.lab.study.verdicts import interval_points, points
+from scalewise.lab.training.building import open_splits
+from scalewise.lab.training.config import (
+    DataOptions,
+    DetectorOptions,
+    OptimizerOptions,
+    TrainConfig,
+)
+from scalewise.lab.training.inference import detect_all, load_run
+from scalewise.lab.training.runs import load_config, write_text
 
 SCORE = 0.05  # detectors keep what scores higher
 WIDE_SCORE, WIDE_MOST = 0.001, 1000

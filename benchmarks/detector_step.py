@@ -37,9 +37,9 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import scalewise
-from scalewise.detectors import Batch, DenseDetector, atss, fcos, retinanet
-from scalewise.detectors.detector import MEAN, STD
-from scalewise.detectors.head import norm_groups
+from scalewise.lab.detectors import Batch, DenseDetector, atss, fcos, retinanet
+from scalewise.lab.detectors.detector import MEAN, STD
+from scalewise.lab.detectors.head import norm_groups
 
 CLASSES = 20
 Step = Callable[[], None]

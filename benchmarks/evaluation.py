@@ -22,9 +22,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import scalewise as sw
-from scalewise.data.split import ImageRecord, Split
-from scalewise.detectors import Batch
-from scalewise.evaluation import (
+from scalewise.lab.data.split import ImageRecord, Split
+from scalewise.lab.detectors import Batch
+from scalewise.lab.evaluation import (
     ImageDetections,
     coco_metrics,
     coco_results,

@@ -39,10 +39,10 @@ import torch
 from kept import table_rows
 
 from scalewise.errors import UserError
-from scalewise.study.local import run_local
-from scalewise.study.plan import Cell, Plan, cell_folder, load_plan, save_plan
-from scalewise.study.records import Record
-from scalewise.training.runs import write_text
+from scalewise.lab.study.local import run_local
+from scalewise.lab.study.plan import Cell, Plan, cell_folder, load_plan, save_plan
+from scalewise.lab.study.records import Record
+from scalewise.lab.training.runs import write_text
 
 ROOT = Path(__file__).parents[1]
 STUDY = "gpu-groups"

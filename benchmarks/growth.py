@@ -29,9 +29,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import scalewise as sw
-from scalewise.detectors import Batch, DenseDetector
-from scalewise.detectors.pyramid import STRIDES
 from scalewise.files import whole
+from scalewise.lab.detectors import Batch, DenseDetector
+from scalewise.lab.detectors.pyramid import STRIDES
 
 KINDS = ("equal", "by class")
 OBJECTS = 8  # in an image
@@ -79,7 +79,7 @@ def make_detector(setting: Setting, kind: str, args: argparse.Namespace) -> Dens
     names = [str(label) for label in range(setting.classes)]
     grouping = sw.by_class(names) if kind == "by class" else None
     strides = STRIDES[: setting.levels]
-    with patch("scalewise.detectors.detector.STRIDES", strides):
+    with patch("scalewise.lab.detectors.detector.STRIDES", strides):
         detector = sw.detectors.atss(
             args.backbone, setting.classes, width=args.width, depth=args.depth, grouping=grouping
         )

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from results import write_study
-from scalewise.study.records import load_study
+from scalewise.lab.study.records import load_study
 
 
 def keep(study: Path, kept: Path) -> int:

@@ -6,9 +6,9 @@ import csv
 import math
 from pathlib import Path
 
-from scalewise.study.plan import Cell, cell_folder
-from scalewise.study.records import Record, StudyRecords, load_study
-from scalewise.training.runs import RunError
+from scalewise.lab.study.plan import Cell, cell_folder
+from scalewise.lab.study.records import Record, StudyRecords, load_study
+from scalewise.lab.training.runs import RunError
 
 
 def kept_study(folder: Path) -> StudyRecords:

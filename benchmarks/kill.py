@@ -33,12 +33,12 @@ import torch
 import yaml
 
 from scalewise.data import open_split
-from scalewise.study.plan import Cell, cell_folder
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import resume, train
-from scalewise.training.reading import read_checkpoint
-from scalewise.training.runs import load_metrics
-from scalewise.training.trace import read_trace
+from scalewise.lab.study.plan import Cell, cell_folder
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.fit import resume, train
+from scalewise.lab.training.reading import read_checkpoint
+from scalewise.lab.training.runs import load_metrics
+from scalewise.lab.training.trace import read_trace
 
 MOST_KILLS = 3  # of one run
 LOG = Path(tempfile.gettempdir()) / f"kill-{os.getpid()}.log"  # of the process that ran last

@@ -38,7 +38,7 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 import scalewise as sw
-from scalewise.detectors import Batch
+from scalewise.lab.detectors import Batch
 
 Losses = Callable[[], Tensor]
 CONTENDERS = ("plain", "weighted", "plain again")

@@ -13,12 +13,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from scalewise.report.figure import name_lines
-from scalewise.study.comparisons import study_tables
-from scalewise.study.records import StudyRecords
-from scalewise.study.statistics import Difference
-from scalewise.study.verdicts import interval_points, points
-from scalewise.training.runs import write_text
+from scalewise.lab.report.figure import name_lines
+from scalewise.lab.study.comparisons import study_tables
+from scalewise.lab.study.records import StudyRecords
+from scalewise.lab.study.statistics import Difference
+from scalewise.lab.study.verdicts import interval_points, points
+from scalewise.lab.training.runs import write_text
 from scalewise.weighting.scheme import scheme_class
 
 Found = dict[str, dict[str, Difference]]  # by scheme, then by study

@@ -15,7 +15,7 @@ from detector_step import CLASSES, make_batch, processor
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import scalewise as sw
-from scalewise.detectors import Batch
+from scalewise.lab.detectors import Batch
 
 MARK = "training step"
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")

@@ -20,14 +20,14 @@ from kept import kept_study
 from matplotlib.axes import Axes
 from overview import write_overview
 
-from scalewise.report.figure import name_lines
-from scalewise.study.comparisons import MetricTable, study_tables
-from scalewise.study.images import image_bootstrap
-from scalewise.study.records import Record, StudyRecords
-from scalewise.study.tables import markdown, runs_csv
-from scalewise.training.picture import group_losses, level_color
-from scalewise.training.runs import write_text
-from scalewise.training.trace import read_trace
+from scalewise.lab.report.figure import name_lines
+from scalewise.lab.study.comparisons import MetricTable, study_tables
+from scalewise.lab.study.images import image_bootstrap
+from scalewise.lab.study.records import Record, StudyRecords
+from scalewise.lab.study.tables import markdown, runs_csv
+from scalewise.lab.training.picture import group_losses, level_color
+from scalewise.lab.training.runs import write_text
+from scalewise.lab.training.trace import read_trace
 
 RESULTS = Path(__file__).parents[1] / "results"
 POINTS = 100.0

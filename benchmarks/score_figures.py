@@ -17,9 +17,9 @@ from scipy.special import expit, logit
 from torchmetrics.functional.classification import binary_calibration_error
 
 from scalewise.data import Split
-from scalewise.evaluation import ImageDetections, coco_metrics
-from scalewise.evaluation.matching import Matches, average_precision
-from scalewise.evaluation.ranking import Ranking, best_f1, rank
+from scalewise.lab.evaluation import ImageDetections, coco_metrics
+from scalewise.lab.evaluation.matching import Matches, average_precision
+from scalewise.lab.evaluation.ranking import Ranking, best_f1, rank
 
 Floats = npt.NDArray[np.float64]
 Figures = dict[str, float]  # of one run, by name

@@ -25,7 +25,7 @@ TORCH = "import torch"
 COMMAND = "import sys; from scalewise.cli import main; sys.exit(main())"
 FIRST_STEP = """
 import importlib.abc, importlib.machinery, os, sys
-HOME = "scalewise.training.module"
+HOME = "scalewise.lab.training.module"
 class Ending(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name != HOME:
@@ -44,8 +44,8 @@ sys.exit(main())
 """
 RUN = """
 import sys
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import train
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.fit import train
 train(TrainConfig(data="demo", out="runs", name="run", size=64, backbone="mobilenet_v3_small",
                   width=16, depth=1, epochs=1, workers=0))
 """

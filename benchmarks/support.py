@@ -12,7 +12,7 @@ from pathlib import Path
 from defusedxml.ElementTree import parse
 
 from scalewise.integrations.options import KINDS
-from scalewise.training.runs import write_text
+from scalewise.lab.training.runs import write_text
 
 HEAD = """# Frameworks and what is tested on them
 

@@ -21,7 +21,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import scalewise as sw
 from scalewise.data import ImageRecord, load_image, open_split
-from scalewise.evaluation import ImageDetections, coco_metrics
+from scalewise.lab.evaluation import ImageDetections, coco_metrics
 
 
 def model(name: str, classes: int, size: int, weights: Path | None) -> Any:

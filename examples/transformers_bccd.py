@@ -18,7 +18,7 @@ from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetCon
 
 import scalewise as sw
 from scalewise.data import ImageRecord, Split, load_image, open_split
-from scalewise.evaluation import ImageDetections, coco_metrics
+from scalewise.lab.evaluation import ImageDetections, coco_metrics
 
 
 def model(classes: tuple[str, ...]) -> Any:

@@ -13,8 +13,7 @@ from pathlib import Path
 import yaml
 from ultralytics import YOLO
 
-from scalewise.data import open_split
-from scalewise.data.split import ImageRecord
+from scalewise.data import ImageRecord, open_split
 from scalewise.integrations.ultralytics import balanced_trainer
 
 SPLITS = ("train", "val")

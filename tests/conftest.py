@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from scalewise.training.config import TrainConfig
+from scalewise.lab.training.config import TrainConfig
 
 settings.register_profile("scalewise", deadline=None)  # a first import is slow on a busy machine
 settings.load_profile("scalewise")

@@ -18,7 +18,7 @@ from torch.multiprocessing.spawn import start_processes
 WORLD = 2
 HEAVY = [
     "torchvision",
-    "scalewise.training.fit",
+    "scalewise.lab.training.fit",
     "mmdet_models",
     "transformers.loss.loss_utils",
 ]  # those that are installed

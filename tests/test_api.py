@@ -22,10 +22,10 @@ from scalewise.cli.inspect import InspectOptions
 from scalewise.cli.predict import PredictOptions
 from scalewise.data import open_split
 from scalewise.errors import UsageError, UserError
-from scalewise.results import TrainResult, read_run
-from scalewise.study.plan import Cell, cell_config, cell_folder, load_plan
-from scalewise.training.config import TrainConfig
-from scalewise.training.runs import load_config, load_json
+from scalewise.lab.results import TrainResult, read_run
+from scalewise.lab.study.plan import Cell, cell_config, cell_folder, load_plan
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.runs import load_config, load_json
 
 Tiny = Callable[..., TrainConfig]
 PNG = b"\x89PNG"
@@ -182,7 +182,7 @@ def test_every_option_is_named_in_the_docstring(function: Callable[..., Any], ki
 
 def test_importing_costs_nothing_before_a_call() -> None:
     code = (
-        "import sys, scalewise, scalewise.api\n"
+        "import sys, scalewise, scalewise.lab.api\n"
         "scalewise.train, scalewise.evaluate, scalewise.predict, scalewise.compare\n"
         "heavy = {'torch', 'lightning', 'matplotlib', 'jsonargparse', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy"

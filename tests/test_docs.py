@@ -109,8 +109,8 @@ def test_commands_parse(page: Path) -> None:
     pytest.importorskip("jsonargparse")
     from scalewise.cli import COMMANDS, compare, train
     from scalewise.cli.options import build, parse
-    from scalewise.study.plan import GridOptions, make_plan
-    from scalewise.training.config import GROUPS, TrainConfig, check
+    from scalewise.lab.study.plan import GridOptions, make_plan
+    from scalewise.lab.training.config import GROUPS, TrainConfig, check
 
     for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():

@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(folder: Path, tiny: Callable[..., Any]) -> None:
     """A short run, made in the folder where the examples look for it."""
     if not (folder / RUN).exists():
-        from scalewise.training.fit import train
+        from scalewise.lab.training.fit import train
 
         train(replace(tiny(folder / "runs", name="first"), epochs=1))
 

@@ -16,8 +16,8 @@ import torch
 
 from scalewise import files
 from scalewise.files import WriteError, remove_leftovers, whole, write_text
-from scalewise.parquet import DamagedFile, read_table, write_table
-from scalewise.training.checkpoints import WholeFiles
+from scalewise.lab.parquet import DamagedFile, read_table, write_table
+from scalewise.lab.training.checkpoints import WholeFiles
 
 
 @pytest.fixture

@@ -22,10 +22,10 @@ from detector_batches import tiny as tiny_detector
 from torchvision.ops import sigmoid_focal_loss
 
 from scalewise.cli.train import parser
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import train
-from scalewise.training.runs import load_config, load_json
-from scalewise.training.trace import read_trace
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.fit import train
+from scalewise.lab.training.runs import load_config, load_json
+from scalewise.lab.training.trace import read_trace
 
 Tiny = Callable[..., TrainConfig]
 
@@ -74,7 +74,7 @@ def test_random_columns_weigh_positives_and_negatives() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(2, 30, 4), torch.randint(0, 5, (2, 30))
     weights = [0.3, 1.0, 2.5, 0.2]
-    module = importlib.import_module("scalewise.detectors.atss")
+    module = importlib.import_module("scalewise.lab.detectors.atss")
     with weighted_columns("atss", np.array(weights)):
         found = module.focal_loss(logits, labels)
     expected = torch.zeros(2, 30)

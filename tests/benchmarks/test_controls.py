@@ -13,10 +13,10 @@ from score_figures import above, capped
 
 from scalewise.data import open_split
 from scalewise.errors import UserError
-from scalewise.evaluation.stored import read_detections
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import train
-from scalewise.training.runs import load_config, load_json
+from scalewise.lab.evaluation.stored import read_detections
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.fit import train
+from scalewise.lab.training.runs import load_config, load_json
 
 Tiny = Callable[..., TrainConfig]
 

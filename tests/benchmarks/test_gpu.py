@@ -15,7 +15,7 @@ from kept import kept_study
 from profile_step import covered, summary
 
 from scalewise.errors import UserError
-from scalewise.study.plan import Cell, cell_folder
+from scalewise.lab.study.plan import Cell, cell_folder
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.xdist_group("compare")  # beside the other studies, not on top of them

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from scalewise.data import open_split
-from scalewise.data.demo_draw import overlap
 from scalewise.errors import UserError
+from scalewise.lab.data.demo_draw import overlap
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ from kept import kept_study
 from results import write_study
 from scalewise.data import open_split
 from scalewise.errors import UserError
-from scalewise.evaluation import ImageDetections, coco_metrics
-from scalewise.evaluation.stored import write_detections
-from scalewise.study.plan import Cell, Plan, cell_config, cell_folder, save_plan
-from scalewise.study.tables import runs_csv
-from scalewise.training.config import TrainConfig
-from scalewise.training.runs import RunError, save_config, write_json
+from scalewise.lab.evaluation import ImageDetections, coco_metrics
+from scalewise.lab.evaluation.stored import write_detections
+from scalewise.lab.study.plan import Cell, Plan, cell_config, cell_folder, save_plan
+from scalewise.lab.study.tables import runs_csv
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.runs import RunError, save_config, write_json
 
 RESULTS = Path(__file__).parents[2] / "results"
 KEPT = sorted(plan.parent for plan in RESULTS.rglob("runs.csv"))

@@ -14,9 +14,9 @@ import score_figures
 from score_figures import capped, fit_factors, rescale
 
 from scalewise.data import ImageRecord, Split
-from scalewise.evaluation import ImageDetections, coco_metrics
-from scalewise.evaluation.matching import Matches
-from scalewise.evaluation.ranking import Ranking, best_f1, rank
+from scalewise.lab.evaluation import ImageDetections, coco_metrics
+from scalewise.lab.evaluation.matching import Matches
+from scalewise.lab.evaluation.ranking import Ranking, best_f1, rank
 
 Boxes = Sequence[tuple[float, float, float, float]]
 A, B, FAR, CROWD = (0, 0, 20, 20), (30, 0, 60, 20), (70, 70, 90, 90), (0, 50, 60, 100)

@@ -12,10 +12,10 @@ from PIL import Image
 from scalewise.cli import demo, main
 from scalewise.cli.demo_found import judge
 from scalewise.data import Split, open_split
-from scalewise.evaluation import ImageDetections
-from scalewise.evaluation.matching import matched
-from scalewise.training.config import TrainConfig
-from scalewise.training.runs import load_json
+from scalewise.lab.evaluation import ImageDetections
+from scalewise.lab.evaluation.matching import matched
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.runs import load_json
 
 
 def _guesses(split: Split, seed: int) -> list[ImageDetections]:

@@ -15,7 +15,7 @@ from scalewise.cli import COMMANDS, main
 from scalewise.cli.options import build, parse, with_underscores
 from scalewise.cli.train import parser
 from scalewise.errors import UsageError
-from scalewise.training.config import GROUPS, TrainConfig, check
+from scalewise.lab.training.config import GROUPS, TrainConfig, check
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:

@@ -16,9 +16,9 @@ import pytest
 
 from scalewise import threads
 from scalewise.cli import COMMANDS
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.fit import train
 from scalewise.threads import limit_threads, usable_cores, wait_passively
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import train
 
 HEAVY = {
     "torch", "lightning", "torchmetrics", "torchvision", "matplotlib", "plotly", "pandas",
@@ -127,9 +127,9 @@ def test_commands_on_a_run_never_import_lightning(
 def test_training_loads_two_classes_of_torchmetrics_and_who_asks_finds_the_rest() -> None:
     code = """
 import sys
-from scalewise.training.light import defer_torchmetrics
+from scalewise.lab.training.light import defer_torchmetrics
 defer_torchmetrics()
-import scalewise.training.fit
+import scalewise.lab.training.fit
 assert not {"scipy.signal", "transformers", "torchmetrics.functional"} & set(sys.modules)
 import torch, torchmetrics
 from lightning.pytorch.core.module import Metric

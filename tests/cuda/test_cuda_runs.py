@@ -12,12 +12,12 @@ import pytest
 import torch
 from waiting import no_waits
 
-from scalewise.detectors import Batch
-from scalewise.training.average import MovingAverage
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import resume, train
-from scalewise.training.inference import evaluate, load_run
-from scalewise.training.module import DetectionModule
+from scalewise.lab.detectors import Batch
+from scalewise.lab.training.average import MovingAverage
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.fit import resume, train
+from scalewise.lab.training.inference import evaluate, load_run
+from scalewise.lab.training.module import DetectionModule
 
 pytestmark = pytest.mark.cuda
 Tiny = Callable[..., TrainConfig]

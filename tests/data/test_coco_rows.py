@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from scalewise.data import BadData, coco_rows, open_split
-from scalewise.data.coco_rows import read_tables
-from scalewise.data.faults import Faults
+from scalewise.lab.data.coco_rows import read_tables
+from scalewise.lab.data.faults import Faults
 
 USED = {
     "images": ("id", "file_name", "width", "height"),

@@ -23,18 +23,18 @@ from scalewise.data import (
     open_split,
     train_transforms,
 )
-from scalewise.data.batch_mosaic import FlatObjects, put_together
-from scalewise.data.batch_transforms import (
+from scalewise.errors import UserError
+from scalewise.lab.data.batch_mosaic import FlatObjects, put_together
+from scalewise.lab.data.batch_transforms import (
     Draw,
     draw_augmentation,
     fit_boxes,
     fit_images,
     fitting_size,
 )
-from scalewise.data.mosaic import draw_collage
-from scalewise.data.transforms import Augmentation, Window, as_boxes
-from scalewise.detectors import Batch
-from scalewise.errors import UserError
+from scalewise.lab.data.mosaic import draw_collage
+from scalewise.lab.data.transforms import Augmentation, Window, as_boxes
+from scalewise.lab.detectors import Batch
 
 CPU = torch.device("cpu")
 GREY = torch.tensor([124, 116, 104])

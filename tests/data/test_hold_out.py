@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scalewise.data import BadData, Split
-from scalewise.data.split import Objects, hold_out
+from scalewise.lab.data.split import Objects, hold_out
 
 
 def _split(count: int) -> Split:

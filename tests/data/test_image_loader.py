@@ -15,8 +15,8 @@ from dataset_writers import coco_table, write_coco, write_yolo
 from PIL import ExifTags, Image, PngImagePlugin
 
 from scalewise.data import BadData, DetectionDataset, load_image, make_loader, open_split
-from scalewise.data.faults import FaultFound
-from scalewise.data.images import is_image, read_header, walk
+from scalewise.lab.data.faults import FaultFound
+from scalewise.lab.data.images import is_image, read_header, walk
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (30, 40, 3)).astype(np.uint8)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from scalewise.data import Item
-from scalewise.data.mosaic import mosaic
+from scalewise.lab.data.mosaic import mosaic
 
 GREY = torch.tensor([124, 116, 104])
 

@@ -12,9 +12,9 @@ import yaml
 from dataset_writers import coco_table, voc_xml, write_coco, write_image, write_voc, write_yolo
 
 from scalewise.data import BadData, open_split
-from scalewise.data.split import require_same_classes
 from scalewise.errors import UsageError
-from scalewise.training.config import TrainConfig, check
+from scalewise.lab.data.split import require_same_classes
+from scalewise.lab.training.config import TrainConfig, check
 
 DOG = [("dog", (2.0, 2.0, 9.0, 9.0))]
 BOX = "1 0.5 0.5 0.5 0.4"

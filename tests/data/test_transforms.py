@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from scalewise.data import eval_transforms, train_transforms
-from scalewise.data.transforms import as_boxes
+from scalewise.lab.data.transforms import as_boxes
 
 Rectangle = tuple[int, int, int, int]
 

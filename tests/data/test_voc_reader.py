@@ -10,7 +10,7 @@ from dataset_writers import voc_xml, write_image, write_voc
 from defusedxml.ElementTree import fromstring
 
 from scalewise.data import BadData, open_split
-from scalewise.data.voc_xml import parse_annotation
+from scalewise.lab.data.voc_xml import parse_annotation
 
 
 def test_coordinates_become_zero_based_edges(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_file_is_parsed_once_for_all_splits_and_anew_when_it_has_changed(
         parsed.append(text)
         return fromstring(text)
 
-    monkeypatch.setattr("scalewise.data.voc_xml.fromstring", noted)
+    monkeypatch.setattr("scalewise.lab.data.voc_xml.fromstring", noted)
     parse_annotation.cache_clear()
     splits = [open_split(tmp_path, name) for name in ("train", "val")]
     texts = [path.read_text() for path in (tmp_path / "Annotations").iterdir()]

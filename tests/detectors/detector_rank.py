@@ -6,7 +6,7 @@ import torch
 from detector_batches import random_batch, tiny, total
 from torch import Tensor
 
-from scalewise.detectors import Batch
+from scalewise.lab.detectors import Batch
 
 
 def half(rank: int, name: str) -> dict[str, Tensor]:

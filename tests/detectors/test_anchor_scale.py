@@ -10,10 +10,10 @@ from detector_batches import FACTORIES, random_batch
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from scalewise.detectors.atss import anchors as atss_anchors
-from scalewise.detectors.fcos import assign as fcos_assign
-from scalewise.detectors.grid import Grid, make_grid
-from scalewise.detectors.retinanet import anchors as retinanet_anchors
+from scalewise.lab.detectors.atss import anchors as atss_anchors
+from scalewise.lab.detectors.fcos import assign as fcos_assign
+from scalewise.lab.detectors.grid import Grid, make_grid
+from scalewise.lab.detectors.retinanet import anchors as retinanet_anchors
 
 STRIDES = (8, 16, 32, 64, 128)
 SHAPES = [(256 // s, 256 // s) for s in STRIDES]

@@ -10,9 +10,9 @@ from detector_batches import operations, random_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalewise.detectors.atss import assign
-from scalewise.detectors.fcos import assign as fcos_assign
-from scalewise.detectors.grid import Grid, make_grid
+from scalewise.lab.detectors.atss import assign
+from scalewise.lab.detectors.fcos import assign as fcos_assign
+from scalewise.lab.detectors.grid import Grid, make_grid
 
 STRIDES = (8, 16, 32, 64, 128)
 CLOSE = 1e-5  # decisions nearer than this are float32's to make

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import get_model, mobilenet_v2, resnet18
 
-from scalewise.detectors import atss
-from scalewise.detectors.backbone import Backbone, make_backbone
+from scalewise.lab.detectors import atss
+from scalewise.lab.detectors.backbone import Backbone, make_backbone
 
 
 def _backbone(name: str, freeze_bn: bool = False, freeze_stem: bool = False) -> Backbone:

@@ -9,10 +9,10 @@ from detector_batches import operations
 from torchvision.models.detection._utils import BoxCoder, BoxLinearCoder
 from torchvision.ops import box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 
-from scalewise.detectors import boxes as geometry
-from scalewise.detectors import losses
-from scalewise.detectors.losses import average_over_ranks, focal_loss, sum_per_level
-from scalewise.detectors.retinanet import _overlaps
+from scalewise.lab.detectors import boxes as geometry
+from scalewise.lab.detectors import losses
+from scalewise.lab.detectors.losses import average_over_ranks, focal_loss, sum_per_level
+from scalewise.lab.detectors.retinanet import _overlaps
 
 
 def _boxes(*shape: int) -> torch.Tensor:

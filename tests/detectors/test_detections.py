@@ -8,9 +8,9 @@ from detector_batches import FACTORIES, make_batch, random_batch, tiny, total
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
-from scalewise.detectors import Batch, inference
-from scalewise.detectors.inference import select
-from scalewise.detectors.method import Predictions
+from scalewise.lab.detectors import Batch, inference
+from scalewise.lab.detectors.inference import select
+from scalewise.lab.detectors.method import Predictions
 
 
 def test_detections_are_sorted_clipped_padded_and_know_their_level() -> None:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from scalewise.detectors import Batch, DenseDetector
-from scalewise.detectors.losses import object_factor
-from scalewise.detectors.method import AnchorLosses
+from scalewise.lab.detectors import Batch, DenseDetector
+from scalewise.lab.detectors.losses import object_factor
+from scalewise.lab.detectors.method import AnchorLosses
 from scalewise.weighting import (
     Grouping,
     LossBalancer,

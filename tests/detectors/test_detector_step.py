@@ -26,9 +26,9 @@ from processes import run_ranks
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from scalewise.detectors import Batch, DenseDetector, pad_objects
-from scalewise.detectors.head import norm_groups
-from scalewise.detectors.losses import average_over_ranks
+from scalewise.lab.detectors import Batch, DenseDetector, pad_objects
+from scalewise.lab.detectors.head import norm_groups
+from scalewise.lab.detectors.losses import average_over_ranks
 
 every_method = pytest.mark.parametrize("name", sorted(FACTORIES))
 
@@ -104,7 +104,7 @@ def test_objects_padded_to_a_few_counts_give_the_same_losses(name: str) -> None:
 
 def test_what_an_evaluation_made_serves_a_training_step() -> None:
     """Grid and anchors are kept, and a tensor made in inference mode could not be trained with."""
-    grid = importlib.import_module("scalewise.detectors.grid")
+    grid = importlib.import_module("scalewise.lab.detectors.grid")
     for name in FACTORIES:
         grid._kept.cache_clear()
         detector = tiny(name)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 
-from scalewise.detectors.layers import Conv, ReLU6, lighten
+from scalewise.lab.detectors.layers import Conv, ReLU6, lighten
 
 
 @settings(max_examples=60, deadline=None)

@@ -17,11 +17,11 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead, _default_anchorgen
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from scalewise.detectors import Batch, DenseDetector, Detections, retinanet
-from scalewise.detectors.detector import MEAN, STD
-from scalewise.detectors.grid import make_grid
-from scalewise.detectors.method import Predictions
-from scalewise.detectors.retinanet import anchors as retinanet_anchors
+from scalewise.lab.detectors import Batch, DenseDetector, Detections, retinanet
+from scalewise.lab.detectors.detector import MEAN, STD
+from scalewise.lab.detectors.grid import make_grid
+from scalewise.lab.detectors.method import Predictions
+from scalewise.lab.detectors.retinanet import anchors as retinanet_anchors
 
 # torchvision takes a level's stride to be image size // level size: true only for sides that all
 # strides divide.
@@ -228,7 +228,7 @@ def test_retinanet_matches_in_pieces_as_in_one(monkeypatch: pytest.MonkeyPatch) 
     detector = retinanet("resnet18", CLASSES, width=8, depth=0, freeze_bn=True)
     batch = random_batch(6, 2, 9, SIZE, SIZE)
     whole = detector(batch)
-    monkeypatch.setattr(importlib.import_module("scalewise.detectors.retinanet"), "CHUNK", 1)
+    monkeypatch.setattr(importlib.import_module("scalewise.lab.detectors.retinanet"), "CHUNK", 1)
     for term, pieces in detector(batch).items():
         torch.testing.assert_close(pieces, whole[term])
 

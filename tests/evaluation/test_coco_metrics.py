@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from scalewise.data import ImageRecord, Split, open_split
-from scalewise.evaluation import ImageDetections, coco_metrics, coco_results, coco_truth
+from scalewise.lab.evaluation import ImageDetections, coco_metrics, coco_results, coco_truth
 
 _KEYS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 

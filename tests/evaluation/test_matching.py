@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from scalewise.data import ImageRecord, Split
 from scalewise.errors import UserError
-from scalewise.evaluation import ImageDetections, coco_metrics
-from scalewise.evaluation.matching import (
+from scalewise.lab.evaluation import ImageDetections, coco_metrics
+from scalewise.lab.evaluation.matching import (
     average_precision,
     load_matches,
     matched,

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from scalewise.evaluation import ImageDetections
-from scalewise.evaluation.stored import read_detections, write_detections
+from scalewise.lab.evaluation import ImageDetections
+from scalewise.lab.evaluation.stored import read_detections, write_detections
 
 
 def _found(image_id: int, count: int, seed: int) -> ImageDetections:

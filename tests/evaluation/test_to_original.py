@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from scalewise.data import DetectionDataset, make_loader, open_split
-from scalewise.detectors.batch import Batch, Detections
-from scalewise.evaluation import coco_metrics, to_original
+from scalewise.lab.detectors.batch import Batch, Detections
+from scalewise.lab.evaluation import coco_metrics, to_original
 
 
 def _loaded(folder: Path) -> tuple[list[Batch], list[tuple[int, int]]]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalewise.data import ImageRecord, Split
-from scalewise.evaluation import ImageDetections, voc_metrics
+from scalewise.lab.evaluation import ImageDetections, voc_metrics
 
 Box = tuple[float, float, float, float]
 

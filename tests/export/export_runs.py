@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scalewise import detectors
-from scalewise.detectors import Batch
-from scalewise.detectors.layers import lighten
-from scalewise.training.config import TrainConfig
-from scalewise.training.inference import TrainedRun
+from scalewise.lab import detectors
+from scalewise.lab.detectors import Batch
+from scalewise.lab.detectors.layers import lighten
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.inference import TrainedRun
 
 CLASSES = ["disc", "square", "ring"]
 SIZE = 90  # no multiple of 32, so that images are padded

@@ -22,19 +22,19 @@ from export_runs import CLASSES, SIZE, pictures, small_run
 from PIL import Image
 from torch import Tensor, nn
 
-from scalewise import detectors
 from scalewise.cli import main
-from scalewise.detectors import Detections
 from scalewise.errors import UserError
-from scalewise.export import write
-from scalewise.export.agreement import check_images, compare_outputs
-from scalewise.export.exported import load_exported
-from scalewise.export.graph import Decoded, Suppressed, _survivors, plain
-from scalewise.export.write import export_run
-from scalewise.training import inference, runs
-from scalewise.training.config import TrainConfig
-from scalewise.training.inference import TrainedRun
-from scalewise.training.prediction import predict
+from scalewise.lab import detectors
+from scalewise.lab.detectors import Detections
+from scalewise.lab.export import write
+from scalewise.lab.export.agreement import check_images, compare_outputs
+from scalewise.lab.export.exported import load_exported
+from scalewise.lab.export.graph import Decoded, Suppressed, _survivors, plain
+from scalewise.lab.export.write import export_run
+from scalewise.lab.training import inference, runs
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.inference import TrainedRun
+from scalewise.lab.training.prediction import predict
 
 SIDE = 96
 needs_onnx = pytest.mark.skipif(
@@ -159,7 +159,7 @@ def test_plain_layers_compute_what_the_projects_do(backbone: str) -> None:
             module.running_var.uniform_(0.5, 2)
     made = plain(detector)
     assert not any(
-        type(m).__module__.startswith("scalewise.detectors.frozen") for m in made.modules()
+        type(m).__module__.startswith("scalewise.lab.detectors.frozen") for m in made.modules()
     )
     batch = pictures(2, SIDE)
     with torch.no_grad():
@@ -169,7 +169,7 @@ def test_plain_layers_compute_what_the_projects_do(backbone: str) -> None:
 
 
 def test_suppression_in_one_call_is_the_detectors() -> None:
-    from scalewise.detectors.inference import _suppress
+    from scalewise.lab.detectors.inference import _suppress
 
     torch.manual_seed(1)
     corner, size = torch.rand(3, 60, 2) * 60, torch.rand(3, 60, 2) * 60 + 1

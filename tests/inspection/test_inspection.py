@@ -18,22 +18,23 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
-from scalewise import by_class, by_level, by_size, detectors
+from scalewise import by_class, by_level, by_size
 from scalewise.cli import main
 from scalewise.data import DetectionDataset, ImageRecord, Split, make_loader, open_split
-from scalewise.data.split import Objects
 from scalewise.errors import UsageError
-from scalewise.inspection.advice import Advice, Group, advise, unevenness
-from scalewise.inspection.crops import EXAMPLES, SIDE, strips
-from scalewise.inspection.labels import doubtful
-from scalewise.inspection.levels import assign_objects, level_ranges
-from scalewise.inspection.look import look_at
-from scalewise.inspection.page import inspection_html
-from scalewise.inspection.run import check_out
-from scalewise.inspection.tables import histogram, show_inspection
-from scalewise.training.config import TrainConfig
-from scalewise.training.grouping import count_objects, size_edges
-from scalewise.training.reach import reach
+from scalewise.lab import detectors
+from scalewise.lab.data.split import Objects
+from scalewise.lab.inspection.advice import Advice, Group, advise, unevenness
+from scalewise.lab.inspection.crops import EXAMPLES, SIDE, strips
+from scalewise.lab.inspection.labels import doubtful
+from scalewise.lab.inspection.levels import assign_objects, level_ranges
+from scalewise.lab.inspection.look import look_at
+from scalewise.lab.inspection.page import inspection_html
+from scalewise.lab.inspection.run import check_out
+from scalewise.lab.inspection.tables import histogram, show_inspection
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.grouping import count_objects, size_edges
+from scalewise.lab.training.reach import reach
 from scalewise.weighting import Grouping
 
 KINDS = ("atss", "fcos", "retinanet")
@@ -120,7 +121,7 @@ def test_every_object_is_counted_where_the_split_is_sampled(
     data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = look_at(TrainConfig(data=data, size=96))
-    monkeypatch.setattr("scalewise.inspection.look.MOST_IMAGES", 6)
+    monkeypatch.setattr("scalewise.lab.inspection.look.MOST_IMAGES", 6)
     part = look_at(TrainConfig(data=data, size=96))
     assert part.metrics["images_sampled"] == 6
     assert [g.objects for g in part.groups["class"]] == [g.objects for g in whole.groups["class"]]
@@ -350,7 +351,8 @@ def test_data_that_training_refuses_are_shown_all_the_same(data: str, tmp_path: 
 
 def test_an_inspection_imports_no_lightning() -> None:
     code = (
-        "import sys, scalewise.cli.inspect, scalewise.inspection.run, scalewise.inspection.tables\n"
+        "import sys, scalewise.cli.inspect\n"
+        "import scalewise.lab.inspection.run, scalewise.lab.inspection.tables\n"
         "assert not {'lightning', 'torchmetrics', 'tensorboard'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from scalewise.replay.columns import LossesError, find_columns
-from scalewise.replay.readers import read_losses
+from scalewise.lab.replay.columns import LossesError, find_columns
+from scalewise.lab.replay.readers import read_losses
 
 VALUES = np.array([[1.0, 0.5], [0.75, 0.25], [0.5, 0.125]], dtype=np.float32)
 

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalewise.errors import UsageError
-from scalewise.replay.readers import read_losses
-from scalewise.replay.replay import Setting, grid, replay, replay_shuffled, run_setting
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import train
-from scalewise.training.runs import load_config
+from scalewise.lab.replay.readers import read_losses
+from scalewise.lab.replay.replay import Setting, grid, replay, replay_shuffled, run_setting
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.fit import train
+from scalewise.lab.training.runs import load_config
 
 RECORDED = Path(__file__).parent / "recorded"  # 1,092 steps of RLO on photos
 

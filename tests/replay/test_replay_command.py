@@ -17,10 +17,10 @@ from PIL import Image
 
 from scalewise.cli.replay import LIMITS, main
 from scalewise.errors import UserError
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import train
-from scalewise.training.runs import save_config
-from scalewise.training.trace import Trace, TraceInterval
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.fit import train
+from scalewise.lab.training.runs import save_config
+from scalewise.lab.training.trace import Trace, TraceInterval
 
 RECORDED = Path(__file__).parent / "recorded"
 

@@ -7,8 +7,8 @@ import pytest
 import scipy.stats
 import torch
 
-from scalewise.replay.replay import Setting, replay, replay_shuffled
-from scalewise.replay.summary import loss_share, motion, summarise
+from scalewise.lab.replay.replay import Setting, replay, replay_shuffled
+from scalewise.lab.replay.summary import loss_share, motion, summarise
 
 
 def test_motion_by_hand() -> None:

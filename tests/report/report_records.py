@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from scalewise.data import open_split
-from scalewise.evaluation.detections import ImageDetections
-from scalewise.evaluation.stored import write_detections
-from scalewise.study.plan import GridOptions, cell_config, cell_folder, make_plan, save_plan
-from scalewise.training.config import TrainConfig
-from scalewise.training.gradients import GradientLog
-from scalewise.training.runs import save_config, write_json
-from scalewise.training.trace import Trace, TraceInterval
+from scalewise.lab.evaluation.detections import ImageDetections
+from scalewise.lab.evaluation.stored import write_detections
+from scalewise.lab.study.plan import GridOptions, cell_config, cell_folder, make_plan, save_plan
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.gradients import GradientLog
+from scalewise.lab.training.runs import save_config, write_json
+from scalewise.lab.training.trace import Trace, TraceInterval
 
 LEVELS = ("P3", "P4", "P5", "P6", "P7")
 STEPS, INTERVAL = 60, 10

@@ -16,12 +16,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from scalewise.cli.display import show_metrics, show_run
 from scalewise.data import open_split
 from scalewise.errors import UserError
-from scalewise.report.build import report_csv, write_report
-from scalewise.report.subjects import load_subjects
-from scalewise.study.tables import markdown_cell, safe
-from scalewise.training import runs
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import train
+from scalewise.lab.report.build import report_csv, write_report
+from scalewise.lab.report.subjects import load_subjects
+from scalewise.lab.study.tables import markdown_cell, safe
+from scalewise.lab.training import runs
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.fit import train
 
 Tiny = Callable[..., TrainConfig]
 NAMES = ["=1+2", "</script><script>alert(1)</script>", "a|b\nc", "\x1b[31mred[/red]", "@SUM(A1)"]

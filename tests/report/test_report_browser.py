@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from report_records import write_class_run, write_study
 
-from scalewise.report.build import write_report
-from scalewise.training.config import TrainConfig
+from scalewise.lab.report.build import write_report
+from scalewise.lab.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -182,7 +182,7 @@ def test_the_search_box_leaves_the_rows_that_hold_what_is_typed(
 
 
 def test_the_page_of_an_inspection_fits_a_phone(browser: Browser, tmp_path: Path) -> None:
-    from scalewise.inspection.run import inspect_data, write_inspection
+    from scalewise.lab.inspection.run import inspect_data, write_inspection
 
     config = TrainConfig(data=f"demo:images=10,size=64,folder={tmp_path / 'demo'}", size=64)
     address = write_inspection(*inspect_data(config, show=False), tmp_path / "seen")[1].as_uri()

@@ -12,21 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_records import CLASSES, INTERVAL, SIX, STEPS, write_class_run, write_run
 
-from scalewise.data.split import ImageRecord, Objects, Split
-from scalewise.report.dependence import (
+from scalewise.lab.data.split import ImageRecord, Objects, Split
+from scalewise.lab.report.dependence import (
     correlation,
     detrended,
     group_shares,
     mean_cosine,
     pairwise_correlation,
 )
-from scalewise.report.drawings import chosen
-from scalewise.report.figure import compact, name_lines
-from scalewise.report.groups import all_groups_table
-from scalewise.report.origin import environment_rows
-from scalewise.report.policy import policy_figure
-from scalewise.report.subjects import load_subjects
-from scalewise.report.trace import (
+from scalewise.lab.report.drawings import chosen
+from scalewise.lab.report.figure import compact, name_lines
+from scalewise.lab.report.groups import all_groups_table
+from scalewise.lab.report.origin import environment_rows
+from scalewise.lab.report.policy import policy_figure
+from scalewise.lab.report.subjects import load_subjects
+from scalewise.lab.report.trace import (
     GroupTrace,
     block_losses,
     block_means,
@@ -37,7 +37,7 @@ from scalewise.report.trace import (
     smoothed,
     smoothed_loss,
 )
-from scalewise.training.config import TrainConfig
+from scalewise.lab.training.config import TrainConfig
 
 
 def some_trace(losses: np.ndarray, intervals: np.ndarray) -> GroupTrace:

@@ -16,11 +16,11 @@ from scipy import stats
 
 from scalewise.cli.report import main
 from scalewise.errors import UsageError
-from scalewise.report.build import report_html, write_report
-from scalewise.report.images import over_images
-from scalewise.report.subjects import load_subjects
-from scalewise.training.config import TrainConfig
-from scalewise.training.runs import RunError
+from scalewise.lab.report.build import report_html, write_report
+from scalewise.lab.report.images import over_images
+from scalewise.lab.report.subjects import load_subjects
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.runs import RunError
 
 Tiny = Callable[..., TrainConfig]
 SECTIONS = ["summary", "differences", "images", "sizes", "learning", "groups", "dependence", "cost",

@@ -15,13 +15,13 @@ import pytest
 import yaml
 
 from scalewise.cli import main
-from scalewise.study import local
-from scalewise.study.local import share_of_machine
-from scalewise.study.plan import Cell, cell_config, cell_folder, load_plan
-from scalewise.study.records import load_study, read_metrics
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import train
-from scalewise.training.trace import read_trace
+from scalewise.lab.study import local
+from scalewise.lab.study.local import share_of_machine
+from scalewise.lab.study.plan import Cell, cell_config, cell_folder, load_plan
+from scalewise.lab.study.records import load_study, read_metrics
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.fit import train
+from scalewise.lab.training.trace import read_trace
 
 TWO = "static:weights=1+2"  # of five classes
 EQUAL, RLO, BAD = (Cell("atss", scheme, 0) for scheme in ("equal", "rlo", TWO))
@@ -171,7 +171,7 @@ def test_jobs_that_fit_the_machine(
 def test_jobs_auto_starts_a_cell_on_each_gpu_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cell = tmp_path / "cell"  # in place of `python -m scalewise.study.cell FILE MEMORY`
+    cell = tmp_path / "cell"  # in place of `python -m scalewise.lab.study.cell FILE MEMORY`
     cell.write_text('#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES $4" > "$3.seen"\nexit 7\n')
     cell.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(cell))

@@ -10,13 +10,13 @@ import pytest
 from scipy.stats import norm
 
 from scalewise.data import Split, open_split
-from scalewise.evaluation import ImageDetections, coco_metrics
-from scalewise.evaluation.stored import write_detections
-from scalewise.study.images import ImageBootstrap, ImageDifference, image_bootstrap
-from scalewise.study.plan import Plan, cell_config, cell_folder, save_plan
-from scalewise.study.records import load_study
-from scalewise.training.config import TrainConfig
-from scalewise.training.runs import save_config, write_json
+from scalewise.lab.evaluation import ImageDetections, coco_metrics
+from scalewise.lab.evaluation.stored import write_detections
+from scalewise.lab.study.images import ImageBootstrap, ImageDifference, image_bootstrap
+from scalewise.lab.study.plan import Plan, cell_config, cell_folder, save_plan
+from scalewise.lab.study.records import load_study
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.runs import save_config, write_json
 
 _NOISE = {"equal": 6.0, "avw": 2.0, "rlo": 6.0}
 

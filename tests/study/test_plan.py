@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from scalewise.errors import UsageError
-from scalewise.study.plan import (
+from scalewise.lab.study.plan import (
     Cell,
     GridOptions,
     Plan,
@@ -20,8 +20,8 @@ from scalewise.study.plan import (
     make_plan,
     save_plan,
 )
-from scalewise.training.config import TrainConfig
-from scalewise.training.runs import RunError
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.runs import RunError
 
 
 def _plan(grid: GridOptions | None = None, **options: Any) -> Plan:

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from scalewise.study.statistics import (
+from scalewise.lab.study.statistics import (
     MOST_SEEDS,
     Difference,
     bca_interval,
@@ -21,7 +21,7 @@ from scalewise.study.statistics import (
     summarize,
     t_interval,
 )
-from scalewise.study.verdicts import advice, interval_points, points, seeds_text, verdict
+from scalewise.lab.study.verdicts import advice, interval_points, points, seeds_text, verdict
 
 _DIRECTION = re.compile(
     r"higher|lower|better|worse|gain|improv|loss|win|beat|outperform|significant"
@@ -233,6 +233,6 @@ def test_points() -> None:
 
 
 def test_needs_no_torch() -> None:
-    code = "import sys, scalewise.study.statistics; print('torch' in sys.modules)"
+    code = "import sys, scalewise.lab.study.statistics; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -10,13 +10,13 @@ import pytest
 from scipy import stats
 
 from scalewise.errors import UsageError, UserError
-from scalewise.study.comparisons import METRICS, study_tables
-from scalewise.study.images import CAUTION, ImageBootstrap, ImageDifference
-from scalewise.study.plan import Plan
-from scalewise.study.records import Record, StudyRecords
-from scalewise.study.statistics import Interval
-from scalewise.study.tables import differences_csv, markdown, runs_csv, write_tables
-from scalewise.training.config import TrainConfig
+from scalewise.lab.study.comparisons import METRICS, study_tables
+from scalewise.lab.study.images import CAUTION, ImageBootstrap, ImageDifference
+from scalewise.lab.study.plan import Plan
+from scalewise.lab.study.records import Record, StudyRecords
+from scalewise.lab.study.statistics import Interval
+from scalewise.lab.study.tables import differences_csv, markdown, runs_csv, write_tables
+from scalewise.lab.training.config import TrainConfig
 
 _SCHEMES = ("equal", "avw:signal=dispersion", "rlo")
 _EFFECT = {"equal": 0.0, "avw:signal=dispersion": 0.02, "rlo": 0.0}

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scalewise.detectors import Batch
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import resume, train
-from scalewise.training.module import DetectionModule
+from scalewise.lab.detectors import Batch
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.fit import resume, train
+from scalewise.lab.training.module import DetectionModule
 
 
 def work(rank: int, port: int, config: TrainConfig, run: Path | None, last: int | None) -> None:

@@ -12,17 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from scalewise.detectors import Batch
 from scalewise.errors import UserError
-from scalewise.training import caching
-from scalewise.training.building import open_splits
-from scalewise.training.caching import check_room, memory_left
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import resume, train
-from scalewise.training.inference import evaluate, load_run
-from scalewise.training.module import DetectionModule
-from scalewise.training.reading import check_origin
-from scalewise.training.trainer import make_trainer
+from scalewise.lab.detectors import Batch
+from scalewise.lab.training import caching
+from scalewise.lab.training.building import open_splits
+from scalewise.lab.training.caching import check_room, memory_left
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.fit import resume, train
+from scalewise.lab.training.inference import evaluate, load_run
+from scalewise.lab.training.module import DetectionModule
+from scalewise.lab.training.reading import check_origin
+from scalewise.lab.training.trainer import make_trainer
 
 Tiny = Callable[..., TrainConfig]
 

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from scalewise.cli import main
 from scalewise.data import open_split
-from scalewise.detectors import Batch
 from scalewise.errors import UserError
-from scalewise.evaluation.stored import read_detections
-from scalewise.replay.readers import read_losses
-from scalewise.report.origin import environment_rows
-from scalewise.report.trace import read_gradients, read_groups
-from scalewise.study.cell import run_cell
-from scalewise.study.images import run_matches
-from scalewise.study.local import outcome
-from scalewise.study.plan import (
+from scalewise.lab.detectors import Batch
+from scalewise.lab.evaluation.stored import read_detections
+from scalewise.lab.replay.readers import read_losses
+from scalewise.lab.report.origin import environment_rows
+from scalewise.lab.report.trace import read_gradients, read_groups
+from scalewise.lab.study.cell import run_cell
+from scalewise.lab.study.images import run_matches
+from scalewise.lab.study.local import outcome
+from scalewise.lab.study.plan import (
     Cell,
     GridOptions,
     cell_config,
@@ -34,13 +34,13 @@ from scalewise.study.plan import (
     make_plan,
     save_plan,
 )
-from scalewise.study.records import load_study, read_record, run_seconds
-from scalewise.training import runs
-from scalewise.training.checkpoints import position
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import resume, train
-from scalewise.training.module import DetectionModule
-from scalewise.training.reading import read_checkpoint
+from scalewise.lab.study.records import load_study, read_record, run_seconds
+from scalewise.lab.training import runs
+from scalewise.lab.training.checkpoints import position
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.fit import resume, train
+from scalewise.lab.training.module import DetectionModule
+from scalewise.lab.training.reading import read_checkpoint
 
 Tiny = Callable[..., TrainConfig]
 CELL = Cell("atss", "equal", 0)
@@ -229,7 +229,7 @@ def test_a_damaged_cell_is_set_aside_not_deleted(
         begun.append(config)
         shutil.copytree(study / RUN, run)
 
-    monkeypatch.setattr("scalewise.training.fit.train", begin)
+    monkeypatch.setattr("scalewise.lab.training.fit.train", begin)
     figures = (run / "metrics.json").read_text().replace("finished", "interrupted")
     for number, content in enumerate([b"no checkpoint", None], start=1):
         (run / "metrics.json").write_text(figures)

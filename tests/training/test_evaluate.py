@@ -19,15 +19,15 @@ from pycocotools.cocoeval import COCOeval
 from scalewise.cli import main
 from scalewise.data import Split, open_split
 from scalewise.errors import UserError
-from scalewise.evaluation import ImageDetections
-from scalewise.evaluation.coco import coco_results, raw_truth
-from scalewise.evaluation.stored import read_detections
-from scalewise.training import inference
-from scalewise.training.arithmetic import run_arithmetic
-from scalewise.training.building import open_splits
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import train
-from scalewise.training.inference import TrainedRun, detect_all, evaluate, load_run
+from scalewise.lab.evaluation import ImageDetections
+from scalewise.lab.evaluation.coco import coco_results, raw_truth
+from scalewise.lab.evaluation.stored import read_detections
+from scalewise.lab.training import inference
+from scalewise.lab.training.arithmetic import run_arithmetic
+from scalewise.lab.training.building import open_splits
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.fit import train
+from scalewise.lab.training.inference import TrainedRun, detect_all, evaluate, load_run
 
 Tiny = Callable[..., TrainConfig]
 

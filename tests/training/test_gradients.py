@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from scalewise.errors import UsageError
-from scalewise.training.config import TrainConfig, check
-from scalewise.training.fit import train
-from scalewise.training.gradients import GradientLog, group_gram
-from scalewise.training.trace import read_trace
+from scalewise.lab.training.config import TrainConfig, check
+from scalewise.lab.training.fit import train
+from scalewise.lab.training.gradients import GradientLog, group_gram
+from scalewise.lab.training.trace import read_trace
 
 
 def test_gram_of_linear_losses_is_that_of_their_coefficients() -> None:

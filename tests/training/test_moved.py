@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 
 from scalewise.data import open_split
-from scalewise.detectors import Batch
 from scalewise.errors import UserError
-from scalewise.parquet import DamagedFile
-from scalewise.study.records import read_metrics
-from scalewise.training import runs
-from scalewise.training.checkpoints import position
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import resume, train
-from scalewise.training.inference import evaluate, load_run
-from scalewise.training.module import DetectionModule
-from scalewise.training.reading import read_checkpoint
-from scalewise.training.scoring import Scoring
+from scalewise.lab.detectors import Batch
+from scalewise.lab.parquet import DamagedFile
+from scalewise.lab.study.records import read_metrics
+from scalewise.lab.training import runs
+from scalewise.lab.training.checkpoints import position
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.fit import resume, train
+from scalewise.lab.training.inference import evaluate, load_run
+from scalewise.lab.training.module import DetectionModule
+from scalewise.lab.training.reading import read_checkpoint
+from scalewise.lab.training.scoring import Scoring
 
 Tiny = Callable[..., TrainConfig]
 
@@ -54,7 +54,7 @@ def interrupted(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _falling_scores(patch: pytest.MonkeyPatch) -> None:
     """AP of 0.5, 0.4, 0.3, ... in epoch 1, 2, 3, ..."""
-    from scalewise.training import scoring
+    from scalewise.lab.training import scoring
 
     end = Scoring.on_validation_epoch_end
 
@@ -193,7 +193,7 @@ def test_resuming_on_other_devices_is_refused(interrupted: Path) -> None:
 
 
 def test_a_trace_of_other_groups_is_refused(interrupted: Path) -> None:
-    from scalewise.training.trace import Trace
+    from scalewise.lab.training.trace import Trace
 
     with pytest.raises(DamagedFile, match="trace of another run"):
         Trace(interrupted / "trace.parquet", ["class", "box"], ["P3"])

@@ -20,15 +20,15 @@ from torch import nn
 
 from scalewise.cli.display import show_run
 from scalewise.errors import UsageError, UserError
-from scalewise.training import runs
-from scalewise.training.average import MovingAverage, decay_at, update
-from scalewise.training.checkpoints import WholeFiles
-from scalewise.training.config import TrainConfig
-from scalewise.training.module import rate
-from scalewise.training.picture import chosen_groups, draw_groups
-from scalewise.training.progress import describe
-from scalewise.training.schemes import build_balancer, parse_scheme
-from scalewise.training.trace import Trace, TraceInterval, group_names, loss_columns
+from scalewise.lab.training import runs
+from scalewise.lab.training.average import MovingAverage, decay_at, update
+from scalewise.lab.training.checkpoints import WholeFiles
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.module import rate
+from scalewise.lab.training.picture import chosen_groups, draw_groups
+from scalewise.lab.training.progress import describe
+from scalewise.lab.training.schemes import build_balancer, parse_scheme
+from scalewise.lab.training.trace import Trace, TraceInterval, group_names, loss_columns
 from scalewise.weighting import AVW, RLO, LossBalancer
 
 
@@ -308,8 +308,8 @@ def test_the_average_lies_where_the_training_is() -> None:
 
 
 def test_decay_and_rates_go_to_the_right_parameters() -> None:
-    from scalewise import detectors
-    from scalewise.training.module import DetectionModule, parameter_groups
+    from scalewise.lab import detectors
+    from scalewise.lab.training.module import DetectionModule, parameter_groups
 
     detector = detectors.atss("mobilenet_v3_small", 3, width=16, depth=1)
     config = TrainConfig(data="x", lr=1.0, backbone_lr=0.1, weight_decay=0.5)

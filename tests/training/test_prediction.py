@@ -17,14 +17,14 @@ from PIL import ExifTags, Image, ImageFont
 
 from scalewise.cli import main
 from scalewise.data import open_split
-from scalewise.data.split import ImageRecord, Objects, Split
-from scalewise.detectors import atss, fcos, retinanet
-from scalewise.training import letters
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import train
-from scalewise.training.inference import TrainedRun, load_run
-from scalewise.training.prediction import predict
-from scalewise.training.reach import reach
+from scalewise.lab.data.split import ImageRecord, Objects, Split
+from scalewise.lab.detectors import atss, fcos, retinanet
+from scalewise.lab.training import letters
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.fit import train
+from scalewise.lab.training.inference import TrainedRun, load_run
+from scalewise.lab.training.prediction import predict
+from scalewise.lab.training.reach import reach
 
 Tiny = Callable[..., TrainConfig]
 
@@ -194,7 +194,7 @@ def test_reached_objects_are_those_with_anchors(detector: str) -> None:
     made = {"atss": atss, "fcos": fcos, "retinanet": retinanet}[detector](
         backbone="mobilenet_v3_small", width=16, depth=1, num_classes=1
     )
-    from scalewise.detectors.batch import Batch
+    from scalewise.lab.detectors.batch import Batch
 
     boxes = torch.from_numpy(np.stack([r.boxes for r in split.records]))
     count = len(boxes)

@@ -21,17 +21,17 @@ from torchvision.ops import box_iou
 
 from scalewise.cli import main
 from scalewise.data import Split, open_split
-from scalewise.data.split import Objects
-from scalewise.detectors import Batch, Detections
 from scalewise.errors import UserError
-from scalewise.evaluation import ImageDetections
-from scalewise.evaluation.ranking import best_thresholds
-from scalewise.evaluation.stored import write_detections
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import train
-from scalewise.training.inference import load_run, validated
-from scalewise.training.prediction import predict
-from scalewise.training.video import _upright
+from scalewise.lab.data.split import Objects
+from scalewise.lab.detectors import Batch, Detections
+from scalewise.lab.evaluation import ImageDetections
+from scalewise.lab.evaluation.ranking import best_thresholds
+from scalewise.lab.evaluation.stored import write_detections
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.fit import train
+from scalewise.lab.training.inference import load_run, validated
+from scalewise.lab.training.prediction import predict
+from scalewise.lab.training.video import _upright
 
 CLASSES = ["cat", "dog", "eel"]
 

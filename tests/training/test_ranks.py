@@ -23,13 +23,13 @@ from torch import distributed
 
 from scalewise.cli import main
 from scalewise.data import open_split
-from scalewise.data.split import hold_out
 from scalewise.errors import UserError
-from scalewise.study.plan import Cell, GridOptions, cell_config, cell_folder, make_plan
-from scalewise.training import runs
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import resume, train
-from scalewise.training.trainer import free_port, shared_out
+from scalewise.lab.data.split import hold_out
+from scalewise.lab.study.plan import Cell, GridOptions, cell_config, cell_folder, make_plan
+from scalewise.lab.training import runs
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.fit import resume, train
+from scalewise.lab.training.trainer import free_port, shared_out
 from scalewise.weighting import LossBalancer
 
 Tiny = Callable[..., TrainConfig]

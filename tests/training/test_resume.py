@@ -18,11 +18,11 @@ from processes import start
 from torchvision.models import mobilenet_v3_small
 
 from scalewise.cli import main
-from scalewise.detectors import Batch
 from scalewise.errors import UserError
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import resume, train
-from scalewise.training.module import DetectionModule
+from scalewise.lab.detectors import Batch
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.fit import resume, train
+from scalewise.lab.training.module import DetectionModule
 
 Tiny = Callable[..., TrainConfig]
 

@@ -17,15 +17,15 @@ from torch import Tensor
 from scalewise.cli import main
 from scalewise.cli.display import show_run
 from scalewise.data import open_split
-from scalewise.detectors import Batch
 from scalewise.errors import UserError
-from scalewise.training import runs
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import train
-from scalewise.training.inference import evaluate, load_run
-from scalewise.training.module import DetectionModule
-from scalewise.training.prediction import predict
-from scalewise.training.schemes import build_balancer
+from scalewise.lab.detectors import Batch
+from scalewise.lab.training import runs
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.fit import train
+from scalewise.lab.training.inference import evaluate, load_run
+from scalewise.lab.training.module import DetectionModule
+from scalewise.lab.training.prediction import predict
+from scalewise.lab.training.schemes import build_balancer
 from scalewise.weighting import RLO
 
 Tiny = Callable[..., TrainConfig]

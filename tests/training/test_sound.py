@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from scalewise.cli import main
-from scalewise.detectors import Batch
 from scalewise.errors import UsageError, UserError
 from scalewise.files import WriteError
-from scalewise.training.config import TrainConfig
-from scalewise.training.fit import resume, train
-from scalewise.training.module import DetectionModule
-from scalewise.training.sound import Diverged
+from scalewise.lab.detectors import Batch
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.fit import resume, train
+from scalewise.lab.training.module import DetectionModule
+from scalewise.lab.training.sound import Diverged
 from scalewise.weighting import LossBalancer
 
 Tiny = Callable[..., TrainConfig]

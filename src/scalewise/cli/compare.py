@@ -12,11 +12,11 @@ from jsonargparse import ArgumentParser, Namespace
 
 from scalewise.cli.options import ShortHelp, add_run_options, build, parse
 from scalewise.errors import UsageError, UserError
-from scalewise.study.plan import VARIED, GridOptions
-from scalewise.training.config import GROUPS, TrainConfig, check
+from scalewise.lab.study.plan import VARIED, GridOptions
+from scalewise.lab.training.config import GROUPS, TrainConfig, check
 
 if TYPE_CHECKING:
-    from scalewise.study.plan import Cell, Plan
+    from scalewise.lab.study.plan import Cell, Plan
 
 
 @dataclass(kw_only=True)
@@ -69,8 +69,8 @@ def run_study(values: Namespace) -> int:
     Args:
         values: The options that `parser` knows.
     """
-    from scalewise.data.open import require_data
-    from scalewise.study.plan import extend, load_plan, make_plan, save_plan
+    from scalewise.lab.data.open import require_data
+    from scalewise.lab.study.plan import extend, load_plan, make_plan, save_plan
 
     study = Path(values.out)
     if values.jobs != "auto" and values.jobs < 1:
@@ -91,7 +91,7 @@ def run_study(values: Namespace) -> int:
     elif study.is_dir() and any(study.iterdir()):
         raise UserError(f"{study} exists and is no study (no study.yaml); name another with --out")
     if values.jobs == "auto":
-        from scalewise.study.local import jobs_that_fit
+        from scalewise.lab.study.local import jobs_that_fit
 
         values.jobs = jobs_that_fit(plan.options)
     if values.dry_run:
@@ -106,7 +106,7 @@ def _parse(words: list[str]) -> Namespace:
     out = parse(parser(), words, StudyOptions, GridOptions, *GROUPS).out
     known = Path(out) / "study.yaml"
     if known.is_file():
-        from scalewise.study.plan import load_plan
+        from scalewise.lab.study.plan import load_plan
 
         load_plan(known.parent)  # which names the file where it is damaged
         words = ["--config", str(known), *words]
@@ -114,8 +114,8 @@ def _parse(words: list[str]) -> Namespace:
 
 
 def _dry_run(study: Path, plan: Plan, jobs: int) -> None:
-    from scalewise.study.board import Board, duration
-    from scalewise.study.estimate import seconds_per_run
+    from scalewise.lab.study.board import Board, duration
+    from scalewise.lab.study.estimate import seconds_per_run
 
     board = Board(study, plan, jobs)
     for cell in plan.cells:
@@ -134,9 +134,9 @@ def _run(study: Path, plan: Plan, values: Namespace) -> int:
     from filelock import FileLock, Timeout
     from rich.console import Console
 
-    from scalewise.study.board import Board, shown
-    from scalewise.study.local import run_local
-    from scalewise.study.records import Record
+    from scalewise.lab.study.board import Board, shown
+    from scalewise.lab.study.local import run_local
+    from scalewise.lab.study.records import Record
 
     lock = FileLock(study / ".lock")
     try:
@@ -159,7 +159,7 @@ def _run(study: Path, plan: Plan, values: Namespace) -> int:
                 if values.ray is None:
                     run_local(study, plan, cells, values.jobs, report)
                 else:
-                    from scalewise.study.cluster import run_on_ray
+                    from scalewise.lab.study.cluster import run_on_ray
 
                     run_on_ray(study, plan, cells, values.ray, report)
             except KeyboardInterrupt:
@@ -177,9 +177,9 @@ def _run(study: Path, plan: Plan, values: Namespace) -> int:
 
 
 def _say_differences(study: Path) -> None:
-    from scalewise.study.comparisons import study_tables
-    from scalewise.study.records import load_study
-    from scalewise.study.verdicts import advice, verdict
+    from scalewise.lab.study.comparisons import study_tables
+    from scalewise.lab.study.records import load_study
+    from scalewise.lab.study.verdicts import advice, verdict
 
     pairs: set[int] = set()
     for table in study_tables(load_study(study), ["AP"]):

@@ -12,12 +12,12 @@ from jsonargparse import ArgumentParser
 from scalewise.cli.options import build, parse
 from scalewise.default import SCHEME
 from scalewise.errors import UserError
+from scalewise.lab.training.config import TrainConfig, check
 from scalewise.threads import usable_cores
-from scalewise.training.config import TrainConfig, check
 
 if TYPE_CHECKING:
-    from scalewise.study.plan import Cell, Plan
-    from scalewise.study.records import Record
+    from scalewise.lab.study.plan import Cell, Plan
+    from scalewise.lab.study.records import Record
 
 DATA = "demo:kind=cells,images=600,size=128"
 
@@ -76,11 +76,11 @@ def main(words: list[str]) -> int:
     check(config(options))
     from scalewise.cli.demo_picture import BALANCED, EQUAL, draw_demo
     from scalewise.cli.demo_scores import ap_of_classes, found_row, introduce, show
-    from scalewise.data import open_split
-    from scalewise.report.build import write_report
-    from scalewise.study.board import duration
-    from scalewise.study.plan import Cell, GridOptions, make_plan, save_plan
-    from scalewise.training.runs import new_run_folder
+    from scalewise.lab.data.open import open_split
+    from scalewise.lab.report.build import write_report
+    from scalewise.lab.study.board import duration
+    from scalewise.lab.study.plan import Cell, GridOptions, make_plan, save_plan
+    from scalewise.lab.training.runs import new_run_folder
 
     start = time.monotonic()
     grid = GridOptions(schemes=["equal", options.scheme], seeds=[options.seed])
@@ -119,8 +119,8 @@ def _train(study: Path, plan: Plan, cells: list[Cell]) -> list[Record]:
     Raises:
         UserError: when one of them failed.
     """
-    from scalewise.study.board import Board, shown
-    from scalewise.study.local import run_local
+    from scalewise.lab.study.board import Board, shown
+    from scalewise.lab.study.local import run_local
 
     jobs = min(2, usable_cores())
     board = Board(study, plan, jobs)

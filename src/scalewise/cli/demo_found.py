@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from scalewise.data import ImageRecord, Split
-from scalewise.evaluation import ImageDetections
+from scalewise.lab.data.split import ImageRecord, Split
+from scalewise.lab.evaluation import ImageDetections
 
 IOU = 0.5
 

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from scalewise.cli.demo_found import judge
 from scalewise.cli.demo_picture import ClassScore, Row
-from scalewise.data import Split
-from scalewise.evaluation.stored import read_detections
+from scalewise.lab.data.split import Split
+from scalewise.lab.evaluation.stored import read_detections
 
 PICTURES = 3  # in a row of the demo's picture
 

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scalewise.training.kinds import Kind, kind_of, printable
-from scalewise.training.runs import load_config, load_json
+from scalewise.lab.training.kinds import Kind, kind_of, printable
+from scalewise.lab.training.runs import load_config, load_json
 
 MOST_COLUMNS, MOST_ROWS = 8, 20  # of a table of weights
 

@@ -40,8 +40,8 @@ def main(words: list[str]) -> int:
     parser.add_class_arguments(EvaluateOptions)
     values = parse(parser, words, EvaluateOptions)
     options = build(EvaluateOptions, values)
-    from scalewise.data.open import require_data
-    from scalewise.training.runs import checkpoint, load_config, load_json
+    from scalewise.lab.data.open import require_data
+    from scalewise.lab.training.runs import checkpoint, load_config, load_json
 
     folder = Path(values.run)
     load_config(folder)
@@ -49,7 +49,7 @@ def main(words: list[str]) -> int:
     if options.data is not None:
         require_data(options.data)
     from scalewise.cli.display import show_metrics
-    from scalewise.training.inference import evaluate, load_run
+    from scalewise.lab.training.inference import evaluate, load_run
 
     run = load_run(folder, options.checkpoint, options.device)
     path, metrics = evaluate(run, options.data, options.split, clip=not options.no_clip)

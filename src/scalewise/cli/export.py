@@ -46,13 +46,13 @@ def main(words: list[str]) -> int:
     options = build(ExportOptions, values)
     if options.size is not None and options.size < 1:
         raise UsageError(f"--size must be above 0, got {options.size}")
-    from scalewise.training.runs import checkpoint, load_config
+    from scalewise.lab.training.runs import checkpoint, load_config
 
     folder = Path(values.run)
     load_config(folder)
     checkpoint(folder, options.checkpoint)
-    from scalewise.export.write import export_run
-    from scalewise.training.inference import load_run
+    from scalewise.lab.export.write import export_run
+    from scalewise.lab.training.inference import load_run
 
     run = load_run(folder, options.checkpoint, "cpu")
     out = Path(options.out) if options.out else None

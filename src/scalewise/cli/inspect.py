@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 
 from scalewise.cli.options import ShortHelp, build, parse
 from scalewise.errors import UsageError
-from scalewise.training.config import TrainConfig, check
+from scalewise.lab.training.config import TrainConfig, check
 
 
 @dataclass(kw_only=True)
@@ -56,13 +56,13 @@ def main(words: list[str]) -> int:
     options: InspectOptions = build(InspectOptions, parse(parser(), words, InspectOptions))
     config = as_config(options)
     out = Path(options.out or "inspection")
-    from scalewise.data.open import require_data
+    from scalewise.lab.data.open import require_data
 
     require_data(options.data)
     from rich.console import Console
 
-    from scalewise.inspection.run import check_out, inspect_data, write_inspection
-    from scalewise.inspection.tables import show_inspection
+    from scalewise.lab.inspection.run import check_out, inspect_data, write_inspection
+    from scalewise.lab.inspection.tables import show_inspection
 
     check_out(options.data, out)
     found, examples, unreadable = inspect_data(config, show=True)

@@ -12,7 +12,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from scalewise.errors import UsageError
-from scalewise.training.config import GROUPS, TrainConfig
+from scalewise.lab.training.config import GROUPS, TrainConfig
 
 FIRST = ("data", "size", "batch_size", "detector", "weights_backbone", "by", "scheme", "epochs",
          "lr", "out")  # fmt: skip

@@ -96,8 +96,8 @@ def carry_out(
             "run folder that it was exported from, or a score"
         )
     _look_first(source, images, options, exported)
-    from scalewise.data import open_split
-    from scalewise.training.prediction import predict
+    from scalewise.lab.data.open import open_split
+    from scalewise.lab.training.prediction import predict
 
     run, out, limits, said = _prepare(source, options, exported)
     like = None if options.data is None else open_split(options.data, options.split)
@@ -122,7 +122,7 @@ def carry_out(
 
 def _look_first(source: Path, images: list[Path], options: PredictOptions, exported: bool) -> None:
     """Refuse what can be seen to be wrong before anything slow is imported."""
-    from scalewise.training.runs import checkpoint, load_config
+    from scalewise.lab.training.runs import checkpoint, load_config
 
     if not exported:
         load_config(source)
@@ -140,19 +140,19 @@ def _prepare(
     from, torch and all, for the help.
     """
     if exported:
-        from scalewise.export.exported import load_exported
+        from scalewise.lab.export.exported import load_exported
 
         assert options.threshold != "best-f1"
         found = load_exported(source, options.device)
         out = Path(options.out) if options.out else source.parent / "predictions"
         return found, out, options.threshold, []
-    from scalewise.training.inference import load_run, validated
+    from scalewise.lab.training.inference import load_run, validated
 
     run = load_run(source, options.checkpoint, options.device)
     out = Path(options.out) if options.out else source / "predictions"
     if options.threshold != "best-f1":
         return run, out, options.threshold, []
-    from scalewise.evaluation.ranking import best_thresholds
+    from scalewise.lab.evaluation.ranking import best_thresholds
 
     thresholds = best_thresholds(*validated(run))
     said = [

@@ -68,13 +68,13 @@ def main(words: list[str]) -> int:
     for trace in map(Path, values.traces):
         if not trace.exists():
             raise UserError(f"{trace} does not exist")
-    from scalewise.replay.display import show
-    from scalewise.replay.output import draw_weights, write_weights
-    from scalewise.replay.readers import read_losses
-    from scalewise.replay.replay import grid, replay, replay_shuffled, run_setting
-    from scalewise.replay.summary import summarise
-    from scalewise.training.kinds import kind_of
-    from scalewise.training.runs import new_run_folder
+    from scalewise.lab.replay.display import show
+    from scalewise.lab.replay.output import draw_weights, write_weights
+    from scalewise.lab.replay.readers import read_losses
+    from scalewise.lab.replay.replay import grid, replay, replay_shuffled, run_setting
+    from scalewise.lab.replay.summary import summarise
+    from scalewise.lab.training.kinds import kind_of
+    from scalewise.lab.training.runs import new_run_folder
 
     for trace in map(Path, values.traces):
         losses = read_losses(trace, options.tags)
@@ -105,7 +105,7 @@ def main(words: list[str]) -> int:
 
 def _own_by(trace: Path) -> str | None:
     """What a run of ours weighs; None for other records."""
-    from scalewise.training.runs import load_config
+    from scalewise.lab.training.runs import load_config
 
     folder = trace.parent if trace.name == "trace.parquet" else trace
     return load_config(folder).by if (folder / "config.yaml").is_file() else None

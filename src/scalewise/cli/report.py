@@ -41,11 +41,11 @@ def main(words: list[str]) -> int:
     out = Path(options.out)
     if out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--out {out}: the report is an HTML file, name it like report.html")
-    from scalewise.report.subjects import require_subjects
+    from scalewise.lab.report.subjects import require_subjects
 
     folders = [Path(folder) for folder in values.folders]
     require_subjects(folders)
-    from scalewise.report.build import write_report
+    from scalewise.lab.report.build import write_report
 
     for path in write_report(folders, out, options.metric, options.baseline):
         print(f"written: {path}")

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser
 
 from scalewise.cli.options import ShortHelp, add_run_options, build, parse
 from scalewise.errors import UsageError
-from scalewise.training.config import GROUPS, TrainConfig, check
+from scalewise.lab.training.config import GROUPS, TrainConfig, check
 
 
 def parser() -> ArgumentParser:
@@ -40,7 +40,7 @@ def main(words: list[str]) -> int:
             )
     run = _resume(Path(values.resume)) if values.resume else _train(build(TrainConfig, values))
     from scalewise.cli.display import show_run
-    from scalewise.training.runs import is_main_process
+    from scalewise.lab.training.runs import is_main_process
 
     if is_main_process():
         show_run(run)
@@ -49,32 +49,32 @@ def main(words: list[str]) -> int:
 
 def _train(config: TrainConfig) -> Path:
     """Look at options and data before anything slow is imported; then train."""
-    from scalewise.training.building import open_splits
-    from scalewise.training.light import defer_torchmetrics
+    from scalewise.lab.training.building import open_splits
+    from scalewise.lab.training.light import defer_torchmetrics
 
     check(config)
     splits = open_splits(config)
-    from scalewise.training.schemes import parse_scheme
+    from scalewise.lab.training.schemes import parse_scheme
 
     parse_scheme(config.scheme)
     defer_torchmetrics()
-    from scalewise.training.fit import train
+    from scalewise.lab.training.fit import train
 
     return train(config, splits=splits)
 
 
 def _resume(run: Path) -> Path:
     """Look at the run and its data before anything slow is imported; then go on."""
-    from scalewise.training.building import open_splits
-    from scalewise.training.light import defer_torchmetrics
-    from scalewise.training.resuming import check_unfinished
-    from scalewise.training.runs import checkpoint, load_config
+    from scalewise.lab.training.building import open_splits
+    from scalewise.lab.training.light import defer_torchmetrics
+    from scalewise.lab.training.resuming import check_unfinished
+    from scalewise.lab.training.runs import checkpoint, load_config
 
     config = load_config(run)
     checkpoint(run, "last")
     check_unfinished(run)
     splits = open_splits(config)
     defer_torchmetrics()
-    from scalewise.training.fit import resume
+    from scalewise.lab.training.fit import resume
 
     return resume(run, splits)

@@ -1,0 +1,109 @@
+"""Values of COCO rows, whose types JSON leaves open, checked for what they mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from scalewise.lab.data.faults import Box, FaultFound
+from scalewise.lab.data.text import shown
+
+Row = dict[str, Any]
+Check = type[Any] | Callable[[object], object]
+_LARGEST = 2**63 - 1
+
+
+def any_id(value: object) -> object:
+    """Return an id that is only compared, with others of its kind: any number or text.
+
+    Raises:
+        ValueError: saying what is wrong with the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError("is neither a number nor text")
+    return value
+
+
+def whole(value: object) -> int:
+    """Return a whole number that fits into 64 bits.
+
+    Raises:
+        ValueError: saying what is wrong with the value.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("is no whole number")
+    if not -_LARGEST <= value <= _LARGEST:
+        raise ValueError("does not fit into 64 bits")
+    return value
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a number; true and false are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def flag(value: object) -> bool | None:
+    """Return a mark written as 0, 1, true, false or null; None for anything else."""
+    if value is None:
+        return False
+    return bool(value) if isinstance(value, (int, float)) and value in (0, 1) else None
+
+
+def corners(bbox: list[Any]) -> Box | None:
+    """Return (x1, y1, x2, y2) of [x, y, width, height]; None where these are not four numbers."""
+    if len(bbox) != 4 or not all(is_number(value) for value in bbox):
+        return None
+    try:
+        x, y, width, height = map(float, bbox)
+    except OverflowError:  # a number of hundreds of digits
+        x = y = width = height = math.inf
+    return (x, y, x + width, y + height)
+
+
+def name_fault(name: str) -> str | None:
+    """Return what is wrong with a class name, or None."""
+    if not name.strip():
+        return "is empty"
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return "holds half of a character, which no file can keep"
+    return None
+
+
+def read_row(row: Any, fields: Mapping[str, Check]) -> Row:
+    """Return the named values of a row.
+
+    Args:
+        row: as read from JSON.
+        fields: key to `str`, `list`, or a function that checks the value.
+
+    Raises:
+        FaultFound: when one is not there, or of another type.
+    """
+    if not isinstance(row, dict):
+        raise FaultFound("missing field", "lacks everything: it is no JSON object")
+    missing = [
+        f"'{key}' ({kind.__name__ if isinstance(kind, type) else 'int'})"
+        for key, kind in fields.items()
+        if row.get(key) is None
+    ]
+    if missing:
+        raise FaultFound("missing field", f"lacks {', '.join(missing)}")
+    values: Row = {}
+    for key, kind in fields.items():
+        try:
+            values[key] = _typed(row[key], kind) if isinstance(kind, type) else kind(row[key])
+        except ValueError as wrong:
+            about = "bad id" if key.endswith("id") else "bad value"
+            raise FaultFound(about, f"its {key} {shown(row[key])} {wrong}") from None
+    return values
+
+
+def _typed(value: object, kind: type) -> object:
+    if not isinstance(value, kind):
+        raise ValueError(f"is no {kind.__name__}")
+    return value

@@ -1,0 +1,239 @@
+"""The split as a torch data set whose randomness is a function of the request alone."""
+
+from __future__ import annotations
+
+import mmap
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from scalewise.lab.data.faults import BadData, are_few
+from scalewise.lab.data.images import load_image
+from scalewise.lab.data.mosaic import mosaic
+from scalewise.lab.data.split import ImageRecord, Split
+from scalewise.lab.data.transforms import (
+    GREY,
+    Augmentation,
+    as_boxes,
+    eval_transforms,
+    train_transforms,
+)
+
+
+class Request(NamedTuple):
+    """What the sampler asks of the data set.
+
+    Attributes:
+        item: index of the record in the split.
+        seed: of this item's augmentation.
+        mosaic: the image may become a collage with others of its batch.
+
+    Examples:
+        >>> from scalewise.data import DetectionDataset, Request, open_split
+        >>> dataset = DetectionDataset(open_split("demo:images=10,size=64"), size=64, augment=True)
+        >>> same, again = dataset[Request(0, seed=7)], dataset[Request(0, seed=7)]
+        >>> same.image.equal(again.image)
+        True
+    """
+
+    item: int
+    seed: int
+    mosaic: bool = False
+
+
+class Item(NamedTuple):
+    """One image ready for batching.
+
+    Attributes:
+        image: uint8 [3, h, w], RGB.
+        boxes: float32 [k, 4], corners in pixels of this image.
+        labels: int64 [k].
+        scale: (x, y) factors from original pixels to this image's; for an augmented image, whose
+            corner may have moved, of its size only; for a collage, the mean of its images'.
+        image_id: the record's; for a collage, of the image whose place it takes.
+
+    Examples:
+        >>> from scalewise.data import DetectionDataset, open_split
+        >>> item = DetectionDataset(open_split("demo:images=10,size=64"), size=96, augment=False)[0]
+        >>> item.scale  # the image was enlarged from 64 to 96 pixels
+        (1.5, 1.5)
+    """
+
+    image: Tensor
+    boxes: Tensor
+    labels: Tensor
+    scale: tuple[float, float]
+    image_id: int
+
+
+class DetectionDataset(Dataset[Item]):
+    """Images of a split, resized and (for training) augmented.
+
+    Crowd regions are left out of the objects; difficult objects and images without objects stay.
+
+    An image that turns out to be damaged is replaced by a grey one without objects, with a warning,
+    as long as fewer are than `Split.tolerance` allows.
+
+    Args:
+        split: the images.
+        size: the longer side becomes this many pixels.
+        augment: train transforms instead of eval transforms.
+        cache: "ram" keeps every decoded original in memory after its first use (3 bytes per
+            pixel); workers started by fork share one copy, others have one each.
+        flip: see `train_transforms`.
+        color_jitter: see `train_transforms`.
+        scale_jitter: see `train_transforms`.
+
+    Examples:
+        >>> from scalewise.data import DetectionDataset, open_split
+        >>> dataset = DetectionDataset(open_split("demo:images=10,size=64"), size=96, augment=False)
+        >>> len(dataset), dataset[0].image.shape
+        (10, torch.Size([3, 96, 96]))
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        size: int,
+        augment: bool,
+        cache: Literal["none", "ram"] = "none",
+        flip: float = 0.5,
+        color_jitter: float = 0.2,
+        scale_jitter: tuple[float, float] = (0.75, 1.25),
+    ) -> None:
+        self.split, self.size, self.augment = split, size, augment
+        if augment:
+            self.augmentation = Augmentation(flip, color_jitter, scale_jitter)
+            self.transforms = train_transforms(size, flip, color_jitter, scale_jitter)
+        else:
+            self.augmentation = Augmentation(0.0, 0.0, (1.0, 1.0))
+            self.transforms = eval_transforms(size)
+        self._cache = _PixelCache(split.records) if cache == "ram" else None
+        # shared, so that all loader processes count together
+        self._damaged = torch.zeros(len(split.records), dtype=torch.bool)
+        cast(Any, self._damaged).share_memory_()
+
+    @property
+    def damaged(self) -> list[Path]:
+        """The image files that were found damaged so far, by any loader process."""
+        return [self.split.records[i].path for i in np.flatnonzero(self._damaged.numpy())]
+
+    def __len__(self) -> int:
+        return len(self.split.records)
+
+    def __getitem__(self, key: Request | int) -> Item:
+        """Return one item; a plain index means augmentation seed 0.
+
+        Torch's global generator is left as it was found.
+
+        Raises:
+            BadData: when the image cannot be read, and more are so than the split tolerates.
+        """
+        index, seed, _ = Request(*key) if isinstance(key, tuple) else Request(key, 0)
+        record = self.split.records[index]
+        image = self.load(index)
+        boxes, labels = self.objects(index)
+        target: dict[str, Any] = {
+            "boxes": as_boxes(boxes, record.height, record.width),
+            "labels": labels,
+        }
+        # not torch.manual_seed: that would also reseed every accelerator
+        generator = torch.default_generator
+        state = generator.get_state()
+        try:
+            generator.manual_seed(seed)
+            image, target = self.transforms(image, target)
+        finally:
+            generator.set_state(state)
+        height, width = image.shape[-2:]
+        return Item(
+            image=image,
+            boxes=target["boxes"].as_subclass(Tensor),
+            labels=target["labels"],
+            scale=(width / record.width, height / record.height),
+            image_id=record.image_id,
+        )
+
+    def __getitems__(self, keys: Sequence[Request | int]) -> list[Item]:
+        """Return the items of a batch, with collages among them where the requests ask for it.
+
+        Raises:
+            BadData: when images cannot be read, and more are so than the split tolerates.
+        """
+        items = [self[key] for key in keys]
+        seeds = [key.seed if isinstance(key, Request) and key.mosaic else None for key in keys]
+        return mosaic(items, seeds)
+
+    def objects(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return the objects of an image that are trained on; none where it was found damaged.
+
+        Args:
+            index: of the record in the split.
+
+        Returns:
+            Boxes, float32 [k, 4], corners in pixels of the original image, and labels, int64 [k].
+        """
+        record = self.split.records[index]
+        trained = ~record.crowd & (not self._damaged[index])
+        return torch.from_numpy(record.boxes[trained]), torch.from_numpy(record.labels[trained])
+
+    def load(self, index: int) -> Tensor:
+        """Return the original pixels of an image, uint8 [3, H, W], or grey where it is damaged.
+
+        Args:
+            index: of the record in the split.
+
+        Raises:
+            BadData: when the image cannot be read, and more are so than the split tolerates.
+        """
+        record = self.split.records[index]
+        try:
+            return self._cache.get(index) if self._cache else _decode(record)
+        except BadData as error:
+            self._damaged[index] = True
+            count, tolerance = int(self._damaged.sum()), self.split.tolerance
+            if not are_few(count, len(self.split.records), tolerance):
+                raise
+            warnings.warn(f"{error}; a grey picture without objects takes its place", stacklevel=2)
+        grey = torch.tensor(GREY, dtype=torch.uint8)[:, None, None]
+        return grey.repeat(1, record.height, record.width)
+
+
+def _decode(record: ImageRecord) -> Tensor:
+    pixels = load_image(record.path)
+    if pixels.shape[:2] != (record.height, record.width):
+        raise BadData(
+            f"{record.path}: has become {pixels.shape[1]}x{pixels.shape[0]} pixels; it was "
+            f"{record.width}x{record.height} when the split was read"
+        )
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+class _PixelCache:
+    """Decoded images in one anonymous mapping, which forked workers fill and read together."""
+
+    def __init__(self, records: list[ImageRecord]) -> None:
+        self._records = records
+        sizes = [3 * record.width * record.height for record in records]
+        self._ends = np.cumsum(sizes)
+        self._pixels = torch.frombuffer(mmap.mmap(-1, int(self._ends[-1])), dtype=torch.uint8)
+        self._filled = torch.frombuffer(mmap.mmap(-1, len(records)), dtype=torch.uint8)
+
+    def get(self, index: int) -> Tensor:
+        record = self._records[index]
+        end = int(self._ends[index])
+        shape = (3, record.height, record.width)
+        image = self._pixels[end - 3 * record.height * record.width : end].view(shape)
+        if not self._filled[index]:
+            image.copy_(_decode(record))
+            self._filled[index] = 1
+        return image
+
+    def __reduce__(self) -> tuple[type[_PixelCache], tuple[list[ImageRecord]]]:
+        return _PixelCache, (self._records,)

@@ -1,0 +1,222 @@
+"""What can be wrong with a data set, and how it is told before training starts."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from scalewise.errors import UserError
+from scalewise.lab.data.text import one_line
+
+FEW = 0.01  # share of the images, or of the objects, that may be at fault without being asked
+_KEPT = 10_000  # faults that are kept word for word; beyond, they are only counted
+_NAMED = 3
+_SHOWN = 5
+_ROUNDING = 0.5  # pixels; less beyond the image is no cut worth telling of
+_IN_WORKER = "Caught BadData in "
+
+Box = tuple[float, float, float, float]
+
+IMAGE_KINDS = frozenset(
+    {
+        "missing image",
+        "unreadable image",
+        "size mismatch",
+        "turned image",
+        "missing annotation",
+        "broken file",
+        "duplicate image",
+        "misplaced labels",
+    }
+)
+OBJECT_KINDS = frozenset(
+    {
+        "bad box",
+        "bad value",
+        "box outside image",
+        "duplicate object",
+        "broken line",
+        "ambiguous line",
+        "missing field",
+    }
+)
+
+
+class BadData(UserError, ValueError):
+    """A data set that cannot be trained on as it is; the message names file and fault.
+
+    Args:
+        message: one line.
+        lines: more of them, shown indented.
+
+    Examples:
+        >>> from scalewise.data import BadData, open_split
+        >>> try:
+        ...     open_split("no/such/folder")
+        ... except BadData as fault:
+        ...     print(fault)
+        no/such/folder: no such data set folder...
+    """
+
+    def __init__(self, message: str, *lines: str) -> None:
+        if message.startswith(_IN_WORKER):  # a loader's worker sends its traceback as the message
+            message = message.partition("faults.BadData: ")[2].rstrip() or message
+        super().__init__(message, *lines)
+
+    def __str__(self) -> str:
+        return "\n  ".join(one_line(str(line)) for line in self.args)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault.
+
+    Attributes:
+        kind: short name of the kind of fault, as counted in reports.
+        where: the file, and the object in it.
+        what: what is wrong there.
+    """
+
+    kind: str
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return one_line(f"{self.where}: {self.what}")
+
+
+class FaultFound(Exception):
+    """A row, line or image that cannot be used.
+
+    Args:
+        kind: of fault, as counted in reports.
+        what: is wrong with it.
+    """
+
+    def __init__(self, kind: str, what: str) -> None:
+        super().__init__(what)
+        self.kind = kind
+
+
+@dataclass
+class Faults:
+    """Faults gathered while a split is read, so that all are told at once.
+
+    Attributes:
+        found: the first 10,000 faults in reading order.
+        number: of all faults by kind.
+        clipped: number of boxes that reached beyond their image and were cut to it.
+    """
+
+    found: list[Fault] = field(default_factory=list)
+    number: Counter[str] = field(default_factory=Counter)
+    clipped: int = 0
+
+    def add(self, kind: str, where: str, what: str) -> None:
+        """Note one fault."""
+        self.number[kind] += 1
+        if len(self.found) < _KEPT:
+            self.found.append(Fault(kind, where, what))
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of faults of each kind, most frequent first."""
+        return dict(self.number.most_common())
+
+    def summary(self) -> str:
+        """Return the counts and the first three faults as one line."""
+        named = "; ".join(str(fault) for fault in self.found[:_NAMED])
+        more = self.number.total() - _NAMED
+        return f"{format_counts(self.counts())}: {named}" + (f"; and {more} more" * (more > 0))
+
+    def raise_beyond(self, tolerance: float, images: int, objects: int, source: str) -> None:
+        """Raise with the first faults and the total, where they are more than is tolerated.
+
+        Args:
+            tolerance: share of images and of objects that may be at fault; infinite for all. Faults
+                of neither kind, such as unknown classes, are tolerated only then.
+            images: number of images left.
+            objects: number of objects left.
+            source: what was read, for the message's first line.
+
+        Raises:
+            BadData: when more than that is at fault.
+        """
+        if not self.found or tolerance == math.inf:
+            return
+        total = self.number.total()
+        of_images = sum(self.number[kind] for kind in IMAGE_KINDS)
+        of_objects = sum(self.number[kind] for kind in OBJECT_KINDS)
+        if (
+            of_images + of_objects == total
+            and are_few(of_images, images + of_images, tolerance)
+            and are_few(of_objects, objects + of_objects, tolerance)
+        ):
+            return
+        hint = "fix it, or train on the rest with --skip-bad"
+        if total == 1:
+            raise BadData(f"{self.found[0]} ({hint})")
+        lines = [str(fault) for fault in self.found[:_SHOWN]]
+        if total > _SHOWN:
+            lines.append(f"and {total - _SHOWN} more")
+        raise BadData(f"{source}: {total} faults: {format_counts(self.counts())} ({hint})", *lines)
+
+
+def are_few(count: int, total: int, tolerance: float) -> bool:
+    """Return whether so many faults among so many images or objects are tolerated."""
+    return count == 0 or count < tolerance * total
+
+
+def format_counts(counts: dict[str, int]) -> str:
+    """Return counts per kind as one phrase, such as '2 bad boxes, 1 missing image'."""
+    return ", ".join(
+        f"{number} {kind}" + ("" if number == 1 else _plural(kind))
+        for kind, number in counts.items()
+    )
+
+
+def _plural(kind: str) -> str:
+    return "" if kind.endswith("labels") else "es" if kind[-1] in "xsh" else "s"
+
+
+def box_fault(box: Box) -> str | None:
+    """Return what is wrong with (x1, y1, x2, y2) in itself, or None."""
+    x1, y1, x2, y2 = box
+    text = f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
+    if not all(math.isfinite(value) for value in box):
+        return f"{text} is not finite"
+    if x2 < x1 or y2 < y1:
+        return f"{text} has negative width or height"
+    if x2 == x1 or y2 == y1:
+        return f"{text} has zero area"
+    return None
+
+
+def clip_box(box: Box, width: int, height: int, where: str, faults: Faults) -> Box | None:
+    """Cut a sound box to its image; one that misses the image is a fault.
+
+    Args:
+        box: (x1, y1, x2, y2) in pixels.
+        width: image width in pixels.
+        height: image height in pixels.
+        where: file and object, for the fault.
+        faults: gathers the fault, or counts the cut.
+
+    Returns:
+        The box inside the image, or None when it lies outside, or is thinner there than float32
+        can tell.
+    """
+    x1, y1, x2, y2 = box
+    inside = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
+    left, top, right, bottom = np.array(inside, np.float32)
+    if right <= left or bottom <= top:
+        faults.add(
+            "box outside image",
+            where,
+            f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) lies outside the {width}x{height} image",
+        )
+        return None
+    faults.clipped += max(abs(a - b) for a, b in zip(inside, box, strict=True)) > _ROUNDING
+    return inside

@@ -1,0 +1,221 @@
+"""The dense detector: one skeleton for every method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scalewise.lab.detectors.backbone import make_backbone
+from scalewise.lab.detectors.batch import Batch, Detections
+from scalewise.lab.detectors.grid import Grid, make_grid
+from scalewise.lab.detectors.head import Head
+from scalewise.lab.detectors.inference import select
+from scalewise.lab.detectors.losses import object_factor, sum_per_level
+from scalewise.lab.detectors.method import AnchorLosses, Method, Predictions
+from scalewise.lab.detectors.pyramid import STRIDES, Pyramid, level_names
+from scalewise.weighting.groups import Grouping, sum_groups
+
+# Mean and standard deviation of ImageNet's RGB values in 0..1, which all its backbones expect.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+class DenseDetector(nn.Module):
+    """Backbone, pyramid P3 to P7 and a shared head; in training, losses per group or level.
+
+    Weights and feature maps lie channels last, which is the faster layout on CPUs and GPUs.
+
+    Args:
+        method: assignment, losses and box coding.
+        backbone: a torchvision model (`mobilenet_v2`, `resnet50`, ...) or a timm model.
+        num_classes: number of object classes.
+        weights: of the backbone. None starts from random ones; `imagenet` or the name of a
+            torchvision weight enum entry downloads; a path to a .pth or .safetensors file loads it.
+        width: channels of the pyramid and the head.
+        depth: convolutions in each of the head's towers.
+        freeze_bn: keep the backbone's BatchNorm statistics and affine parameters fixed. Default:
+            where weights were loaded, since detection batches are too small to estimate them anew.
+        freeze_stem: keep the backbone's layers up to stride 4 fixed. Default: where weights were
+            loaded; their features are generic, and their maps the most expensive to train on.
+        anchor_scale: factor on the object sizes that the method's levels are meant for, above 0:
+            its anchors, or the ranges of FCOS. For images smaller than those the method was made
+            for, in proportion to them, so that the objects spread over the levels as they do there.
+        grouping: what positives are grouped by, so that their losses come by group, and the
+            background's apart. None leaves the losses by level, background included.
+        object_power: 0 to 1; each positive weighs `k^-object_power`, k the number of positives of
+            its object, mean 1. With 1 every object counts alike.
+
+    Attributes:
+        strides: of the levels, in pixels.
+        num_levels: how many there are.
+        terms: names of the loss terms.
+        loaded: what weights the backbone started from.
+        group_names: of the groups: classes, sizes, or P3, P4, ... for levels.
+        positives: float32 [groups], positive anchors of each group in the last training batch.
+        score_threshold: detections below it are dropped. Scores of methods with centerness are the
+            geometric mean of class probability and centerness.
+        candidates: most detections per level that enter non-maximum suppression.
+        max_detections: most detections per image.
+
+    Raises:
+        ValueError: for sizes out of range, an unknown backbone, or weights that do not fit.
+        FileNotFoundError: if `weights` is a path without a file.
+
+    Examples:
+        >>> import torch
+        >>> import scalewise as sw
+        >>> groups = sw.by_class(["cat", "dog"])
+        >>> detector = sw.detectors.atss(
+        ...     "mobilenet_v3_small", num_classes=2, width=16, depth=1, grouping=groups
+        ... )
+        >>> batch = sw.detectors.Batch(
+        ...     images=torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8),
+        ...     boxes=torch.tensor([[[5.0, 5.0, 40.0, 40.0]]]),
+        ...     labels=torch.tensor([[1]]),
+        ...     valid=torch.tensor([[True]]),
+        ...     sizes=torch.tensor([[64, 64]]),
+        ...     scales=torch.ones(1, 2),
+        ...     image_ids=torch.tensor([1]),
+        ... )
+        >>> losses = detector(batch)
+        >>> losses["box"] > 0  # of cats, dogs and the background
+        tensor([False,  True, False])
+        >>> found = detector.eval()(batch)  # `Detections`
+    """
+
+    positives: Tensor
+    _mean: Tensor
+    _std: Tensor
+
+    def __init__(
+        self,
+        method: Method,
+        backbone: str = "mobilenet_v2",
+        num_classes: int = 20,
+        weights: str | Path | None = None,
+        width: int = 256,
+        depth: int = 4,
+        freeze_bn: bool | None = None,
+        freeze_stem: bool | None = None,
+        anchor_scale: float = 1.0,
+        grouping: Grouping | None = None,
+        object_power: float = 0.0,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("num_classes", num_classes, 1),
+            ("width", width, 1),
+            ("depth", depth, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if not anchor_scale > 0:
+            raise ValueError(f"anchor_scale must be above 0, got {anchor_scale}")
+        if not 0 <= object_power <= 1:
+            raise ValueError(f"object_power must lie in 0..1, got {object_power}")
+        self.method = method
+        self.anchor_scale = anchor_scale
+        self.grouping = grouping
+        self.object_power = object_power
+        self.strides = STRIDES
+        self.num_levels = len(STRIDES)
+        self.terms = method.terms
+        self.num_classes = num_classes
+        self.score_threshold = 0.05
+        self.candidates = 1000
+        self.max_detections = 100
+        self.backbone, self.loaded = make_backbone(backbone, weights, freeze_bn, freeze_stem)
+        self.pyramid = Pyramid(self.backbone.channels, width)
+        self.head = Head(
+            width,
+            depth,
+            num_classes,
+            method.anchors,
+            self.num_levels,
+            "centerness" in self.terms,
+            method.first_delta,
+        )
+        self.group_names = level_names(self.strides) if grouping is None else grouping.names
+        self.register_buffer("positives", torch.zeros(len(self.group_names)), persistent=False)
+        self.register_buffer("_mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        self.to(memory_format=torch.channels_last)
+
+    def predict(self, images: Tensor, sizes: Tensor) -> tuple[Predictions, Grid]:
+        """Outputs and locations for uint8 images [B, 3, H, W] and int64 sizes [B, 2]."""
+        height, width = images.shape[-2:]
+        if height % 32 or width % 32:
+            raise ValueError(
+                f"images must be padded to multiples of 32 pixels, got {height} x {width}"
+            )
+        x = images.to(self._mean.dtype, memory_format=torch.channels_last)
+        x = (x - self._mean * 255) / (self._std * 255)
+        # Padding becomes the mean colour, whatever bytes it holds.
+        inside_y = torch.arange(height, device=x.device) < sizes[:, :1]  # [B, H]
+        inside_x = torch.arange(width, device=x.device) < sizes[:, 1:]  # [B, W]
+        x = x * (inside_y[:, None, :, None] & inside_x[:, None, None, :])
+        levels = self.pyramid(self.backbone(x))
+        shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
+        grid = make_grid(shapes, self.strides, images.device, self.anchor_scale)
+        return self.head(levels), grid
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Loss of each term, float32 [groups]; their total is the detector's loss.
+
+        Where positives are grouped there is one entry more, the loss of the background.
+        """
+        predictions, grid = self.predict(batch.images, batch.sizes)
+        found = self.method.losses(predictions, grid, batch)
+        counts = [count * self.method.anchors for count in grid.counts]
+        terms = found.terms
+        if self.object_power:
+            factor = object_factor(found.owner, batch.boxes.shape[1], self.object_power)
+            terms = {name: term * factor for name, term in terms.items()}
+        if self.grouping is None:
+            sums = {name: sum_per_level(term, counts) for name, term in terms.items()}
+            self.positives.copy_(sum_per_level(found.positive.float(), counts))
+        else:
+            rows = torch.stack((*terms.values(), found.positive.float()))  # [terms + 1, B, A]
+            ids = self._group_ids(found, batch, counts)
+            groups = sum_groups(rows, ids, len(self.group_names))  # [terms + 1, n + 1]
+            sums = dict(zip(terms, groups[:-1], strict=True))
+            self.positives.copy_(groups[-1, :-1].detach())
+        return {
+            name: self.method.normalise(name, values, found.normalisers)
+            for name, values in sums.items()
+        }
+
+    def _group_ids(self, found: AnchorLosses, batch: Batch, counts: list[int]) -> Tensor:
+        """The group of each anchor, int64 [B, A]; their number for the background."""
+        assert self.grouping is not None
+        none = len(self.grouping.names)
+        if self.grouping.group_of is None:
+            level = torch.cat(
+                [found.owner.new_full((count,), i) for i, count in enumerate(counts)]
+            )  # [A]
+            return torch.where(found.positive, level, none)
+        boxes = batch.boxes / batch.scales.repeat(1, 2)[:, None]  # [B, M, 4], original pixels
+        group = self.grouping.group_of(boxes, batch.labels)  # [B, M]
+        return F.pad(group, (0, 1), value=none).gather(1, found.owner)
+
+    @torch.no_grad()
+    def detect(self, batch: Batch) -> Detections:
+        """The best detections of each image; only `images` and `sizes` of the batch are used."""
+        predictions, grid = self.predict(batch.images, batch.sizes)
+        return select(
+            predictions,
+            self.method.decode(predictions.deltas, grid),
+            [count * self.method.anchors for count in grid.counts],
+            batch.sizes,
+            score_threshold=self.score_threshold,
+            nms_iou=self.method.nms_iou,
+            candidates=self.candidates,
+            max_detections=self.max_detections,
+        )
+
+    def forward(self, batch: Batch) -> dict[str, Tensor] | Detections:
+        """`losses` in training mode, `detect` in evaluation mode."""
+        return self.losses(batch) if self.training else self.detect(batch)

@@ -1,0 +1,16 @@
+"""Scoring detections."""
+
+from __future__ import annotations
+
+from scalewise.lab.evaluation.coco import coco_metrics, coco_results, coco_truth
+from scalewise.lab.evaluation.detections import ImageDetections, to_original
+from scalewise.lab.evaluation.voc import voc_metrics
+
+__all__ = [
+    "ImageDetections",
+    "coco_metrics",
+    "coco_results",
+    "coco_truth",
+    "to_original",
+    "voc_metrics",
+]

@@ -1,0 +1,90 @@
+"""An inspection from the data to a picture and a page in a folder of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from scalewise.errors import UsageError
+from scalewise.files import whole, write_text
+from scalewise.lab.inspection.chart import draw_inspection
+from scalewise.lab.inspection.crops import Strip, strips
+from scalewise.lab.inspection.look import Inspection, look_at
+from scalewise.lab.inspection.page import inspection_html
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.runs import new_run_folder
+
+
+def inspect_data(config: TrainConfig, show: bool) -> tuple[Inspection, list[Strip], list[str]]:
+    """Look at the data, with a progress bar where asked for and on a terminal.
+
+    Args:
+        config: The options that `look_at` takes.
+        show: Whether to draw the bar.
+
+    Returns:
+        What was found, examples, and a line for each image whose example could not be shown.
+
+    Raises:
+        UserError: for options or data that cannot work.
+    """
+    console = Console(stderr=True)
+    quiet = not (show and console.is_terminal)
+    with Progress(console=console, transient=True, disable=quiet) as bar:
+        task = bar.add_task("reading annotations and image sizes", total=None)
+
+        def advance(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        found = look_at(config, lambda *n: advance("assigning objects to anchors", *n))
+        examples, unreadable = strips(found, lambda *n: advance("cutting out examples", *n))
+    return found, examples, unreadable
+
+
+def check_out(data: str, out: Path) -> None:
+    """Refuse a folder inside the data set, which nothing is written into.
+
+    Raises:
+        UsageError: it is inside.
+    """
+    kind, _, rest = data.partition(":")
+    place = Path(rest if kind in ("voc", "coco", "yolo") else data).expanduser().resolve()
+    if kind == "demo" or not place.exists():
+        return
+    folder = place.parent if place.is_file() else place
+    here = Path.cwd()
+    if place.is_file() and (folder == here or folder in here.parents):
+        return  # a file that describes a data set, among other things of the user's
+    if folder == out.resolve() or folder in out.resolve().parents:
+        raise UsageError(
+            f"--out {out} is inside the data set {folder}, which is left as it is: name another"
+        )
+
+
+def write_inspection(
+    found: Inspection, examples: Sequence[Strip], unreadable: Sequence[str], out: Path
+) -> tuple[Path, Path]:
+    """Write `inspect.png` and `inspect.html`.
+
+    Args:
+        found: A data set that has been looked at.
+        examples: Of its groups.
+        unreadable: A line for each image whose example could not be shown.
+        out: Folder that is made; a number is added to its name where it exists.
+
+    Returns:
+        The picture and the page.
+
+    Raises:
+        UsageError: the folder would lie inside the data set.
+        WriteError: the system refused.
+    """
+    check_out(found.config.data, out)
+    folder = new_run_folder(out.parent, out.name)
+    with whole(folder / "inspect.png") as aside:
+        draw_inspection(found, examples).savefig(aside)
+    write_text(folder / "inspect.html", inspection_html(found, examples, unreadable))
+    return folder / "inspect.png", folder / "inspect.html"

@@ -1,0 +1,145 @@
+"""What the schemes cost: time of a training step, and how much the baseline is exceeded."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from scalewise.lab.report.figure import Figure, figure_html, number, plain, stacked
+from scalewise.lab.report.markup import Html, Section, Table, absent, join, paragraph
+from scalewise.lab.report.subjects import Comparison, ReportRun, Series
+
+
+def step_times(run: ReportRun) -> list[float]:
+    """Milliseconds of a training step in each epoch, data loading included."""
+    found = [1000 * epoch.get("step_seconds", math.nan) for epoch in run.history]
+    return [time for time in found if not math.isnan(time)]
+
+
+def _all_times(series: Series) -> list[float]:
+    return [time for run in series.runs for time in step_times(run)]
+
+
+def series_time(series: Series) -> float:
+    """Milliseconds of a step: the median over the epochs of all runs, NaN without any."""
+    times = _all_times(series)
+    return float(np.median(times)) if times else math.nan
+
+
+def overhead(comparison: Comparison, series: Series) -> str:
+    """How much longer a step takes than the baseline's.
+
+    Returns:
+        Such as "+2 %"; "within spread" where the middle halves of both schemes' epochs overlap, and
+        "-" without a baseline or a time.
+    """
+    base = next((s for s in comparison.series if s.label == comparison.baseline), None)
+    if base is series:
+        return "baseline"
+    if base is None or math.isnan(series_time(base)) or math.isnan(series_time(series)):
+        return "-"
+    own, other = (_middle_half(s) for s in (series, base))
+    if own[0] <= other[1] and other[0] <= own[1]:
+        return "within spread"
+    extra = 100 * (series_time(series) / series_time(base) - 1)
+    return f"{extra:+.0f} %".replace("-", "−")
+
+
+def _middle_half(series: Series) -> tuple[float, float]:
+    low, high = np.quantile(_all_times(series), (0.25, 0.75))
+    return float(low), float(high)
+
+
+def cost_section(comparisons: list[Comparison]) -> Section:
+    """Step times of every series."""
+    parts: list[Html] = []
+    for comparison in comparisons:
+        timed = [series for series in comparison.series if not math.isnan(series_time(series))]
+        if not timed:
+            parts.append(absent(f"{comparison.title}: no step times were recorded."))
+            continue
+        parts.append(figure_html(_time_figure(comparison, timed)))
+    parts.append(
+        paragraph(
+            "These are wall times, with data loading and whatever else ran on the machine: "
+            "an overhead within spread is one that the epochs' own variation hides, and one beyond "
+            "it may still be another job's."
+        )
+    )
+    return Section("cost", "Step time and overhead", join(parts))
+
+
+def _time_figure(comparison: Comparison, timed: list[Series]) -> Figure:
+    traces: list[dict[str, Any]] = []
+    rows = []
+    for place, series in enumerate(timed):
+        color = series.style[0]
+        times = _all_times(series)
+        middle = series_time(series)
+        traces += [
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": times,
+                "y": [place] * len(times),
+                "hovertemplate": f"{plain(series.label)}: %{{x:.4g}} ms<extra></extra>",
+                "marker": {"color": color, "size": 7, "opacity": 0.35},
+                "showlegend": False,
+            },
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": [middle],
+                "y": [place],
+                "hovertemplate": f"{plain(series.label)}, median: %{{x:.4g}} ms<extra></extra>",
+                "marker": {
+                    "color": color,
+                    "symbol": "line-ns-open",
+                    "size": 20,
+                    "line": {"width": 3.5, "color": color},
+                },
+                "showlegend": False,
+            },
+        ]
+        validation = [e.get("validation_seconds", math.nan) for r in series.runs for e in r.history]
+        known = [seconds for seconds in validation if not math.isnan(seconds)]
+        rows.append(
+            [
+                series.label,
+                number(middle, 4),
+                f"{number(min(times), 4)} to {number(max(times), 4)}",
+                overhead(comparison, series),
+                number(float(np.median(known))) if known else "-",
+            ]
+        )
+    shown = 3 * max(series_time(series) for series in timed)
+    beyond = sum(time > shown for series in timed for time in _all_times(series))
+    note = "Each pale dot is an epoch of a run, the bar their median; further left is faster."
+    axis: dict[str, Any] = {"title": {"text": "milliseconds a step"}, "rangemode": "tozero"}
+    if beyond:  # a machine that slept, or a debugger
+        axis["range"] = [0, shown]
+        note += f" {beyond} epoch{'s' * (beyond > 1)} beyond the axis; the table has the slowest."
+    layout = {
+        "xaxis": axis,
+        "yaxis": {
+            "tickvals": list(range(len(timed))),
+            "ticktext": [stacked(series.label) for series in timed],
+            "range": [len(timed) - 0.5, -0.5],
+            "fixedrange": True,
+            "zeroline": False,
+        },
+        "hovermode": "closest",
+    }
+    return Figure(
+        f"{comparison.key}-cost",
+        f"{comparison.title}: time of a training step",
+        note,
+        traces,
+        Table(
+            ["", "ms a step, median", "lowest to highest epoch", "overhead", "s a validation"], rows
+        ),
+        layout,
+        height=110 + 46 * len(timed),
+    )

@@ -1,0 +1,126 @@
+"""A chart with its heading, a sentence on how to read it, and its figures as a table."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from scalewise.lab.report.markup import Html, Table, folded, table, text
+
+DIGITS = 5  # of the numbers that charts are drawn from: more than a screen can show
+
+# Tol's "bright", which tells apart for every colour vision and stands out on white and on black
+SERIES_COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee8866")
+BASELINE_COLOR = "#8a8f98"
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "triangle-down")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+
+LEGEND = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart.
+
+    Attributes:
+        identity: Unique on the page.
+        heading: What is shown.
+        reading: One sentence that says how to read it.
+        traces: As plotly takes them.
+        values: The same, as a table, for those who do not see the chart.
+        layout: As plotly takes it; colours and fonts come from the page.
+        height: In pixels.
+    """
+
+    identity: str
+    heading: str
+    reading: str
+    traces: list[dict[str, Any]]
+    values: Table
+    layout: dict[str, Any] = field(default_factory=dict)
+    height: int = 360
+
+
+def figure_html(figure: Figure) -> Html:
+    """The figure as HTML; the page's script draws it."""
+    layout = {"legend": LEGEND, "margin": {"l": 12, "r": 14, "t": 32, "b": 40}} | figure.layout
+    content = json.dumps(
+        {"data": compact(figure.traces), "layout": compact(layout)}, separators=(",", ":")
+    ).replace("<", "\\u003c")
+    label = f"Chart: {figure.heading}. {figure.reading} Its values are in the table that follows."
+    return Html(
+        f"<figure><figcaption><h3>{text(figure.heading)}</h3><p>{text(figure.reading)}</p>"
+        f'</figcaption>\n<div class="chart" id="{figure.identity}" role="img" '
+        f'aria-label="{text(label)}" style="height:{figure.height}px"></div>\n'
+        f'<script type="application/json" id="{figure.identity}-data">{content}</script>\n'
+        f"{folded('The values as a table', table(figure.values, figure.heading))}</figure>"
+    )
+
+
+def compact(value: Any) -> Any:
+    """Arrays as lists, floats with few digits, and null for what is not finite."""
+    if isinstance(value, np.ndarray):
+        return compact(value.tolist())
+    if isinstance(value, dict):
+        return {key: compact(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [compact(item) for item in value]
+    if isinstance(value, float | np.floating):
+        number = float(f"{value:.{DIGITS}g}")
+        return (int(number) if number.is_integer() else number) if math.isfinite(value) else None
+    return value
+
+
+def plain(name: str) -> str:
+    """A name as plotly shows it: its text knows some HTML."""
+    return html.escape(name, quote=False)
+
+
+def name_lines(name: str, width: int = 32) -> list[str]:
+    """A long name, such as a scheme with its arguments, in lines that end after a colon.
+
+    Args:
+        name: As shown elsewhere in one line.
+        width: Most characters of a line that holds more than one argument.
+    """
+    lines = [""]
+    for part in re.split(r"(?<=:)", name):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return lines
+
+
+def stacked(name: str) -> str:
+    """The lines of a name as plotly shows them."""
+    return "<br>".join(plain(line) for line in name_lines(name))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A value in a table, with a true minus; "-" where there is none."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    text = f"{value:.0f}" if 10**digits <= abs(value) < 1e7 else f"{value:.{digits}g}"
+    return text.replace("-", "−", 1) if value < 0 else text
+
+
+def series_style(index: int, baseline: bool) -> tuple[str, str, str]:
+    """Colour, symbol and dash of a series: no two look alike even where colours do.
+
+    Args:
+        index: Its place among the series that are not the baseline.
+        baseline: Whether it is the one that others are compared with.
+    """
+    if baseline:
+        return BASELINE_COLOR, "line-ew-open", "solid"
+    return (
+        SERIES_COLORS[index % len(SERIES_COLORS)],
+        SYMBOLS[index % len(SYMBOLS)],
+        DASHES[index % len(DASHES)],
+    )

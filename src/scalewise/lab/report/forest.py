@@ -1,0 +1,159 @@
+"""The paired differences of a study, with their intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from scalewise.lab.report.figure import Figure, figure_html, plain, stacked
+from scalewise.lab.report.markup import Html, Section, Table, absent, bullets, choice, join
+from scalewise.lab.report.subjects import Comparison
+from scalewise.lab.report.summary import METRICS, differences, metric_values
+from scalewise.lab.study.statistics import Difference
+from scalewise.lab.study.verdicts import interval_points, points, seeds_text, verdict
+
+
+def forest_section(comparisons: list[Comparison], metric: str) -> Section:
+    """The paired differences of every study."""
+    parts: list[Html] = []
+    for comparison in comparisons:
+        options = [
+            (name, _forest(comparison, name, found, f"{comparison.key}-forest-{i}", bool(i)))
+            for i, name in enumerate(dict.fromkeys([metric, *METRICS]))
+            if (found := differences(comparison, name))
+            and any(math.isfinite(d.difference) for d in found)
+        ]
+        if options:
+            label = f"{comparison.title}, metric:"
+            parts.append(choice(f"{comparison.key}-forest", label, options))
+        else:
+            parts.append(
+                absent(
+                    f"{comparison.title}: there is nothing to pair. Differences are taken within a "
+                    "seed, over the seeds of a study."
+                )
+            )
+    return Section("differences", "Paired differences", join(parts))
+
+
+def _forest(
+    comparison: Comparison, metric: str, found: Sequence[Difference], identity: str, words: bool
+) -> Html:
+    values = metric_values(comparison, metric)
+    styles = {series.label: series.style for series in comparison.series}
+    traces: list[dict[str, Any]] = []
+    base = values[str(comparison.baseline)]
+    for place, d in enumerate(found):
+        color = styles[d.scheme][0]
+        single = [100 * (values[d.scheme][seed] - base[seed]) for seed in d.seeds]
+        traces += [
+            _interval(d, d.t_interval, place - 0.1, color, 3.5, "Student's t", place == 0),
+            _interval(d, d.bca_interval, place + 0.1, color, 1.2, "BCa bootstrap", place == 0),
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": "one seed",
+                "showlegend": place == 0,
+                "x": single,
+                "y": [place + 0.3] * len(single),
+                "text": [f"{plain(d.scheme)}, seed {seed}" for seed in d.seeds],
+                "hovertemplate": "%{text}: %{x:+.2f}<extra></extra>",
+                "marker": {"color": color, "size": 8, "opacity": 0.75},
+            },
+        ]
+    layout = {
+        "xaxis": {
+            "title": {"text": f"{metric} − {metric} of {plain(str(comparison.baseline))}, points"},
+            "zeroline": False,
+            "rangemode": "tozero",
+        },
+        "yaxis": {
+            "tickvals": list(range(len(found))),
+            "ticktext": [stacked(d.scheme) for d in found],
+            "range": [len(found) - 0.5, -0.5],
+            "fixedrange": True,
+            "zeroline": False,
+            "showgrid": False,
+        },
+        "shapes": [
+            {
+                "type": "line",
+                "x0": 0,
+                "x1": 0,
+                "yref": "paper",
+                "y0": 0,
+                "y1": 1,
+                "line": {"color": styles[str(comparison.baseline)][0], "width": 2, "dash": "dot"},
+            }
+        ],
+        "hovermode": "closest",
+    }
+    rows = [
+        [
+            d.scheme,
+            points(d.difference),
+            interval_points(d.t_interval),
+            interval_points(d.bca_interval),
+            f"{d.improving} of {len(d.seeds)}",
+            "n/a" if d.p_holm is None else f"{d.p_holm:.2g}",
+            seeds_text(d.seeds_needed),
+        ]
+        for d in found
+    ]
+    figure = Figure(
+        identity,
+        f"{comparison.title}: {metric} against {comparison.baseline}",
+        f"Each row is a scheme minus {comparison.baseline} at the same seed: the thick bar is "
+        "Student's 95% interval, the thin one the BCa bootstrap's, the dots are single seeds. A "
+        "bar that crosses the dotted line at 0 leaves the direction open.",
+        traces,
+        Table(
+            ["", "difference", "95% (t)", "95% (BCa)", "seeds above 0", "p (Holm)", "seeds needed"],
+            rows,
+        ),
+        layout,
+        height=130 + 80 * len(found),
+    )
+    notes = [absent(line) for line in _unpaired(found)]
+    sentences = [bullets(verdict(d, metric) for d in found)] if words else []
+    return join([figure_html(figure), *notes, *sentences])
+
+
+def _interval(
+    d: Difference,
+    interval: tuple[float, float] | None,
+    place: float,
+    color: str,
+    width: float,
+    name: str,
+    legend: bool,
+) -> dict[str, Any]:
+    center = 100 * d.difference
+    low, high = (center, center) if interval is None else (100 * interval[0], 100 * interval[1])
+    words = f"{low:+.2f} to {high:+.2f}" if interval else "no interval"
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": f"mean and 95%, {name}",
+        "showlegend": legend,
+        "x": [low, center, high],
+        "y": [place] * 3,
+        "hovertemplate": f"{plain(d.scheme)}, {name}: {center:+.2f}, {words}<extra></extra>",
+        "line": {"color": color, "width": width},
+        "marker": {
+            "color": color,
+            "size": [0, 12 if width > 2 else 7, 0],
+            "symbol": "diamond",
+            "opacity": 1,
+            "line": {"width": 0},
+        },
+    }
+
+
+def _unpaired(found: Sequence[Difference]) -> list[str]:
+    return [
+        f"{d.scheme}: seeds without a partner, left out: {', '.join(map(str, d.unpaired))}."
+        for d in found
+        if d.unpaired
+    ]

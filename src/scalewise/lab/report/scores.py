@@ -1,0 +1,176 @@
+"""Average precision by size of the objects and by class."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from scalewise.lab.report.figure import Figure, figure_html, number, plain, stacked
+from scalewise.lab.report.markup import Html, Section, Table, absent, join
+from scalewise.lab.report.subjects import Comparison, Series
+
+SIZES = {
+    "AP": "all sizes",
+    "AP_small": "small (below 32² pixels)",
+    "AP_medium": "medium (32² to 96²)",
+    "AP_large": "large (above 96²)",
+}
+ROW = 26  # pixels of a row of dots
+
+
+def percent(value: float) -> str:
+    """An AP in 0..1 as AP points."""
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def sizes_section(comparisons: list[Comparison]) -> Section:
+    """AP by size of the objects and by class."""
+    parts: list[Html] = []
+    for comparison in comparisons:
+        known = [m for m in SIZES if any(series.values(m) for series in comparison.series)]
+        classes = sorted(
+            {
+                name
+                for run in comparison.runs
+                for name, value in run.last.items()
+                if name.startswith("AP/") and not math.isnan(value)
+            },
+            key=lambda name: -_reference(comparison, name),
+        )
+        if not known:
+            parts.append(absent(f"{comparison.title}: no epoch was validated, so there is no AP."))
+            continue
+        parts.append(
+            figure_html(
+                _dots(
+                    comparison,
+                    f"{comparison.key}-sizes",
+                    f"{comparison.title}: AP by size of the objects",
+                    {SIZES[name]: name for name in known},
+                )
+            )
+        )
+        empty = [SIZES[name] for name in SIZES if name not in known]
+        if empty:
+            parts.append(absent(f"No object to measure AP on: {', '.join(empty)}."))
+        if classes:
+            parts.append(
+                figure_html(
+                    _dots(
+                        comparison,
+                        f"{comparison.key}-classes",
+                        f"{comparison.title}: AP by class",
+                        {name[3:]: name for name in classes},
+                    )
+                )
+            )
+        unseen = sorted(
+            {n[3:] for run in comparison.runs for n in run.last if n.startswith("AP/")}
+            - {name[3:] for name in classes}
+        )
+        if unseen:
+            parts.append(absent(f"Without an object in the validation split: {', '.join(unseen)}."))
+    return Section("sizes", "AP by size and class", join(parts))
+
+
+def _reference(comparison: Comparison, metric: str) -> float:
+    """What rows are ordered by: the baseline's mean, else that of the first series."""
+    first = next(
+        (s for s in comparison.series if s.label == comparison.baseline), comparison.series[0]
+    )
+    values = first.values(metric)
+    return float(np.mean(values)) if values else 0.0
+
+
+def _dots(comparison: Comparison, identity: str, title: str, rows: dict[str, str]) -> Figure:
+    """One row a metric, one dot a series, with the standard deviation over its seeds."""
+    series_count = len(comparison.series)
+    traces: list[dict[str, Any]] = []
+    for place, series in enumerate(comparison.series):
+        color, symbol, _ = series.style
+        offset = 0.28 * ((place - (series_count - 1) / 2) / max(1, (series_count - 1) / 2))
+        found = [series.values(metric) for metric in rows.values()]
+        means = [100 * float(np.mean(v)) if v else math.nan for v in found]
+        spreads = [100 * _deviation(v) for v in found]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": stacked(series.label),
+                "x": means,
+                "y": [i + (offset if series_count > 1 else 0) for i in range(len(rows))],
+                "customdata": [
+                    f"{plain(row)}: {number(mean)}"
+                    + (f" ± {number(spread, 2)}" if len(values) > 1 else "")
+                    for row, mean, spread, values in zip(rows, means, spreads, found, strict=True)
+                ],
+                "hovertemplate": "%{customdata}",
+                "marker": {
+                    "color": color,
+                    "symbol": symbol.replace("line-ew-open", "line-ns-open"),
+                    "size": 9,
+                    "line": {"width": 2.5 if symbol.endswith("open") else 0, "color": color},
+                },
+                "error_x": {
+                    "type": "data",
+                    "array": spreads,
+                    "visible": any(s > 0 for s in spreads),
+                    "thickness": 1.2,
+                    "width": 2,
+                    "color": color,
+                },
+            }
+        )
+    several = max(len(series.runs) for series in comparison.series) > 1
+    reading = (
+        "Further right is more precise, in AP points (percent), at the last epoch; "
+        + (
+            "dots are means, bars one standard deviation over seeds. "
+            if several
+            else "each dot is one run, so nothing here says how far another seed would lie. "
+        )
+        + (f"{comparison.baseline} is the grey tick." if comparison.baseline else "")
+    ).strip()
+    per_row = max(ROW, 7 * series_count + 8)
+    layout = {
+        "xaxis": {"title": {"text": "AP, points"}, "rangemode": "tozero", "side": "bottom"},
+        "yaxis": {
+            "tickvals": list(range(len(rows))),
+            "ticktext": [plain(row) for row in rows],
+            "range": [len(rows) - 0.5, -0.5],
+            "fixedrange": True,
+            "zeroline": False,
+        },
+        "hovermode": "closest",
+    }
+    return Figure(
+        identity,
+        title,
+        reading,
+        traces,
+        Table(
+            ["", *(series.label for series in comparison.series)],
+            [
+                [row, *(mean_text(series, metric) for series in comparison.series)]
+                for row, metric in rows.items()
+            ],
+        ),
+        layout,
+        height=110 + per_row * len(rows),
+    )
+
+
+def mean_text(series: Series, metric: str) -> str:
+    """The mean of a series in AP points, with its standard deviation where there are several."""
+    values = series.values(metric)
+    if not values:
+        return "-"
+    mean = percent(float(np.mean(values)))
+    return mean if len(values) < 2 else f"{mean} ± {percent(_deviation(values))}"
+
+
+def _deviation(values: list[float]) -> float:
+    """Standard deviation of a sample; 0 for a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

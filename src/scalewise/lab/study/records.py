@@ -1,0 +1,99 @@
+"""The finished runs of a study, as records."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scalewise.lab.study.plan import Cell, Plan, cell_folder, load_plan
+from scalewise.lab.training.runs import RunError, load_metrics
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished run.
+
+    Attributes:
+        detector: Its detector.
+        scheme: Its scheme, as words.
+        seed: Its seed.
+        folder: Its run folder.
+        metrics: Of the last epoch, by name: AP, AP50, ... in 0..1, NaN where undefined, and times.
+            Not of the best epoch: picking it on the split that is measured favours what is noisy.
+    """
+
+    detector: str
+    scheme: str
+    seed: int
+    folder: Path
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class StudyRecords:
+    """What there is of a study.
+
+    Attributes:
+        plan: What was asked for.
+        records: The finished runs, in the plan's order.
+        missing: One line for each run that is not finished.
+    """
+
+    plan: Plan
+    records: list[Record]
+    missing: list[str]
+
+
+def load_study(folder: Path) -> StudyRecords:
+    """Read a study's plan and its finished runs.
+
+    Raises:
+        RunError: when `folder` is no study.
+    """
+    plan = load_plan(folder)
+    records, missing = [], []
+    for cell in plan.cells:
+        record = read_record(folder, cell)
+        if record is None:
+            missing.append(f"{cell}: not finished")
+        else:
+            records.append(record)
+    return StudyRecords(plan, records, missing)
+
+
+def read_record(study: Path, cell: Cell) -> Record | None:
+    """The record of a cell; None when its run is absent, unfinished or broken."""
+    folder = cell_folder(study, cell)
+    metrics = read_metrics(folder)
+    if metrics is None or metrics.get("status") != "finished":
+        return None
+    if "AP" not in (metrics.get("last") or {}):
+        return None
+    last = {k: math.nan if v is None else float(v) for k, v in metrics["last"].items()}
+    return Record(cell.detector, cell.scheme, cell.seed, folder, last)
+
+
+def read_metrics(folder: Path) -> dict[str, Any] | None:
+    """A run's `metrics.json`, also of a run that is going on; None when absent or broken."""
+    try:
+        return load_metrics(folder)
+    except RunError:
+        return None
+
+
+def run_seconds(metrics: dict[str, Any], accumulate: int) -> float:
+    """Time that the epochs of a run took, training and validation.
+
+    Args:
+        metrics: Its `metrics.json`.
+        accumulate: Batches per optimizer step.
+    """
+    total, before = 0.0, 0
+    for epoch in metrics.get("history") or []:
+        step = epoch.get("step") or before
+        total += (step - before) * accumulate * (epoch.get("step_seconds") or 0.0)
+        total += epoch.get("validation_seconds") or 0.0
+        before = step
+    return total

@@ -1,0 +1,246 @@
+"""Trained detectors put to work on images and videos: detections drawn on them, and as JSON."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from scalewise.errors import UserError
+from scalewise.lab.data.faults import BadData
+from scalewise.lab.data.images import is_image, load_image, walk
+from scalewise.lab.data.split import ImageRecord, Objects, Split
+from scalewise.lab.data.text import printable
+from scalewise.lab.detectors.pyramid import level_names
+from scalewise.lab.evaluation import ImageDetections
+from scalewise.lab.training import runs
+from scalewise.lab.training.drawing import draw
+from scalewise.lab.training.formats import ResultNames, write_coco, write_yolo
+from scalewise.lab.training.inference import Detecting, detect_all, unused
+from scalewise.lab.training.video import is_video, redraw
+
+_LONGEST = 60  # letters of an image's name in its picture's: four bytes each, and a file's has 255
+
+
+@dataclass
+class _Work:
+    """One call of `predict`."""
+
+    run: Detecting
+    folder: Path
+    limits: npt.NDArray[np.float32]  # [classes]
+    names: ResultNames | None
+    scores: bool  # in the lines of YOLO
+    levels: list[str]
+    unreadable: list[str]
+    written: list[dict[str, Any]] = field(default_factory=list)
+
+    def kept(self, image: ImageDetections) -> ImageDetections:
+        """The detections that score enough."""
+        keep = image.scores >= self.limits[image.labels]
+        return ImageDetections(
+            image.image_id,
+            image.boxes[keep],
+            image.scores[keep],
+            image.labels[keep],
+            image.levels[keep],
+        )
+
+    def drawn(self, pixels: Image.Image, found: ImageDetections) -> Image.Image:
+        """A copy of the image with its detections."""
+        labels = [self.run.classes[label] for label in found.labels]
+        return draw(pixels, found.boxes, found.scores, labels, found.levels, self.levels)
+
+    def rows(self, found: ImageDetections) -> list[dict[str, Any]]:
+        """The detections as they stand in `predictions.json`."""
+        return [
+            {
+                "box": [round(float(edge), 3) for edge in box],
+                "score": round(float(value), 4),
+                "class": self.run.classes[label],
+                "level": self.levels[level],
+            }
+            for box, value, label, level in zip(
+                found.boxes, found.scores, found.labels, found.levels, strict=True
+            )
+        ]
+
+
+@torch.inference_mode()
+def predict(
+    run: Detecting,
+    images: Iterable[Path],
+    out: Path,
+    threshold: float | Sequence[float],
+    save_txt: bool = False,
+    save_conf: bool = False,
+    save_coco: bool = False,
+    like: Split | None = None,
+) -> tuple[Path, list[str]]:
+    """Draw detections on images and videos and write them as JSON.
+
+    Images are taken upright, as viewers show them, and so are the boxes. A file that is named twice
+    is taken once.
+
+    Args:
+        run: A loaded run, or a detector from an exported file.
+        images: Image and video files, or folders, of which all of both kinds are taken, in
+            sub-folders too.
+        out: Folder for the pictures, videos and `predictions.json`; made where missing, never
+            overwritten.
+        threshold: Least score of a box that is drawn and written; one for each class, or for all.
+        save_txt: Also write YOLO lines, a file an image, in `labels`; see `formats.write_yolo`.
+        save_conf: With the score at the end of each line.
+        save_coco: Also write the images' detections as COCO results, `coco.json`.
+        like: Data whose image and category ids `coco.json` takes, for the images that are its own.
+
+    Returns:
+        The folder that was written, and one line for each file that could not be read.
+
+    Raises:
+        UserError: when there is no readable image or video, or `like` lacks a class.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from scalewise.data import open_split
+        >>> from scalewise.lab.training.inference import load_run
+        >>> from scalewise.lab.training.prediction import predict
+        >>> run = load_run(Path("runs/first"), "last", device="cpu")
+        >>> images = [record.path for record in open_split(run.config.data, "test").records]
+        >>> folder, unreadable = predict(run, images, Path("drawn"), threshold=0.3)
+        >>> len(list(folder.glob("*.png"))) == len(images), unreadable
+        (True, [])
+    """
+    named, unreadable = list(images), list[str]()
+    files = _unique(_files(named, unreadable))
+    split = _split_of(run, [file for file in files if not is_video(file)], unreadable, like)
+    videos = [file for file in files if is_video(file)]
+    if not split.records and not videos:
+        raise UserError("no image could be read: " + ("; ".join(unreadable) or "none was named"))
+    folder = unused(out)
+    folder.mkdir(parents=True)
+    limits = np.broadcast_to(np.asarray(threshold, np.float32), (len(run.classes),))
+    names = ResultNames(folder / "labels", named) if save_txt else None
+    work = _Work(run, folder, limits, names, save_conf, list(level_names(run.strides)), unreadable)
+    found = list(_on_images(work, split))
+    for video in videos:
+        _on_video(work, video)
+    if not work.written:
+        folder.rmdir()
+        raise UserError("no image could be read: " + "; ".join(unreadable))
+    runs.write_json(folder / "predictions.json", work.written)
+    if save_coco:
+        write_coco(folder, split, found, like)
+    return folder, unreadable
+
+
+def _on_images(work: _Work, split: Split) -> Iterator[ImageDetections]:
+    """Draw and note the detections of each image, and yield them."""
+    records = {record.image_id: record for record in split.records}
+    for image in detect_all(work.run, split):
+        record = records[image.image_id]
+        path = record.path
+        try:
+            pixels = Image.fromarray(load_image(path))
+        except BadData as error:  # it has changed since
+            work.unreadable.append(str(error))
+            continue
+        found = work.kept(image)
+        picture = unused(work.folder / f"{printable(path.stem)[:_LONGEST]}.png")
+        work.drawn(pixels, found).save(picture)
+        if work.names is not None:
+            write_yolo(work.names.of(path), found, record.width, record.height, work.scores)
+        work.written.append(
+            {"image": str(path), "picture": picture.name, "detections": work.rows(found)}
+        )
+        yield found
+
+
+def _on_video(work: _Work, path: Path) -> None:
+    """Draw and note the detections of each frame of a video."""
+    target = unused(work.folder / f"{printable(path.stem)[:_LONGEST]}.mp4")
+    labels = work.names.frames_of(path) if work.names is not None else None
+    frames: list[dict[str, Any]] = []
+
+    def paint(pixels: npt.NDArray[np.uint8], seconds: float, image: ImageDetections) -> Image.Image:
+        found = work.kept(image)
+        number = image.image_id
+        if labels is not None:
+            height, width = pixels.shape[:2]
+            write_yolo(labels / f"{number:06d}.txt", found, width, height, work.scores)
+        frames.append({"frame": number, "seconds": seconds, "detections": work.rows(found)})
+        return work.drawn(Image.fromarray(pixels), found)
+
+    try:
+        rate, damage = redraw(path, target, work.run, paint)
+    except BadData as error:
+        work.unreadable.append(str(error))
+        return
+    if damage:
+        work.unreadable.append(damage)
+    work.written.append(
+        {"video": str(path), "picture": target.name, "frame_rate": rate, "frames": frames}
+    )
+
+
+def _split_of(
+    run: Detecting, files: list[Path], unreadable: list[str], like: Split | None
+) -> Split:
+    """A split without objects from image files; a line for each that cannot be read is added."""
+    own: dict[str, int] = {}
+    categories = tuple(range(1, len(run.classes) + 1))
+    if like is not None:
+        own = {os.path.realpath(record.path): record.image_id for record in like.records}
+        ids = dict(zip(like.classes, like.category_ids, strict=True))
+        lacking = [name for name in run.classes if name not in ids]
+        if lacking:
+            raise UserError(
+                f"{like.source} has no class {', '.join(map(repr, lacking[:5]))}, "
+                "which the detector finds: name the data that it was trained on"
+            )
+        categories = tuple(ids[name] for name in run.classes)
+    following = max(own.values(), default=0)
+    records: list[ImageRecord] = []
+    for path in files:
+        try:
+            height, width = load_image(path).shape[:2]
+        except BadData as error:
+            unreadable.append(str(error))
+            continue
+        number = own.pop(os.path.realpath(path), None)
+        if number is None:
+            number = following = following + 1
+        records.append(Objects().record(number, path, width, height))
+    classes = tuple(run.classes)
+    return Split("coco", "images", "command line", classes, categories, records, tolerance=math.inf)
+
+
+def _unique(files: Iterable[Path]) -> list[Path]:
+    first: dict[str, Path] = {}
+    for file in files:
+        first.setdefault(os.path.abspath(file), file)
+    return list(first.values())
+
+
+def _files(paths: Iterable[Path], unreadable: list[str]) -> Iterator[Path]:
+    for path in paths:
+        try:
+            files = list(walk(path)) if path.is_dir() else None
+        except (OSError, ValueError) as error:
+            unreadable.append(printable(f"{path}: {error}"))
+            continue
+        if files is None:
+            yield path
+            continue
+        found = [file for file in files if is_video(file) or is_image(file)]
+        if not found:
+            unreadable.append(printable(f"{path}: no image among its {len(files)} files"))
+        yield from found

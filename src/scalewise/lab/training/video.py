@@ -1,0 +1,211 @@
+"""Videos with detections drawn on every frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from scalewise.files import whole
+from scalewise.lab.data.dataset import Item
+from scalewise.lab.data.faults import BadData
+from scalewise.lab.data.loader import Collate
+from scalewise.lab.data.text import is_hidden_copy, one_line, require_regular
+from scalewise.lab.data.transforms import as_boxes, eval_transforms
+from scalewise.lab.evaluation import ImageDetections, to_original
+from scalewise.lab.training.inference import Detecting
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"}
+_SUFFIXES |= {".3gp", ".ogv", ".mts", ".m2ts"}
+_QUALITY = {"crf": "20"}
+
+Pixels = npt.NDArray[np.uint8]  # [H, W, 3], RGB
+Paint = Callable[[Pixels, float, ImageDetections], Image.Image]
+
+
+class _Frame(NamedTuple):
+    """A frame: its pixels, upright, and when it is shown, in units of `unit` seconds."""
+
+    pixels: Pixels
+    time: int
+    unit: Fraction
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file is named like a video."""
+    return path.suffix.lower() in _SUFFIXES and not is_hidden_copy(path)
+
+
+def redraw(path: Path, out: Path, run: Detecting, paint: Paint) -> tuple[float, str]:
+    """Write a video's frames anew, at the times at which they were shown; without sound.
+
+    Args:
+        path: The video.
+        out: The file that is written, an .mp4.
+        run: What finds objects.
+        paint: From a frame's pixels, its time in seconds and its detections, whose image id is the
+            frame's number from 0, to what is shown in its place.
+
+    Returns:
+        Frames a second, and a line on what of it could not be read, empty where all could.
+
+    Raises:
+        BadData: no frame could be read, or the package for it is missing; then nothing is written.
+    """
+    try:
+        import av
+    except ImportError:
+        raise BadData(
+            f"{path}: the package 'av' is missing: pip install 'scalewise[video]'"
+        ) from None
+    try:
+        require_regular(path)
+        source = av.open(str(path))
+    except FileNotFoundError:
+        raise BadData(f"{path}: no such video file") from None
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise BadData(f"{path}: cannot be read as a video: {_why(error)}") from None
+    with source:
+        if not source.streams.video:
+            raise BadData(f"{path}: holds no pictures, only sound or text")
+        reading = _Reading(source, source.streams.video[0])
+        with whole(out) as aside:
+            count = _draw_all(reading, aside, run, paint)
+            if not count:
+                raise BadData(f"{path}: none of its frames can be read{reading.reason}")
+    return float(reading.rate), reading.damage(path, out, count)
+
+
+def _draw_all(reading: _Reading, out: Path, run: Detecting, paint: Paint) -> int:
+    """Draw all frames; return their number."""
+    import av
+
+    frames, count = iter(reading), 0
+    sink: Any = None
+    try:
+        while batch := list(islice(frames, run.batch_size)):
+            for frame, found in zip(batch, _detect(run, batch, count), strict=True):
+                seconds = round(float(frame.time * frame.unit), 4)
+                picture = _even(np.asarray(paint(frame.pixels, seconds, found)))
+                if sink is None:
+                    sink = av.open(str(out), "w")
+                    stream = _add_stream(sink, reading.rate, frame.unit, picture)
+                if picture.shape[:2] != (stream.height, stream.width):
+                    size = (stream.width, stream.height)
+                    picture = np.asarray(Image.fromarray(picture).resize(size))
+                shown = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                shown.pts, shown.time_base = frame.time, frame.unit
+                sink.mux(stream.encode(shown))
+                count += 1
+        if sink is not None:
+            sink.mux(stream.encode())
+    finally:
+        if sink is not None:
+            sink.close()
+    return count
+
+
+def _add_stream(sink: Any, rate: Fraction, unit: Fraction, picture: Pixels) -> Any:
+    import av
+
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    stream = sink.add_stream(codec, rate=rate, options=_QUALITY if codec == "libx264" else {})
+    stream.height, stream.width = picture.shape[:2]
+    stream.pix_fmt = "yuv420p"
+    stream.codec_context.time_base = unit
+    return stream
+
+
+def _detect(run: Detecting, frames: list[_Frame], first: int) -> list[ImageDetections]:
+    resize = eval_transforms(run.size)
+    items = []
+    for number, frame in enumerate(frames, start=first):
+        height, width = frame.pixels.shape[:2]
+        image = torch.from_numpy(frame.pixels).permute(2, 0, 1).contiguous()
+        labels = torch.zeros(0, dtype=torch.int64)
+        target = {"boxes": as_boxes(torch.zeros(0, 4), height, width), "labels": labels}
+        image, _ = resize(image, target)
+        scale = (image.shape[2] / width, image.shape[1] / height)
+        items.append(Item(image, torch.zeros(0, 4), labels, scale, number))
+    batch = Collate(run.size)(items)
+    return to_original(run.detect(batch), batch)
+
+
+class _Reading:
+    """The frames of a video, and what of them could not be read."""
+
+    def __init__(self, source: InputContainer, stream: VideoStream) -> None:
+        self._source, self._stream = source, stream
+        self.rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
+        self._expected = stream.frames
+        self._faults = 0
+        self.reason = ""
+
+    def __iter__(self) -> Iterator[_Frame]:
+        last = -1
+        unit = Fraction(self._stream.time_base or 1 / self.rate)
+        step = max(1, round(1 / self.rate / unit))
+        for frame in self._decoded():
+            time = frame.pts if frame.pts is not None and frame.pts > last else last + step
+            last = max(time, 0)
+            yield _Frame(_upright(frame), last, unit)
+
+    def _decoded(self) -> Iterator[Any]:
+        """Frames of the packets that can be read; those that cannot are counted."""
+        import av
+
+        packets = self._source.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+                frames = packet.decode()
+            except StopIteration:
+                return
+            except av.EOFError:
+                return
+            except av.FFmpegError as error:
+                self._faults += 1
+                self.reason = f": {_why(error)}"
+                if self._faults > 1000:
+                    return
+                continue
+            for frame in frames:
+                self._faults += bool(frame.is_corrupt)
+                yield frame
+
+    def damage(self, path: Path, out: Path, count: int) -> str:
+        """A line on what could not be read, empty where all could."""
+        lost = max(0, self._expected - count)
+        if not lost and not self._faults:
+            return ""
+        of = f" of the {self._expected} that its header names" if self._expected else ""
+        return one_line(
+            f"{path}: damaged{self.reason}; {count} frames{of} were read, and are in {out.name}"
+        )
+
+
+def _upright(frame: Any) -> Pixels:
+    """The pixels as players show them, turned by what the file says."""
+    pixels: Pixels = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(pixels, round(getattr(frame, "rotation", 0) / 90)))
+
+
+def _even(pixels: Pixels) -> Pixels:
+    """Sides filled up to even numbers, which the video format asks for."""
+    height, width = pixels.shape[:2]
+    return np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+
+def _why(error: Exception) -> str:
+    return one_line(getattr(error, "strerror", None) or str(error))
