@@ -49,6 +49,7 @@ from scalewise.data import Split, open_split
 from scalewise.errors import UserError
 from scalewise.lab.evaluation.ranking import rank
 from scalewise.lab.evaluation.stored import read_detections, write_detections
+from scalewise.lab.inference.trained import detect_all, load_run
 from scalewise.lab.study.records import read_metrics
 from scalewise.lab.study.statistics import paired
 from scalewise.lab.study.verdicts import interval_points, points
@@ -59,7 +60,6 @@ from scalewise.lab.training.config import (
     OptimizerOptions,
     TrainConfig,
 )
-from scalewise.lab.training.inference import detect_all, load_run
 from scalewise.lab.training.runs import load_config, write_text
 
 SCORE = 0.05  # detectors keep what scores higher

@@ -22,12 +22,12 @@ from overview import write_overview
 
 from scalewise.lab.report.figure import name_lines
 from scalewise.lab.study.comparisons import MetricTable, study_tables
-from scalewise.lab.study.images import image_bootstrap
+from scalewise.lab.study.other_images import image_bootstrap
 from scalewise.lab.study.records import Record, StudyRecords
-from scalewise.lab.study.tables import markdown, runs_csv
-from scalewise.lab.training.picture import group_losses, level_color
+from scalewise.lab.study.study_tables import markdown, runs_csv
 from scalewise.lab.training.runs import write_text
 from scalewise.lab.training.trace import read_trace
+from scalewise.lab.training.trace_picture import group_losses, level_color
 
 RESULTS = Path(__file__).parents[1] / "results"
 POINTS = 100.0

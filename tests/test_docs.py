@@ -108,7 +108,7 @@ def test_links_lead_to_files_of_the_repository(page: Path) -> None:
 def test_commands_parse(page: Path) -> None:
     pytest.importorskip("jsonargparse")
     from scalewise.cli import COMMANDS, compare, train
-    from scalewise.cli.options import build, parse
+    from scalewise.cli.parsing import build, parse
     from scalewise.lab.study.plan import GridOptions, make_plan
     from scalewise.lab.training.config import GROUPS, TrainConfig, check
 

@@ -12,11 +12,11 @@ import pytest
 from scalewise.cli import COMMANDS
 from scalewise.cli.compare import StudyOptions
 from scalewise.cli.compare import parser as compare_parser
-from scalewise.cli.options import build, parse
+from scalewise.cli.parsing import build, parse
 from scalewise.cli.train import parser as train_parser
 from scalewise.lab.study.plan import GridOptions, make_plan
 from scalewise.lab.training.config import GROUPS, TrainConfig, check
-from scalewise.lab.training.schemes import parse_scheme
+from scalewise.lab.training.scheme_options import parse_scheme
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

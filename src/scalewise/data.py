@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scalewise.lab.data.dataset import DetectionDataset, Item, Request
-    from scalewise.lab.data.demo import DemoOptions, make_demo
+    from scalewise.lab.data.demo_set import DemoOptions, make_demo
     from scalewise.lab.data.device_cache import DeviceCache
     from scalewise.lab.data.faults import BadData
     from scalewise.lab.data.images import load_image
@@ -41,7 +41,7 @@ __all__ = [
 _MODULES = {
     "BadData": "faults",
     "Collate": "loader",
-    "DemoOptions": "demo",
+    "DemoOptions": "demo_set",
     "DetectionDataset": "dataset",
     "DeviceCache": "device_cache",
     "EpochSampler": "loader",
@@ -51,7 +51,7 @@ _MODULES = {
     "Split": "split",
     "eval_transforms": "transforms",
     "load_image": "images",
-    "make_demo": "demo",
+    "make_demo": "demo_set",
     "make_loader": "loader",
     "open_split": "open",
     "train_transforms": "transforms",

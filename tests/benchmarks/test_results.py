@@ -18,7 +18,7 @@ from scalewise.errors import UserError
 from scalewise.lab.evaluation import ImageDetections, coco_metrics
 from scalewise.lab.evaluation.stored import write_detections
 from scalewise.lab.study.plan import Cell, Plan, cell_config, cell_folder, save_plan
-from scalewise.lab.study.tables import runs_csv
+from scalewise.lab.study.study_tables import runs_csv
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.runs import RunError, save_config, write_json
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from scalewise.cli import COMMANDS, main
-from scalewise.cli.options import build, parse, with_underscores
+from scalewise.cli.parsing import build, parse, with_underscores
 from scalewise.cli.train import parser
 from scalewise.errors import UsageError
 from scalewise.lab.training.config import GROUPS, TrainConfig, check

@@ -13,10 +13,10 @@ import torch
 from waiting import no_waits
 
 from scalewise.lab.detectors import Batch
+from scalewise.lab.inference.trained import evaluate, load_run
 from scalewise.lab.training.average import MovingAverage
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import resume, train
-from scalewise.lab.training.inference import evaluate, load_run
 from scalewise.lab.training.module import DetectionModule
 
 pytestmark = pytest.mark.cuda

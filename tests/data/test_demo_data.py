@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from scalewise.data import BadData, demo_cells, demo_draw, open_split
-from scalewise.lab.data.demo import make_demo
 from scalewise.lab.data.demo_cells import CELLS, draw_cells
 from scalewise.lab.data.demo_draw import SHAPES, draw_image, draw_size, overlap
+from scalewise.lab.data.demo_set import make_demo
 
 
 def _content(folder: Path) -> dict[str, bytes]:

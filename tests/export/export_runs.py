@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from scalewise.lab import detectors
 from scalewise.lab.detectors import Batch
 from scalewise.lab.detectors.layers import lighten
+from scalewise.lab.inference.trained import TrainedRun
 from scalewise.lab.training.config import TrainConfig
-from scalewise.lab.training.inference import TrainedRun
 
 CLASSES = ["disc", "square", "ring"]
 SIZE = 90  # no multiple of 32, so that images are padded

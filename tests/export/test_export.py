@@ -31,10 +31,11 @@ from scalewise.lab.export.agreement import check_images, compare_outputs
 from scalewise.lab.export.exported import load_exported
 from scalewise.lab.export.graph import Decoded, Suppressed, _survivors, plain
 from scalewise.lab.export.write import export_run
-from scalewise.lab.training import inference, runs
+from scalewise.lab.inference import trained
+from scalewise.lab.inference.prediction import predict
+from scalewise.lab.inference.trained import TrainedRun
+from scalewise.lab.training import runs
 from scalewise.lab.training.config import TrainConfig
-from scalewise.lab.training.inference import TrainedRun
-from scalewise.lab.training.prediction import predict
 
 SIDE = 96
 needs_onnx = pytest.mark.skipif(
@@ -169,7 +170,7 @@ def test_plain_layers_compute_what_the_projects_do(backbone: str) -> None:
 
 
 def test_suppression_in_one_call_is_the_detectors() -> None:
-    from scalewise.lab.detectors.inference import _suppress
+    from scalewise.lab.detectors.decoding import _suppress
 
     torch.manual_seed(1)
     corner, size = torch.rand(3, 60, 2) * 60, torch.rand(3, 60, 2) * 60 + 1
@@ -351,7 +352,7 @@ def test_the_commands_export_a_run_and_predict_with_its_file(
     runs.save_config(run.folder, run.config)
     (run.folder / "checkpoints").mkdir()
     (run.folder / "checkpoints" / "last.ckpt").touch()
-    monkeypatch.setattr(inference, "load_run", load)
+    monkeypatch.setattr(trained, "load_run", load)
     image = tmp_path / "a.png"
     Image.new("RGB", (64, 40), "red").save(image)
     file = tmp_path / "new" / "small.pt2"

@@ -26,12 +26,12 @@ from scalewise.lab import detectors
 from scalewise.lab.data.split import Objects
 from scalewise.lab.inspection.advice import Advice, Group, advise, unevenness
 from scalewise.lab.inspection.crops import EXAMPLES, SIDE, strips
+from scalewise.lab.inspection.found_tables import histogram, show_inspection
+from scalewise.lab.inspection.html import inspection_html
 from scalewise.lab.inspection.labels import doubtful
 from scalewise.lab.inspection.levels import assign_objects, level_ranges
 from scalewise.lab.inspection.look import look_at
-from scalewise.lab.inspection.page import inspection_html
 from scalewise.lab.inspection.run import check_out
-from scalewise.lab.inspection.tables import histogram, show_inspection
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.grouping import count_objects, size_edges
 from scalewise.lab.training.reach import reach
@@ -352,7 +352,7 @@ def test_data_that_training_refuses_are_shown_all_the_same(data: str, tmp_path: 
 def test_an_inspection_imports_no_lightning() -> None:
     code = (
         "import sys, scalewise.cli.inspect\n"
-        "import scalewise.lab.inspection.run, scalewise.lab.inspection.tables\n"
+        "import scalewise.lab.inspection.run, scalewise.lab.inspection.found_tables\n"
         "assert not {'lightning', 'torchmetrics', 'tensorboard'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

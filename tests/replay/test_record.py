@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 import scalewise as sw
 from scalewise.errors import UsageError
+from scalewise.lab.replay.feed import Setting, replay
 from scalewise.lab.replay.readers import read_losses
 from scalewise.lab.replay.record import RecordError, record
-from scalewise.lab.replay.replay import Setting, replay
 
 
 class Model(nn.Module):

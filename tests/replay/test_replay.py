@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalewise.errors import UsageError
+from scalewise.lab.replay.feed import Setting, grid, replay, replay_shuffled, run_setting
 from scalewise.lab.replay.readers import read_losses
-from scalewise.lab.replay.replay import Setting, grid, replay, replay_shuffled, run_setting
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import train
 from scalewise.lab.training.runs import load_config

@@ -7,8 +7,8 @@ import pytest
 import scipy.stats
 import torch
 
-from scalewise.lab.replay.replay import Setting, replay, replay_shuffled
-from scalewise.lab.replay.summary import loss_share, motion, summarise
+from scalewise.lab.replay.feed import Setting, replay, replay_shuffled
+from scalewise.lab.replay.replay_summary import loss_share, motion, summarise
 
 
 def test_motion_by_hand() -> None:

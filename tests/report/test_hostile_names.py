@@ -18,7 +18,7 @@ from scalewise.data import open_split
 from scalewise.errors import UserError
 from scalewise.lab.report.build import report_csv, write_report
 from scalewise.lab.report.subjects import load_subjects
-from scalewise.lab.study.tables import markdown_cell, safe
+from scalewise.lab.study.study_tables import markdown_cell, safe
 from scalewise.lab.training import runs
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import train

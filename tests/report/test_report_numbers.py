@@ -20,13 +20,13 @@ from scalewise.lab.report.dependence import (
     mean_cosine,
     pairwise_correlation,
 )
-from scalewise.lab.report.drawings import chosen
+from scalewise.lab.report.drawn_images import chosen
 from scalewise.lab.report.figure import compact, name_lines
-from scalewise.lab.report.groups import all_groups_table
+from scalewise.lab.report.group_charts import all_groups_table
 from scalewise.lab.report.origin import environment_rows
 from scalewise.lab.report.policy import policy_figure
 from scalewise.lab.report.subjects import load_subjects
-from scalewise.lab.report.trace import (
+from scalewise.lab.report.trace_series import (
     GroupTrace,
     block_losses,
     block_means,

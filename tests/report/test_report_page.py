@@ -17,7 +17,7 @@ from scipy import stats
 from scalewise.cli.report import main
 from scalewise.errors import UsageError
 from scalewise.lab.report.build import report_html, write_report
-from scalewise.lab.report.images import over_images
+from scalewise.lab.report.image_intervals import over_images
 from scalewise.lab.report.subjects import load_subjects
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.runs import RunError

@@ -12,7 +12,7 @@ from scipy.stats import norm
 from scalewise.data import Split, open_split
 from scalewise.lab.evaluation import ImageDetections, coco_metrics
 from scalewise.lab.evaluation.stored import write_detections
-from scalewise.lab.study.images import ImageBootstrap, ImageDifference, image_bootstrap
+from scalewise.lab.study.other_images import ImageBootstrap, ImageDifference, image_bootstrap
 from scalewise.lab.study.plan import Plan, cell_config, cell_folder, save_plan
 from scalewise.lab.study.records import load_study
 from scalewise.lab.training.config import TrainConfig

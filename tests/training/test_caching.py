@@ -14,12 +14,12 @@ import torch
 
 from scalewise.errors import UserError
 from scalewise.lab.detectors import Batch
+from scalewise.lab.inference.trained import evaluate, load_run
 from scalewise.lab.training import caching
 from scalewise.lab.training.building import open_splits
 from scalewise.lab.training.caching import check_room, memory_left
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import resume, train
-from scalewise.lab.training.inference import evaluate, load_run
 from scalewise.lab.training.module import DetectionModule
 from scalewise.lab.training.reading import check_origin
 from scalewise.lab.training.trainer import make_trainer

@@ -20,10 +20,10 @@ from scalewise.lab.detectors import Batch
 from scalewise.lab.evaluation.stored import read_detections
 from scalewise.lab.replay.readers import read_losses
 from scalewise.lab.report.origin import environment_rows
-from scalewise.lab.report.trace import read_gradients, read_groups
+from scalewise.lab.report.trace_series import read_gradients, read_groups
 from scalewise.lab.study.cell import run_cell
-from scalewise.lab.study.images import run_matches
 from scalewise.lab.study.local import outcome
+from scalewise.lab.study.other_images import run_matches
 from scalewise.lab.study.plan import (
     Cell,
     GridOptions,

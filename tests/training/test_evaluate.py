@@ -20,14 +20,14 @@ from scalewise.cli import main
 from scalewise.data import Split, open_split
 from scalewise.errors import UserError
 from scalewise.lab.evaluation import ImageDetections
-from scalewise.lab.evaluation.coco import coco_results, raw_truth
+from scalewise.lab.evaluation.coco_ap import coco_results, raw_truth
 from scalewise.lab.evaluation.stored import read_detections
-from scalewise.lab.training import inference
+from scalewise.lab.inference import trained
+from scalewise.lab.inference.trained import TrainedRun, detect_all, evaluate, load_run
 from scalewise.lab.training.arithmetic import run_arithmetic
 from scalewise.lab.training.building import open_splits
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import train
-from scalewise.lab.training.inference import TrainedRun, detect_all, evaluate, load_run
 
 Tiny = Callable[..., TrainConfig]
 
@@ -128,7 +128,7 @@ def test_boxes_over_the_edge_are_told_of_and_can_be_scored_as_they_stand(
     data = _over_the_edge(tmp_path / "set")
     run = train(tiny(tmp_path, data=str(data), epochs=1, name="run", by="level"))
     loaded = load_run(run, "last", "cpu")
-    monkeypatch.setattr(inference, "detect_all", _found)
+    monkeypatch.setattr(trained, "detect_all", _found)
     expected = _pycocotools(data / "annotations" / "instances_val.json", loaded, data)
     _, raw = evaluate(loaded, None, None, clip=False)
     names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")

@@ -18,13 +18,13 @@ from torch import Tensor
 from scalewise.data import open_split
 from scalewise.errors import UserError
 from scalewise.lab.detectors import Batch
+from scalewise.lab.inference.trained import evaluate, load_run
 from scalewise.lab.parquet import DamagedFile
 from scalewise.lab.study.records import read_metrics
 from scalewise.lab.training import runs
 from scalewise.lab.training.checkpoints import position
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import resume, train
-from scalewise.lab.training.inference import evaluate, load_run
 from scalewise.lab.training.module import DetectionModule
 from scalewise.lab.training.reading import read_checkpoint
 from scalewise.lab.training.scoring import Scoring

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from scalewise.lab.inference.trained import evaluate, load_run
 from scalewise.lab.training.config import TrainConfig
-from scalewise.lab.training.inference import evaluate, load_run
 
 
 def test_two_processes(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:

@@ -25,10 +25,10 @@ from scalewise.lab.training.average import MovingAverage, decay_at, update
 from scalewise.lab.training.checkpoints import WholeFiles
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.module import rate
-from scalewise.lab.training.picture import chosen_groups, draw_groups
 from scalewise.lab.training.progress import describe
-from scalewise.lab.training.schemes import build_balancer, parse_scheme
+from scalewise.lab.training.scheme_options import build_balancer, parse_scheme
 from scalewise.lab.training.trace import Trace, TraceInterval, group_names, loss_columns
+from scalewise.lab.training.trace_picture import chosen_groups, draw_groups
 from scalewise.weighting import AVW, RLO, LossBalancer
 
 

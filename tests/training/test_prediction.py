@@ -17,13 +17,13 @@ from PIL import ExifTags, Image, ImageFont
 
 from scalewise.cli import main
 from scalewise.data import open_split
+from scalewise.lab import letters
 from scalewise.lab.data.split import ImageRecord, Objects, Split
 from scalewise.lab.detectors import atss, fcos, retinanet
-from scalewise.lab.training import letters
+from scalewise.lab.inference.prediction import predict
+from scalewise.lab.inference.trained import TrainedRun, load_run
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import train
-from scalewise.lab.training.inference import TrainedRun, load_run
-from scalewise.lab.training.prediction import predict
 from scalewise.lab.training.reach import reach
 
 Tiny = Callable[..., TrainConfig]

@@ -27,11 +27,11 @@ from scalewise.lab.detectors import Batch, Detections
 from scalewise.lab.evaluation import ImageDetections
 from scalewise.lab.evaluation.ranking import best_thresholds
 from scalewise.lab.evaluation.stored import write_detections
+from scalewise.lab.inference.prediction import predict
+from scalewise.lab.inference.trained import load_run, validated
+from scalewise.lab.inference.video import _upright
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import train
-from scalewise.lab.training.inference import load_run, validated
-from scalewise.lab.training.prediction import predict
-from scalewise.lab.training.video import _upright
 
 CLASSES = ["cat", "dog", "eel"]
 

@@ -19,13 +19,13 @@ from scalewise.cli.display import show_run
 from scalewise.data import open_split
 from scalewise.errors import UserError
 from scalewise.lab.detectors import Batch
+from scalewise.lab.inference.prediction import predict
+from scalewise.lab.inference.trained import evaluate, load_run
 from scalewise.lab.training import runs
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import train
-from scalewise.lab.training.inference import evaluate, load_run
 from scalewise.lab.training.module import DetectionModule
-from scalewise.lab.training.prediction import predict
-from scalewise.lab.training.schemes import build_balancer
+from scalewise.lab.training.scheme_options import build_balancer
 from scalewise.weighting import RLO
 
 Tiny = Callable[..., TrainConfig]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from scalewise.cli.options import ShortHelp, add_run_options, build, parse
+from scalewise.cli.parsing import ShortHelp, add_run_options, build, parse
 from scalewise.errors import UsageError, UserError
 from scalewise.lab.study.plan import VARIED, GridOptions
 from scalewise.lab.training.config import GROUPS, TrainConfig, check

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser
 
-from scalewise.cli.options import build, parse
+from scalewise.cli.parsing import build, parse
 from scalewise.default import SCHEME
 from scalewise.errors import UserError
 from scalewise.lab.training.config import TrainConfig, check

@@ -8,7 +8,7 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser
 
-from scalewise.cli.options import build, parse
+from scalewise.cli.parsing import build, parse
 
 
 @dataclass(kw_only=True)
@@ -49,7 +49,7 @@ def main(words: list[str]) -> int:
     if options.data is not None:
         require_data(options.data)
     from scalewise.cli.display import show_metrics
-    from scalewise.lab.training.inference import evaluate, load_run
+    from scalewise.lab.inference.trained import evaluate, load_run
 
     run = load_run(folder, options.checkpoint, options.device)
     path, metrics = evaluate(run, options.data, options.split, clip=not options.no_clip)

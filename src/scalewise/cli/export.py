@@ -8,7 +8,7 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser
 
-from scalewise.cli.options import build, parse
+from scalewise.cli.parsing import build, parse
 from scalewise.errors import UsageError
 
 
@@ -52,7 +52,7 @@ def main(words: list[str]) -> int:
     load_config(folder)
     checkpoint(folder, options.checkpoint)
     from scalewise.lab.export.write import export_run
-    from scalewise.lab.training.inference import load_run
+    from scalewise.lab.inference.trained import load_run
 
     run = load_run(folder, options.checkpoint, "cpu")
     out = Path(options.out) if options.out else None

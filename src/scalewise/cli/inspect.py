@@ -8,7 +8,7 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser
 
-from scalewise.cli.options import ShortHelp, build, parse
+from scalewise.cli.parsing import ShortHelp, build, parse
 from scalewise.errors import UsageError
 from scalewise.lab.training.config import TrainConfig, check
 
@@ -61,8 +61,8 @@ def main(words: list[str]) -> int:
     require_data(options.data)
     from rich.console import Console
 
+    from scalewise.lab.inspection.found_tables import show_inspection
     from scalewise.lab.inspection.run import check_out, inspect_data, write_inspection
-    from scalewise.lab.inspection.tables import show_inspection
 
     check_out(options.data, out)
     found, examples, unreadable = inspect_data(config, show=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from scalewise.cli.options import build, parse
+from scalewise.cli.parsing import build, parse
 from scalewise.errors import UsageError, UserError
 
 
@@ -97,7 +97,7 @@ def carry_out(
         )
     _look_first(source, images, options, exported)
     from scalewise.lab.data.open import open_split
-    from scalewise.lab.training.prediction import predict
+    from scalewise.lab.inference.prediction import predict
 
     run, out, limits, said = _prepare(source, options, exported)
     like = None if options.data is None else open_split(options.data, options.split)
@@ -146,7 +146,7 @@ def _prepare(
         found = load_exported(source, options.device)
         out = Path(options.out) if options.out else source.parent / "predictions"
         return found, out, options.threshold, []
-    from scalewise.lab.training.inference import load_run, validated
+    from scalewise.lab.inference.trained import load_run, validated
 
     run = load_run(source, options.checkpoint, options.device)
     out = Path(options.out) if options.out else source / "predictions"

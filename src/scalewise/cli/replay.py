@@ -8,7 +8,7 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser
 
-from scalewise.cli.options import build, parse
+from scalewise.cli.parsing import build, parse
 from scalewise.errors import UsageError, UserError
 
 LIMITS = (
@@ -68,11 +68,11 @@ def main(words: list[str]) -> int:
     for trace in map(Path, values.traces):
         if not trace.exists():
             raise UserError(f"{trace} does not exist")
-    from scalewise.lab.replay.display import show
+    from scalewise.lab.replay.feed import grid, replay, replay_shuffled, run_setting
     from scalewise.lab.replay.output import draw_weights, write_weights
     from scalewise.lab.replay.readers import read_losses
-    from scalewise.lab.replay.replay import grid, replay, replay_shuffled, run_setting
-    from scalewise.lab.replay.summary import summarise
+    from scalewise.lab.replay.replay_summary import summarise
+    from scalewise.lab.replay.replay_table import show
     from scalewise.lab.training.kinds import kind_of
     from scalewise.lab.training.runs import new_run_folder
 

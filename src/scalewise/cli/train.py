@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from scalewise.cli.options import ShortHelp, add_run_options, build, parse
+from scalewise.cli.parsing import ShortHelp, add_run_options, build, parse
 from scalewise.errors import UsageError
 from scalewise.lab.training.config import GROUPS, TrainConfig, check
 
@@ -54,7 +54,7 @@ def _train(config: TrainConfig) -> Path:
 
     check(config)
     splits = open_splits(config)
-    from scalewise.lab.training.schemes import parse_scheme
+    from scalewise.lab.training.scheme_options import parse_scheme
 
     parse_scheme(config.scheme)
     defer_torchmetrics()

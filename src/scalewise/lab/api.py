@@ -68,7 +68,7 @@ def train(
             from scalewise.lab.training.fit import resume as go_on
         return read_run(go_on(_folder(resume)))
     with packages("train"):
-        from scalewise.cli.options import build
+        from scalewise.cli.parsing import build
         from scalewise.cli.train import parser
         from scalewise.lab.training.fit import train as start
 
@@ -95,8 +95,8 @@ def evaluate(run: str | Path | TrainResult, **options: Any) -> EvaluateResult:
     """
     with packages("evaluate"):
         from scalewise.cli.evaluate import EvaluateOptions
-        from scalewise.lab.training.inference import evaluate as measure
-        from scalewise.lab.training.inference import load_run
+        from scalewise.lab.inference.trained import evaluate as measure
+        from scalewise.lab.inference.trained import load_run
 
         values = checked("evaluate", parser_of(EvaluateOptions), (EvaluateOptions,), options)
     loaded = load_run(_folder(run), values.checkpoint, values.device)
@@ -130,7 +130,7 @@ def predict(
         True
     """
     with packages("predict"):
-        from scalewise.cli.options import build
+        from scalewise.cli.parsing import build
         from scalewise.cli.predict import PredictOptions, carry_out
         from scalewise.lab.training.runs import load_json
 
@@ -207,7 +207,7 @@ def inspect(**options: Any) -> InspectResult:
     """
     with packages("inspect"):
         from scalewise.cli.inspect import InspectOptions, as_config
-        from scalewise.cli.options import build
+        from scalewise.cli.parsing import build
         from scalewise.lab.inspection.run import check_out, inspect_data, write_inspection
 
         values = checked("inspect", parser_of(InspectOptions), (InspectOptions,), options)

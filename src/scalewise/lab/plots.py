@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from scalewise.lab.training.letters import families
-from scalewise.lab.training.picture import (
+from scalewise.lab.letters import families
+from scalewise.lab.training.trace_picture import (
     chosen_groups,
     group_color,
     is_broken,

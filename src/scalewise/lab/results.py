@@ -259,7 +259,7 @@ class InspectResult:
     def __repr__(self) -> str:
         from rich.console import Console
 
-        from scalewise.lab.inspection.tables import show_inspection
+        from scalewise.lab.inspection.found_tables import show_inspection
 
         console = Console(width=80, color_system=None)
         with console.capture() as held:

@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from scalewise.lab.data.coco import coco_files, read_coco
-from scalewise.lab.data.demo import make_demo
+from scalewise.lab.data.coco_reader import coco_files, read_coco
+from scalewise.lab.data.demo_set import make_demo
 from scalewise.lab.data.faults import FEW, BadData
 from scalewise.lab.data.split import Split
 from scalewise.lab.data.text import found_in, shown
-from scalewise.lab.data.voc import read_voc, voc_folders
-from scalewise.lab.data.yolo import read_yolo, yolo_file
+from scalewise.lab.data.voc_reader import read_voc, voc_folders
+from scalewise.lab.data.yolo_reader import read_yolo, yolo_file
 
 
 def open_split(

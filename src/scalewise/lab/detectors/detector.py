@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from scalewise.lab.detectors.backbone import make_backbone
 from scalewise.lab.detectors.batch import Batch, Detections
+from scalewise.lab.detectors.decoding import select
 from scalewise.lab.detectors.grid import Grid, make_grid
 from scalewise.lab.detectors.head import Head
-from scalewise.lab.detectors.inference import select
 from scalewise.lab.detectors.losses import object_factor, sum_per_level
 from scalewise.lab.detectors.method import AnchorLosses, Method, Predictions
 from scalewise.lab.detectors.pyramid import STRIDES, Pyramid, level_names

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from scalewise.lab.evaluation.coco import coco_metrics, coco_results, coco_truth
+from scalewise.lab.evaluation.coco_ap import coco_metrics, coco_results, coco_truth
 from scalewise.lab.evaluation.detections import ImageDetections, to_original
-from scalewise.lab.evaluation.voc import voc_metrics
+from scalewise.lab.evaluation.voc_ap import voc_metrics
 
 __all__ = [
     "ImageDetections",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from scalewise.lab.data.split import Split
-from scalewise.lab.evaluation.coco import coco_metrics
+from scalewise.lab.evaluation.coco_ap import coco_metrics
 from scalewise.lab.evaluation.detections import ImageDetections
-from scalewise.lab.evaluation.voc import voc_metrics
+from scalewise.lab.evaluation.voc_ap import voc_metrics
 
 
 def score(split: Split, detections: list[ImageDetections]) -> dict[str, float]:

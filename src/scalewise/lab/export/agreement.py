@@ -11,10 +11,10 @@ from scalewise.errors import UserError
 from scalewise.lab.data.dataset import DetectionDataset
 from scalewise.lab.data.loader import Collate
 from scalewise.lab.detectors import Batch, DenseDetector, Detections
-from scalewise.lab.detectors.inference import class_scores, clip
+from scalewise.lab.detectors.decoding import class_scores, clip
 from scalewise.lab.export.exported import ExportedDetector
+from scalewise.lab.inference.trained import TrainedRun
 from scalewise.lab.training.building import open_splits
-from scalewise.lab.training.inference import TrainedRun
 
 TOLERANCE = 1e-4  # of scores, and of boxes as a share of the images' side
 _BATCHES = (1, 3)  # so many images at once

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scalewise.errors import UsageError, UserError
 from scalewise.lab.detectors import Batch, Detections
-from scalewise.lab.detectors.inference import suppress, take_candidates
+from scalewise.lab.detectors.decoding import suppress, take_candidates
 from scalewise.lab.export.facts import ExportFacts, from_metadata
 from scalewise.lab.training.building import auto_workers
 

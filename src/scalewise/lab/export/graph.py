@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from scalewise.lab.detectors import DenseDetector
-from scalewise.lab.detectors.frozen import FoldedConv, FoldedNorm
-from scalewise.lab.detectors.inference import (
+from scalewise.lab.detectors.decoding import (
     Candidates,
     class_scores,
     clip,
     pick,
     take_candidates,
 )
+from scalewise.lab.detectors.frozen import FoldedConv, FoldedNorm
 from scalewise.lab.detectors.layers import Conv, ReLU6
 
 

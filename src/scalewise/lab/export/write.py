@@ -22,7 +22,7 @@ from scalewise.lab.export.agreement import TOLERANCE, Agreement, check_images, c
 from scalewise.lab.export.exported import TORCH_METADATA, load_exported
 from scalewise.lab.export.facts import DECODED, PIXELS, SUPPRESSED, ExportFacts, to_metadata
 from scalewise.lab.export.graph import Decoded, Suppressed, plain
-from scalewise.lab.training.inference import TrainedRun, unused
+from scalewise.lab.inference.trained import TrainedRun, unused
 
 Format = Literal["onnx", "torch"]
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -62,7 +62,7 @@ def export_run(
         >>> from pathlib import Path
         >>> from scalewise.lab.export.exported import load_exported
         >>> from scalewise.lab.export.write import export_run
-        >>> from scalewise.lab.training.inference import load_run
+        >>> from scalewise.lab.inference.trained import load_run
         >>> run = load_run(Path("runs/first"), "last", device="cpu")
         >>> path, said = export_run(run, "torch", Path("small.pt2"), size=96)
         >>> said[0]

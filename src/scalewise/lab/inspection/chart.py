@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 
 from scalewise.lab.inspection.advice import Group
 from scalewise.lab.inspection.crops import Strip
+from scalewise.lab.inspection.found_tables import LEVELS, histogram, range_words
 from scalewise.lab.inspection.look import Inspection
-from scalewise.lab.inspection.tables import LEVELS, histogram, range_words
+from scalewise.lab.letters import known_letters
 from scalewise.lab.plots import NamedFigure
-from scalewise.lab.training.letters import known_letters
-from scalewise.lab.training.picture import level_color, safe_label
+from scalewise.lab.training.trace_picture import level_color, safe_label
 
 MOST_BARS = 12  # of a panel of groups
 OBJECTS, POSITIVES = "#4477aa", "#e69f00"

@@ -12,8 +12,8 @@ from scalewise.errors import UsageError
 from scalewise.files import whole, write_text
 from scalewise.lab.inspection.chart import draw_inspection
 from scalewise.lab.inspection.crops import Strip, strips
+from scalewise.lab.inspection.html import inspection_html
 from scalewise.lab.inspection.look import Inspection, look_at
-from scalewise.lab.inspection.page import inspection_html
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.runs import new_run_folder
 

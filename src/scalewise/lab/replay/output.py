@@ -13,11 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scalewise.files import whole, write_text
+from scalewise.lab.letters import families
+from scalewise.lab.replay.feed import Replayed
 from scalewise.lab.replay.readers import GroupLosses
-from scalewise.lab.replay.replay import Replayed
 from scalewise.lab.training.kinds import Kind
-from scalewise.lab.training.letters import families
-from scalewise.lab.training.picture import (
+from scalewise.lab.training.trace_picture import (
     choice_note,
     chosen_groups,
     group_color,

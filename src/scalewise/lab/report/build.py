@@ -9,23 +9,23 @@ from pathlib import Path
 
 from scalewise.errors import UsageError
 from scalewise.files import write_text
+from scalewise.lab.report.ap_charts import sizes_section
 from scalewise.lab.report.cost import cost_section
 from scalewise.lab.report.dependence import dependence_section
 from scalewise.lab.report.forest import forest_section
-from scalewise.lab.report.groups import groups_section
-from scalewise.lab.report.images import images_section, over_images
+from scalewise.lab.report.group_charts import groups_section
+from scalewise.lab.report.image_intervals import images_section, over_images
 from scalewise.lab.report.learning import learning_section
 from scalewise.lab.report.markup import Table, paragraph
 from scalewise.lab.report.origin import origin_section
 from scalewise.lab.report.page import page_html
-from scalewise.lab.report.pictures import pictures_section
-from scalewise.lab.report.scores import sizes_section
+from scalewise.lab.report.side_by_side import pictures_section
 from scalewise.lab.report.subjects import Comparison, common_kind, load_subjects
-from scalewise.lab.report.summary import CAPTION, METRICS, summary_section, summary_table
+from scalewise.lab.report.summary_table import CAPTION, METRICS, summary_section, summary_table
 from scalewise.lab.study.comparisons import class_metrics, study_tables
-from scalewise.lab.study.images import ImageBootstrap
+from scalewise.lab.study.other_images import ImageBootstrap
 from scalewise.lab.study.records import StudyRecords
-from scalewise.lab.study.tables import differences_csv, markdown, markdown_cell, safe
+from scalewise.lab.study.study_tables import differences_csv, markdown, markdown_cell, safe
 
 
 def write_report(

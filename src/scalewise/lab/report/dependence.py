@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from scalewise.lab.report.figure import Figure, figure_html, plain
-from scalewise.lab.report.groups import selection_note, shown_note, shown_runs
+from scalewise.lab.report.group_charts import selection_note, shown_note, shown_runs
 from scalewise.lab.report.markup import (
     Html,
     Section,
@@ -20,9 +20,15 @@ from scalewise.lab.report.markup import (
     side_by_side,
 )
 from scalewise.lab.report.subjects import Comparison, ReportRun, common_kind
-from scalewise.lab.report.trace import Floats, GroupTrace, read_gradients, read_groups, smoothed
+from scalewise.lab.report.trace_series import (
+    Floats,
+    GroupTrace,
+    read_gradients,
+    read_groups,
+    smoothed,
+)
 from scalewise.lab.training.kinds import Kind
-from scalewise.lab.training.picture import MOST, REST_COLOR, group_color
+from scalewise.lab.training.trace_picture import MOST, REST_COLOR, group_color
 
 LEAST_ROWS = 10
 DIVERGING = [[0, "#d55e00"], [0.5, "#f5f5f5"], [1, "#0072b2"]]

@@ -9,7 +9,7 @@ from typing import Any
 from scalewise.lab.report.figure import Figure, figure_html, plain, stacked
 from scalewise.lab.report.markup import Html, Section, Table, absent, bullets, choice, join
 from scalewise.lab.report.subjects import Comparison
-from scalewise.lab.report.summary import METRICS, differences, metric_values
+from scalewise.lab.report.summary_table import METRICS, differences, metric_values
 from scalewise.lab.study.statistics import Difference
 from scalewise.lab.study.verdicts import interval_points, points, seeds_text, verdict
 

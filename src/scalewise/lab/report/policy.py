@@ -9,7 +9,7 @@ import numpy as np
 from scalewise.lab.report.figure import SERIES_COLORS, Figure, number, plain
 from scalewise.lab.report.markup import Table
 from scalewise.lab.report.subjects import ReportRun
-from scalewise.lab.report.trace import Floats, GroupTrace, block_means, blocks
+from scalewise.lab.report.trace_series import Floats, GroupTrace, block_means, blocks
 
 BAND: dict[str, Any] = {  # the axis of a band, which measures nothing
     "showticklabels": False,

@@ -83,7 +83,7 @@ def make_plan(grid: GridOptions, options: TrainConfig) -> Plan:
     Raises:
         UsageError: naming the option, its value and what is allowed.
     """
-    from scalewise.lab.training.schemes import parse_scheme
+    from scalewise.lab.training.scheme_options import parse_scheme
 
     check(options)
     detectors = _words("--detectors", grid.detectors or [options.detector])

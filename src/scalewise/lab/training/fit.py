@@ -38,7 +38,7 @@ from scalewise.lab.training.reading import check_origin, read_checkpoint
 from scalewise.lab.training.recorder import GroupRecorder
 from scalewise.lab.training.resuming import check_same_data, check_tables, check_unfinished
 from scalewise.lab.training.runs import RunError
-from scalewise.lab.training.schemes import build_balancer, check_objective
+from scalewise.lab.training.scheme_options import build_balancer, check_objective
 from scalewise.lab.training.scoring import Scoring
 from scalewise.lab.training.sound import Diverged, StopDiverged
 from scalewise.lab.training.trainer import (
@@ -255,7 +255,7 @@ def _fit(
         raise stop from stop.__cause__
     scoring.write(trainer, module, "finished")
     if trainer.is_global_zero:
-        from scalewise.lab.training.picture import draw_groups
+        from scalewise.lab.training.trace_picture import draw_groups
 
         draw_groups(run)
 

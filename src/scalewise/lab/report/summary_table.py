@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from scalewise.lab.report.ap_charts import mean_text
 from scalewise.lab.report.cost import overhead, series_time
 from scalewise.lab.report.figure import number
 from scalewise.lab.report.markup import (
@@ -17,7 +18,6 @@ from scalewise.lab.report.markup import (
     join,
     table,
 )
-from scalewise.lab.report.scores import mean_text
 from scalewise.lab.report.subjects import Comparison
 from scalewise.lab.study.statistics import Difference, paired
 from scalewise.lab.study.verdicts import advice, interval_points, points, verdict

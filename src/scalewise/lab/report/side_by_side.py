@@ -32,7 +32,7 @@ def _of_comparison(comparison: Comparison, tables: int) -> list[Html]:
     )
     if not shown:
         return notes
-    from scalewise.lab.report.drawings import drawings  # needs torchvision, which takes seconds
+    from scalewise.lab.report.drawn_images import drawings  # needs torchvision, which takes seconds
 
     try:
         return [*notes, drawings(shown, tables)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from scalewise.files import write_text
 from scalewise.lab.study.comparisons import METRICS, MetricTable, class_metrics, study_tables
-from scalewise.lab.study.images import CAUTION, ImageBootstrap
+from scalewise.lab.study.other_images import CAUTION, ImageBootstrap
 from scalewise.lab.study.records import StudyRecords
 from scalewise.lab.study.statistics import MOST_SEEDS, Difference, Interval
 from scalewise.lab.study.verdicts import advice, interval_points, points, seeds_text, verdict

@@ -21,11 +21,11 @@ from scalewise.lab.data.split import ImageRecord, Objects, Split
 from scalewise.lab.data.text import printable
 from scalewise.lab.detectors.pyramid import level_names
 from scalewise.lab.evaluation import ImageDetections
+from scalewise.lab.inference.drawing import draw
+from scalewise.lab.inference.formats import ResultNames, write_coco, write_yolo
+from scalewise.lab.inference.trained import Detecting, detect_all, unused
+from scalewise.lab.inference.video import is_video, redraw
 from scalewise.lab.training import runs
-from scalewise.lab.training.drawing import draw
-from scalewise.lab.training.formats import ResultNames, write_coco, write_yolo
-from scalewise.lab.training.inference import Detecting, detect_all, unused
-from scalewise.lab.training.video import is_video, redraw
 
 _LONGEST = 60  # letters of an image's name in its picture's: four bytes each, and a file's has 255
 
@@ -111,8 +111,8 @@ def predict(
     Examples:
         >>> from pathlib import Path
         >>> from scalewise.data import open_split
-        >>> from scalewise.lab.training.inference import load_run
-        >>> from scalewise.lab.training.prediction import predict
+        >>> from scalewise.lab.inference.trained import load_run
+        >>> from scalewise.lab.inference.prediction import predict
         >>> run = load_run(Path("runs/first"), "last", device="cpu")
         >>> images = [record.path for record in open_split(run.config.data, "test").records]
         >>> folder, unreadable = predict(run, images, Path("drawn"), threshold=0.3)

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from scalewise.lab.replay.output import shown_groups
 from scalewise.lab.replay.readers import GroupLosses
-from scalewise.lab.replay.summary import ReplaySummary, loss_share
+from scalewise.lab.replay.replay_summary import ReplaySummary, loss_share
 from scalewise.lab.training.kinds import Kind
-from scalewise.lab.training.picture import choice_note
+from scalewise.lab.training.trace_picture import choice_note
 
 WIDTH = 140  # in a file, where no line needs to fit a window
 MOST_COLUMNS = 8  # groups beside each other; more stand below each other

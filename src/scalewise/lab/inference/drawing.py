@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from scalewise.lab.training.letters import lettering
-from scalewise.lab.training.picture import level_color
+from scalewise.lab.letters import lettering
+from scalewise.lab.training.trace_picture import level_color
 
 
 def draw(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scalewise.lab.replay.replay import Replayed
+from scalewise.lab.replay.feed import Replayed
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,14 @@ from scalewise.lab.data.text import printable
 from scalewise.lab.inspection.advice import Group
 from scalewise.lab.inspection.chart import OBJECTS, POSITIVES
 from scalewise.lab.inspection.crops import Strip
+from scalewise.lab.inspection.found_tables import (
+    LEVELS,
+    histogram,
+    range_words,
+    share_text,
+    vanished,
+)
 from scalewise.lab.inspection.look import Inspection
-from scalewise.lab.inspection.tables import LEVELS, histogram, range_words, share_text, vanished
 from scalewise.lab.report.figure import Figure, figure_html, plain
 from scalewise.lab.report.markup import (
     Html,
@@ -31,7 +37,7 @@ from scalewise.lab.report.markup import (
     text,
 )
 from scalewise.lab.report.page import page_html
-from scalewise.lab.training.picture import level_color
+from scalewise.lab.training.trace_picture import level_color
 
 MOST_BARS = 20  # of the chart of classes; the table has all
 

@@ -16,7 +16,7 @@ from scalewise.lab.data.open import open_split
 from scalewise.lab.data.split import Split
 from scalewise.lab.detectors import Batch, DenseDetector, Detections
 from scalewise.lab.evaluation import ImageDetections, coco_metrics, to_original
-from scalewise.lab.evaluation.coco import raw_truth
+from scalewise.lab.evaluation.coco_ap import raw_truth
 from scalewise.lab.evaluation.detections import check_detections
 from scalewise.lab.evaluation.scores import score
 from scalewise.lab.evaluation.stored import read_detections
@@ -68,7 +68,7 @@ class TrainedRun:
 
     Examples:
         >>> from pathlib import Path
-        >>> from scalewise.lab.training.inference import load_run
+        >>> from scalewise.lab.inference.trained import load_run
         >>> run = load_run(Path("runs/first"), "last", device="cpu")
         >>> run.detector.training
         False
@@ -123,7 +123,7 @@ def load_run(folder: Path, kind: str = "best", device: str = "auto") -> TrainedR
 
     Examples:
         >>> from pathlib import Path
-        >>> from scalewise.lab.training.inference import load_run
+        >>> from scalewise.lab.inference.trained import load_run
         >>> run = load_run(Path("runs/first"), "last", device="cpu")
         >>> run.classes
         ['disc', 'square', 'triangle', 'ring', 'cross']
@@ -191,7 +191,7 @@ def evaluate(
 
     Examples:
         >>> from pathlib import Path
-        >>> from scalewise.lab.training.inference import evaluate, load_run
+        >>> from scalewise.lab.inference.trained import evaluate, load_run
         >>> run = load_run(Path("runs/first"), "last", device="cpu")
         >>> path, metrics = evaluate(run, None, "test")
         >>> path.name, 0 <= metrics["AP"] <= 1

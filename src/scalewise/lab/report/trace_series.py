@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from scalewise.lab.parquet import DamagedFile, read_table
-from scalewise.lab.training.picture import chosen_groups, group_losses, sum_columns
 from scalewise.lab.training.trace import background_columns, group_names, read_trace
+from scalewise.lab.training.trace_picture import chosen_groups, group_losses, sum_columns
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

@@ -14,7 +14,7 @@ from torch import Tensor
 from scalewise.errors import UsageError
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.runs import load_config
-from scalewise.lab.training.schemes import build_balancer, parse_scheme
+from scalewise.lab.training.scheme_options import build_balancer, parse_scheme
 from scalewise.weighting import LearnedScheme, LossBalancer
 
 
@@ -23,7 +23,7 @@ class Setting:
     """A balancer in words; the fields are the training options of the same names.
 
     Examples:
-        >>> from scalewise.lab.replay.replay import Setting
+        >>> from scalewise.lab.replay.feed import Setting
         >>> Setting("share", by="class").interval
         'auto'
     """
@@ -59,7 +59,7 @@ class Replayed:
 
     Examples:
         >>> import torch
-        >>> from scalewise.lab.replay.replay import Setting, replay
+        >>> from scalewise.lab.replay.feed import Setting, replay
         >>> losses = torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
         >>> replay(losses, Setting("rlo", interval=20)).actions
         (None, 'avw-dispersion', 'equal', 'equal')
@@ -100,7 +100,7 @@ def replay(
 
     Examples:
         >>> import torch
-        >>> from scalewise.lab.replay.replay import Setting, replay
+        >>> from scalewise.lab.replay.feed import Setting, replay
         >>> losses = torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
         >>> replayed = replay(losses, Setting("avw:temperature=2", interval=20))
         >>> replayed.weights.shape  # the first weights, then those after each interval

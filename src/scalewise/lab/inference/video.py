@@ -20,7 +20,7 @@ from scalewise.lab.data.loader import Collate
 from scalewise.lab.data.text import is_hidden_copy, one_line, require_regular
 from scalewise.lab.data.transforms import as_boxes, eval_transforms
 from scalewise.lab.evaluation import ImageDetections, to_original
-from scalewise.lab.training.inference import Detecting
+from scalewise.lab.inference.trained import Detecting
 
 if TYPE_CHECKING:
     from av.container import InputContainer

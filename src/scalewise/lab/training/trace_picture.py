@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scalewise.files import whole
+from scalewise.lab.letters import families, known_letters
 from scalewise.lab.training.kinds import Kind, kind_of
-from scalewise.lab.training.letters import families, known_letters
 from scalewise.lab.training.runs import load_config
 from scalewise.lab.training.trace import background_columns, group_names, loss_columns, read_trace
 

@@ -16,11 +16,11 @@ from scalewise.lab.data.split import ImageRecord, Split
 from scalewise.lab.detectors.pyramid import level_names
 from scalewise.lab.evaluation.detections import ImageDetections
 from scalewise.lab.evaluation.stored import read_detections
+from scalewise.lab.inference.drawing import draw
 from scalewise.lab.report.markup import Html, join, paragraph, text
 from scalewise.lab.report.subjects import ReportRun
 from scalewise.lab.training.building import open_splits
-from scalewise.lab.training.drawing import draw
-from scalewise.lab.training.picture import level_color
+from scalewise.lab.training.trace_picture import level_color
 
 IMAGES = 6  # where few runs are shown
 ALL_PICTURES = 60  # of a page, so that it stays small

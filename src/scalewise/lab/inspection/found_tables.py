@@ -17,7 +17,7 @@ from scalewise.lab.inspection.advice import Group
 from scalewise.lab.inspection.labels import Doubt
 from scalewise.lab.inspection.levels import LevelRange
 from scalewise.lab.inspection.look import Inspection
-from scalewise.lab.training.picture import level_color
+from scalewise.lab.training.trace_picture import level_color
 
 MOST_ROWS = 12  # of a table of groups
 _BAR = 30  # characters of the longest bar

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from scalewise.lab.report.ap_charts import percent
 from scalewise.lab.report.figure import Figure, figure_html, number, plain
 from scalewise.lab.report.markup import (
     Html,
@@ -20,9 +21,8 @@ from scalewise.lab.report.markup import (
     table,
 )
 from scalewise.lab.report.policy import BAND, action_keys, action_strip, held, policy_figure
-from scalewise.lab.report.scores import percent
 from scalewise.lab.report.subjects import Comparison, ReportRun, common_kind
-from scalewise.lab.report.trace import (
+from scalewise.lab.report.trace_series import (
     Floats,
     GroupTrace,
     Integers,
@@ -34,7 +34,12 @@ from scalewise.lab.report.trace import (
     smoothed,
     smoothed_loss,
 )
-from scalewise.lab.training.picture import BACKGROUND_COLOR, choice_note, group_color, is_broken
+from scalewise.lab.training.trace_picture import (
+    BACKGROUND_COLOR,
+    choice_note,
+    group_color,
+    is_broken,
+)
 
 POINTS = 400  # of a line, where few runs are shown
 ALL_POINTS = 9600  # of a line over all runs shown, so that the page stays small

@@ -15,7 +15,7 @@ from scalewise.lab.report.markup import (
     table,
 )
 from scalewise.lab.report.subjects import Comparison
-from scalewise.lab.study.images import CAUTION, ImageBootstrap, image_bootstrap
+from scalewise.lab.study.other_images import CAUTION, ImageBootstrap, image_bootstrap
 from scalewise.lab.study.verdicts import interval_points, points
 
 RESAMPLES = 500
