@@ -182,7 +182,7 @@ def test_every_option_is_named_in_the_docstring(function: Callable[..., Any], ki
 
 def test_importing_costs_nothing_before_a_call() -> None:
     code = (
-        "import sys, scalewise, scalewise.lab.api\n"
+        "import sys, scalewise, scalewise.api\n"
         "scalewise.train, scalewise.evaluate, scalewise.predict, scalewise.compare\n"
         "heavy = {'torch', 'lightning', 'matplotlib', 'jsonargparse', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy"

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scalewise import detectors as detectors
+    from scalewise.api import compare as compare
+    from scalewise.api import evaluate as evaluate
+    from scalewise.api import inspect as inspect
+    from scalewise.api import predict as predict
+    from scalewise.api import train as train
     from scalewise.integrations.attach import attach as attach
     from scalewise.integrations.attach import detach as detach
-    from scalewise.lab.api import compare as compare
-    from scalewise.lab.api import evaluate as evaluate
-    from scalewise.lab.api import inspect as inspect
-    from scalewise.lab.api import predict as predict
-    from scalewise.lab.api import train as train
     from scalewise.lab.replay.record import record as record
     from scalewise.weighting import (
         AVW as AVW,
@@ -107,11 +107,11 @@ _WEIGHTING = (
 _FUNCTIONS = {
     "attach": "scalewise.integrations.attach",
     "detach": "scalewise.integrations.attach",
-    "compare": "scalewise.lab.api",
-    "evaluate": "scalewise.lab.api",
-    "inspect": "scalewise.lab.api",
-    "predict": "scalewise.lab.api",
-    "train": "scalewise.lab.api",
+    "compare": "scalewise.api",
+    "evaluate": "scalewise.api",
+    "inspect": "scalewise.api",
+    "predict": "scalewise.api",
+    "train": "scalewise.api",
     "record": "scalewise.lab.replay.record",
     "by_class": "scalewise.weighting",
     "by_level": "scalewise.weighting",

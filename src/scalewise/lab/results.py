@@ -1,4 +1,4 @@
-"""What the functions of `scalewise.lab.api` give back: a folder, figures by name, and a plot."""
+"""What the functions of `scalewise.api` give back: a folder, figures by name, and a plot."""
 
 from __future__ import annotations
 
