@@ -278,6 +278,12 @@ def test_as_many_ids_as_losses_are_needed() -> None:
         weigh_positives(torch.zeros(2, 3), torch.zeros(3).long(), balancer)
 
 
+def test_ids_that_count_from_one_are_refused() -> None:
+    balancer = LossBalancer(["cat", "dog"], "share", by="class")
+    with pytest.raises(RuntimeError, match="groups 0 to 1, and an id is above; background is -1"):
+        weigh_positives(torch.zeros(3), torch.tensor([1, 2, -1]), balancer)
+
+
 def test_weighing_positives_compiles_to_one_graph() -> None:
     loss, ids = torch.rand(2, 9, requires_grad=True), torch.randint(-1, 2, (2, 9))
     balancer = LossBalancer(["a", "b"], "class:b=3", by="class")

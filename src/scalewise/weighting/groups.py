@@ -176,6 +176,7 @@ def weigh_positives(per_anchor_loss: Tensor, group_ids: Tensor, balancer: LossBa
 
     Raises:
         ValueError: the shapes differ.
+        RuntimeError: an id is not below the number of groups; on a GPU when the device gets there.
 
     Examples:
         >>> import torch
@@ -191,6 +192,10 @@ def weigh_positives(per_anchor_loss: Tensor, group_ids: Tensor, balancer: LossBa
             f"{tuple(group_ids.shape)}; give one id for each anchor, -1 for the background"
         )
     groups = balancer.num_groups
+    torch._assert_async(
+        (group_ids < groups).all(),
+        f"the balancer has the groups 0 to {groups - 1}, and an id is above; background is -1",
+    )
     wide = torch.promote_types(per_anchor_loss.dtype, torch.float32)
     values = per_anchor_loss.to(wide).reshape(-1, per_anchor_loss.shape[-1])
     ids = torch.where(group_ids < 0, groups, group_ids).reshape(values.shape)
