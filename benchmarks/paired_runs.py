@@ -4,9 +4,10 @@
     python benchmarks/paired_runs.py FILE.csv
 
 A RUN is a folder of `scalewise train`, or FILE.csv:SCHEME for runs of which a study has kept the
-figures. The table has AP and AP of each class at the last epoch, in points, the mean over the
-seeds; the difference to equal weights, with Student's 95 % interval where there are two seeds or
-more. `--out` keeps the figures of all runs as one small file, which gives the table again.
+figures. The table has AP and, of up to six classes, AP of each, at the last epoch, in points, the
+mean over the seeds; the difference to equal weights, with Student's 95 % interval where there are
+two seeds or more. `--out` keeps the figures of all runs as one small file, which gives the table
+again.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from scalewise.lab.study.statistics import Difference, paired
 
 EQUAL = "equal"
 AP = "AP"
+MOST_CLASSES = 6  # that a table has room for
 Row = dict[str, float]  # AP and "AP/CLASS", 0 to 1
 
 
@@ -80,6 +82,8 @@ def table(runs: Mapping[str, Mapping[int, Row]]) -> str:
         )
     }
     columns = list(next(iter(runs[EQUAL].values())))
+    if len(columns) > 1 + MOST_CLASSES:
+        columns = [AP]
     head = ["weights", "seeds", "difference", "above", *(c.removeprefix("AP/") for c in columns)]
     lines = []
     for name, rows in runs.items():
@@ -106,7 +110,7 @@ def keep(runs: Mapping[str, Mapping[int, Row]], file: Path) -> None:
         writer.writerow(["scheme", "seed", *columns])
         for name, rows in runs.items():
             for seed, row in sorted(rows.items()):
-                writer.writerow([name, seed, *(f"{row[column]:.6f}" for column in columns)])
+                writer.writerow([name, seed, *(row[column] for column in columns)])
 
 
 def kept_runs(file: Path) -> dict[str, dict[int, Row]]:
