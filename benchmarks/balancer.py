@@ -25,6 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from balancer_limit import limit, time_parts, wait_for
 from torch import Tensor, nn
 
 import scalewise
@@ -144,12 +145,6 @@ def contenders(device: torch.device) -> dict[str, Contender]:
     return found
 
 
-def wait_for(device: torch.device) -> None:
-    """Let the queued work of a GPU finish, so that a clock around it is honest."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def round_of(contender: Contender, levels: Tensor, steps: int) -> float:
     """Microseconds per step of forward and backward."""
     levels.grad = None
@@ -259,6 +254,7 @@ def main() -> None:
     writer.writeheader()
     writer.writerows(rows)
     text = report(rows, device, options.rounds, options.steps)
+    text += "\n" + limit(rows, time_parts(device, LEVELS, options.rounds))
     write(options.out / f"balancer_{device.type}.csv", buffer.getvalue())
     write(options.out / f"balancer_{device.type}.md", text)
     print(text)

@@ -1,9 +1,11 @@
 """How the cost of a training step grows with images, classes, levels and image side.
 
 ATSS, with equal weights (the plain loss) and with weights by class (`avw`). One of the four varies
-at a time, the others stay at the middle setting. A step is forward, loss, backward and SGD. The two
-take turns in every round, and the figures are medians over the rounds. Settings that were measured
-are kept in OUT/growth_DEVICE.json, so that a call goes on where another one stopped.
+at a time, the others stay at the middle setting. A step is forward, loss, backward and SGD. In
+every round each setting and kind takes one step, in a fresh random order, so that a slow spell of
+the machine hits all alike; figures are medians over the rounds, and ratios are taken within them.
+Rounds that are done are kept in OUT/growth_DEVICE.json, so that a call goes on where another one
+stopped.
 
     python benchmarks/growth.py --threads 2
     python benchmarks/growth.py --device cuda --width 256 --depth 4
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import random
 import shlex
 import statistics
 import sys
@@ -53,8 +56,8 @@ AXES: dict[str, Sequence[int]] = {
     "levels": (3, 4, 5),
     "side": (128, 192, 256, 320, 448, 640),
 }
-Seconds = dict[str, dict[str, float]]
-"""Seconds a step by setting and kind."""
+Seconds = dict[str, dict[str, list[float]]]
+"""Seconds a step by setting and kind, one of each round."""
 
 
 def settings(axes: dict[str, Sequence[int]], middle: Setting) -> dict[str, list[Setting]]:
@@ -113,19 +116,13 @@ def make_step(setting: Setting, kind: str, args: argparse.Namespace) -> Callable
     return step
 
 
-def measure(setting: Setting, args: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of a step of each kind."""
-    steps = {kind: make_step(setting, kind, args) for kind in KINDS}
-    times: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for number in range(args.rounds + 1):
-        for kind, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if args.device == "cuda":
-                torch.cuda.synchronize()
-            if number:  # the first warms up
-                times[kind].append(time.perf_counter() - start)
-    return {kind: statistics.median(found) for kind, found in times.items()}
+def seconds_of(step: Callable[[], None], device: str) -> float:
+    """How long a step takes."""
+    start = time.perf_counter()
+    step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def setup(args: argparse.Namespace) -> dict[str, object]:
@@ -143,25 +140,34 @@ def name_of(setting: Setting) -> str:
     return ",".join(f"{name}={value}" for name, value in asdict(setting).items())
 
 
-def measured(
-    path: Path, wanted: list[Setting], args: argparse.Namespace, say: Callable[[str], None] = print
-) -> Seconds:
-    """What the file holds, and what is missing in it, which is measured and kept there."""
-    here, found = setup(args), dict[str, dict[str, float]]()
+def read_rounds(path: Path, here: dict[str, object], wanted: list[Setting]) -> Seconds:
+    """What the file holds of whole rounds over the wanted settings; nothing where there is none."""
+    found: Seconds = {name_of(s): {kind: [] for kind in KINDS} for s in wanted}
     if path.is_file():
         kept = json.loads(path.read_text())
-        if kept["setup"] != here:
-            sys.exit(f"{path} was measured with {kept['setup']}, and this is {here}: set --out")
-        found = kept["seconds"]
-    missing = [s for s in dict.fromkeys(wanted) if name_of(s) not in found]
-    if missing:  # once a process has had much memory, it keeps it, and all later steps are faster
-        make_step(max(wanted, key=lambda s: s.images * s.side**2), KINDS[0], args)()
-    for setting in dict.fromkeys(wanted):
-        name = name_of(setting)
-        if name not in found:
-            found[name] = measure(setting, args)
-            write(path, json.dumps({"setup": here, "seconds": found}, indent=1) + "\n")
-            say(f"{name}: " + ", ".join(f"{k} {1e3 * s:.1f} ms" for k, s in found[name].items()))
+        if kept["setup"] != here or kept.get("rounds", {}).keys() != found.keys():
+            sys.exit(f"{path} holds other settings or was measured on {kept['setup']}: set --out")
+        found = kept["rounds"]
+    return found
+
+
+def measured(path: Path, wanted: list[Setting], args: argparse.Namespace) -> Seconds:
+    """The rounds that the file holds, and those missing, which are measured and kept there."""
+    here = setup(args)
+    found = read_rounds(path, here, wanted)
+    done = len(next(iter(found.values()))[KINDS[0]])
+    if done >= args.rounds:
+        return found
+    # the largest first: once a process has had much memory, it keeps it, and later steps are faster
+    by_size = sorted(wanted, key=lambda s: -s.images * s.side**2)
+    steps = {(name_of(s), kind): make_step(s, kind, args) for s in by_size for kind in KINDS}
+    for step in steps.values():
+        step()
+    for number in range(done, args.rounds):
+        for name, kind in random.Random(number).sample(list(steps), len(steps)):
+            found[name][kind].append(seconds_of(steps[name, kind], args.device))
+        write(path, json.dumps({"setup": here, "rounds": found}, indent=1) + "\n")
+        print(f"round {number + 1} of {args.rounds}", flush=True)
     return found
 
 
@@ -172,10 +178,14 @@ def rows(along: dict[str, list[Setting]], seconds: Seconds) -> list[list[str]]:
         first = seconds[name_of(points[0])]
         for point in points:
             found = seconds[name_of(point)]
+            times = [
+                statistics.median(a / b for a, b in zip(found[kind], first[kind], strict=True))
+                for kind in KINDS
+            ]
             table.append(
                 [axis, str(getattr(point, axis))]
-                + [f"{1e3 * found[kind]:.1f}" for kind in KINDS]
-                + [f"{found[kind] / first[kind]:.2f}" for kind in KINDS]
+                + [f"{1e3 * statistics.median(found[kind]):.1f}" for kind in KINDS]
+                + [f"{ratio:.2f}" for ratio in times]
             )
     return table
 
@@ -187,7 +197,7 @@ def draw(path: Path, along: dict[str, list[Setting]], seconds: Seconds) -> None:
     for panel, (axis, points) in zip(panels, along.items(), strict=True):
         places = [getattr(point, axis) for point in points]
         for kind, color in zip(KINDS, ("#7f7f7f", "#0b62a8"), strict=True):
-            values = [1e3 * seconds[name_of(point)][kind] for point in points]
+            values = [1e3 * statistics.median(seconds[name_of(point)][kind]) for point in points]
             panel.loglog(places, values, "o-", color=color, label=kind)
         panel.set_xticks(places, [str(place) for place in places])
         panel.minorticks_off()
@@ -207,14 +217,16 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--depth", type=int, default=2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path, default=Path("results"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     middle = Setting()
     along = settings(AXES, middle)
     path = args.out / f"growth_{args.device}.json"
-    seconds = measured(path, [s for points in along.values() for s in points], args)
+    wanted = list(dict.fromkeys(s for points in along.values() for s in points))
+    seconds = measured(path, wanted, args)
+    done = len(seconds[name_of(middle)][KINDS[0]])
     table = rows(along, seconds)
     lines = ["| " + " | ".join(row) + " |" for row in table]
     right = "| --- |" + " ---: |" * (len(table[0]) - 1)
@@ -226,9 +238,9 @@ def main() -> None:
 {processor(args.device)}, {args.threads} threads; Python {platform.python_version()}, torch
 {torch.__version__}, scalewise {sw.__version__}. ATSS on {args.backbone}, pyramid and head
 {args.width} wide, {args.depth} convolutions per tower, {OBJECTS} objects an image or less; forward,
-loss, backward and SGD. Medians of {args.rounds} rounds. What does not vary is {name_of(middle)}.
-Settings are measured one after another, so that the state of the process hits some of them alone:
-where the middle setting lies above both its neighbours on an axis, that is it.
+loss, backward and SGD. In each of {done} rounds every setting and kind takes one step, in random
+order; medians over the rounds, and of the ratios within them. What does not vary is
+{name_of(middle)}.
 
 ![Milliseconds a step along each axis]({picture.name})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -41,28 +42,49 @@ def test_a_detector_of_fewer_levels_looks_at_the_finest_of_all(kind: str, levels
     assert groups.shape == ((levels,) if kind == "equal" else (4,))  # classes and background
 
 
-def test_what_was_measured_is_kept_and_only_the_rest_is_measured(
+def test_rounds_that_are_done_are_kept_and_only_the_rest_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     along = settings({"images": (1, 2), "classes": (2, 3)}, SMALL)
-    wanted = [point for points in along.values() for point in points]
-    path, said = tmp_path / "growth.json", list[str]()
-    growth.measured(path, wanted[:1], ARGS, said.append)
-    assert len(said) == 1
-    seen: list[Setting] = []
+    wanted = list(dict.fromkeys(point for points in along.values() for point in points))
+    path, steps = tmp_path / "growth.json", list[tuple[str, str]]()
 
-    def measure(setting: Setting, _: argparse.Namespace) -> dict[str, float]:
-        seen.append(setting)
-        return dict.fromkeys(KINDS, 1e-3 * setting.images)
+    def make_step(setting: Setting, kind: str, _: argparse.Namespace) -> Callable[[], None]:
+        return lambda: steps.append((name_of(setting), kind))
 
-    monkeypatch.setattr(growth, "measure", measure)
-    seconds = growth.measured(path, wanted, ARGS, said.append)
-    assert seen == [wanted[1], wanted[3]]  # the middle is on both axes
-    assert json.loads(path.read_text())["seconds"] == seconds
-    table = growth.rows(along, seconds | {name_of(SMALL): dict.fromkeys(KINDS, 5e-4)})
-    assert table[2] == ["images", "2", "2.0", "2.0", "4.00", "4.00"]
+    monkeypatch.setattr(growth, "make_step", make_step)
+    each = {(name_of(setting), kind) for setting in wanted for kind in KINDS}
+    assert len(each) == 6  # the middle is on both axes
+    growth.measured(path, wanted, ARGS)
+    more = argparse.Namespace(**vars(ARGS) | {"rounds": 3})
+    seconds = growth.measured(path, wanted, more)
+    taken = [steps[i : i + 6] for i in range(0, len(steps), 6)]
+    assert [set(turn) for turn in taken] == [each] * 5  # each process begins with one to warm up
+    assert taken[1] != taken[3] != taken[4]  # in another order
+    assert growth.measured(path, wanted, more) == seconds
+    assert len(steps) == 30
+    assert json.loads(path.read_text())["rounds"] == seconds
+    assert {len(found) for kinds in seconds.values() for found in kinds.values()} == {3}
+    changed = argparse.Namespace(**vars(ARGS) | {"width": 16})
+    for other, points in ((changed, wanted), (more, wanted[:2])):
+        with pytest.raises(SystemExit, match="holds other settings or was measured on"):
+            growth.measured(path, points, other)
+
+
+def test_times_are_medians_and_ratios_those_within_a_round(tmp_path: Path) -> None:
+    along = settings({"images": (1, 2)}, SMALL)
+    first, second = (name_of(point) for point in along["images"])
+    slow = [1e-3, 9e-3, 2e-3]  # the second round met a busy machine
+    seconds = {
+        first: dict.fromkeys(KINDS, slow),
+        second: {kind: [3 * s for s in slow] for kind in KINDS},
+    }
+    table = growth.rows(along, seconds)
+    assert table[2] == ["images", "2", "6.0", "6.0", "3.00", "3.00"]
     growth.draw(tmp_path / "growth.png", along, seconds)
     assert Image.open(tmp_path / "growth.png").size[0] > 600
-    changed = argparse.Namespace(**vars(ARGS) | {"width": 16})
-    with pytest.raises(SystemExit, match="was measured with"):
-        growth.measured(path, wanted, changed, said.append)
+
+
+def test_a_step_of_the_smallest_setting_trains() -> None:
+    for kind in KINDS:
+        assert growth.seconds_of(growth.make_step(SMALL, kind, ARGS), "cpu") > 0

@@ -103,6 +103,46 @@ def test_training_steps_and_the_average_never_wait(
     assert watched.count("average") == 5
 
 
+@pytest.mark.parametrize("detector", ["atss", "fcos", "retinanet"])
+def test_graphs_of_the_step_train_as_plain_steps_do(
+    detector: str, run_on: Tiny, monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    """Over batches of two sizes, across validations, with clipping and a moving average.
+
+    A step's losses follow from all gradients before it.
+    """
+    if device.type == "cpu":  # a rehearsal: without graphs, traced only
+        compiled = torch.compile
+        monkeypatch.setattr(torch, "compile", lambda work, mode: compiled(work, backend="eager"))
+        monkeypatch.setattr("scalewise.lab.training.fit.check_graphs", lambda *_: None)
+    steps: list[str] = []
+    mark: Callable[[], None] = torch.compiler.cudagraph_mark_step_begin
+
+    def marked() -> None:
+        steps.append("step")
+        mark()
+
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", marked)
+    common: dict[str, Any] = {
+        "detector": detector,
+        "optimizer": "sgd",
+        "lr": 0.001,  # small: two images in BatchNorm turn rounding into per cents
+        "batch_size": 6,
+        "ema": 0.9,
+        "scheme": "dwa",
+        "by": "level",
+    }
+    plain = train(run_on(name="plain", **common))
+    assert not steps
+    graphs = train(run_on(name="graphs", compile="graphs", **common))
+    torch._dynamo.reset()
+    assert len(steps) == 2 * 4  # epochs of three batches of six images and one of two
+    wanted, found = (pq.read_table(run / "trace.parquet").to_pydict() for run in (plain, graphs))
+    for name, values in wanted.items():
+        assert found[name] == pytest.approx(values, rel=1e-2, abs=1e-3), name
+    assert len(set(wanted["loss/classification/P3"])) > 1
+
+
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 def test_a_run_in_16_bits_stays_finite(run_on: Tiny, precision: str, device: torch.device) -> None:
     if device.type == "cpu" and precision == "16-mixed":

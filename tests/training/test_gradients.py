@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -23,6 +24,17 @@ def test_gram_of_linear_losses_is_that_of_their_coefficients() -> None:
     torch.autograd.backward(losses.sum())  # the graph is still there
     assert p.grad is not None
     assert p.grad.tolist() == [5, 2, 2]
+
+
+def test_gram_is_of_float32_where_the_step_is_of_bfloat16() -> None:
+    """In bfloat16 the third digit of a product of 200 random numbers would be lost."""
+    torch.manual_seed(0)
+    weight = torch.randn(200, requires_grad=True)
+    slopes = torch.randn(3, 200)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        gram = group_gram((slopes * weight).sum(1), [weight])
+    assert gram.dtype == torch.float32
+    torch.testing.assert_close(gram, (slopes.double() @ slopes.double().T).float())
 
 
 def test_log_keeps_what_a_resumed_run_has_behind_it(tmp_path: Path) -> None:
@@ -61,6 +73,14 @@ def test_measuring_does_not_change_the_run(
     assert gradients[column][0].as_py() > 0
 
 
-def test_a_compiled_detector_cannot_measure() -> None:
-    with pytest.raises(UsageError, match="leave out --compile"):
-        check(TrainConfig(data="x", gradient_every=5, compile=True))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"compile": True}, "leave out --compile"),
+        ({"compile": "graphs"}, "leave out --compile"),
+        ({"precision": "16-mixed"}, "take --precision bf16-mixed or 32-true"),
+    ],
+)
+def test_where_gradients_cannot_be_measured_is_told(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check(TrainConfig(data="x", gradient_every=5, **changes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +25,8 @@ from scalewise.lab.training import runs
 from scalewise.lab.training.average import MovingAverage, decay_at, update
 from scalewise.lab.training.checkpoints import WholeFiles
 from scalewise.lab.training.config import TrainConfig
-from scalewise.lab.training.module import rate
+from scalewise.lab.training.fit import train
+from scalewise.lab.training.module import DetectionModule, rate
 from scalewise.lab.training.progress import describe
 from scalewise.lab.training.scheme_options import build_balancer, parse_scheme
 from scalewise.lab.training.trace import Trace, TraceInterval, group_names, loss_columns
@@ -93,6 +95,57 @@ def test_options_that_do_not_go_together_are_explained(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         build_balancer(5, TrainConfig(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"compile": "graphs"}, "this training is on the cpu: take --compile true or false"),
+        ({"compile": "graphs", "accumulate": 2}, "cannot be added up over --accumulate 2"),
+        ({"weight_decay": float("nan")}, "--weight_decay must not be negative, got nan"),
+    ],
+)
+def test_graphs_and_numbers_that_cannot_be_are_refused_before_anything_is_written(
+    changes: dict[str, Any], message: str, tmp_path: Path, tiny: Callable[..., TrainConfig]
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        train(tiny(tmp_path / "runs", **changes))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_step_moves_the_weights_by_no_more_than_the_clipped_gradient(
+    precision: str,
+    tmp_path: Path,
+    tiny: Callable[..., TrainConfig],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a fused optimizer in either precision; a window of two batches is clipped as one."""
+    moved: list[float] = []
+    step = DetectionModule.optimizer_step
+
+    def watched(self: DetectionModule, *args: Any, **kwargs: Any) -> None:
+        trained = [p for p in self.parameters() if p.requires_grad]
+        before = [p.detach().clone() for p in trained]
+        step(self, *args, **kwargs)
+        after = torch.cat([(p - q).flatten() for p, q in zip(trained, before, strict=True)])
+        moved.append(after.detach().norm().item())
+        (optimizer,) = self.trainer.optimizers
+        assert optimizer.defaults["fused"]
+
+    monkeypatch.setattr(DetectionModule, "optimizer_step", watched)
+    options: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0}
+    options |= {"schedule": "constant", "warmup": 0, "backbone_lr": 1.0, "accumulate": 2}
+    train(tiny(tmp_path, **options, precision=precision, epochs=1, lr=0.1, clip_norm=0.1))
+    assert len(moved) == 3  # of five batches, the last alone
+    assert moved == pytest.approx([0.01] * 3, rel=1e-2)
+
+
+def test_a_warm_up_longer_than_the_training_is_told(
+    tmp_path: Path, tiny: Callable[..., TrainConfig]
+) -> None:
+    with pytest.warns(UserWarning, match="--warmup 5 is no shorter than the 5 steps of the whole"):
+        train(tiny(tmp_path, epochs=1, warmup=5))
 
 
 def fill(trace: Trace, steps: range) -> None:
@@ -309,7 +362,7 @@ def test_the_average_lies_where_the_training_is() -> None:
 
 def test_decay_and_rates_go_to_the_right_parameters() -> None:
     from scalewise.lab import detectors
-    from scalewise.lab.training.module import DetectionModule, parameter_groups
+    from scalewise.lab.training.module import parameter_groups
 
     detector = detectors.atss("mobilenet_v3_small", 3, width=16, depth=1)
     config = TrainConfig(data="x", lr=1.0, backbone_lr=0.1, weight_decay=0.5)

@@ -159,7 +159,8 @@ class LossBalancer(GroupHistory):
                 another device, or positives are missing.
         """
         groups = losses if isinstance(losses, Tensor) else stack_losses(losses, self.num_groups)
-        weights = cast(Tensor, self._buffers["weights"])  # Module.__getattr__ is slow
+        weights = self._buffers["weights"]  # Module.__getattr__ is slow
+        assert weights is not None
         if groups.shape != weights.shape or groups.device != weights.device:
             weights = self._with_background(groups, weights)
         recording = self.training and torch.is_grad_enabled()
@@ -188,7 +189,8 @@ class LossBalancer(GroupHistory):
         Raises:
             ValueError: the losses are of another shape or on another device.
         """
-        padded = cast(Tensor, self._buffers["padded"])
+        padded = self._buffers["padded"]
+        assert padded is not None
         if self._whole or groups.shape != padded.shape or groups.device != padded.device:
             raise misfit(groups, self.weights)
         if weights._base is not padded:  # replaced, by a load with assign=True

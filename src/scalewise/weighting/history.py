@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -162,11 +162,13 @@ class GroupHistory(nn.Module):
                 "each group, on the device of the losses"
             )
         losses = groups.detach()
+        if positives.requires_grad:
+            positives = positives.detach()
         if losses.dtype is not torch.float32 or positives.dtype is not torch.float32:
             losses, positives = losses.float(), positives.float()
-        if len(losses) == self.num_groups:
-            return losses, losses.new_zeros(1), positives.detach()
-        return losses, positives.detach()
+        if losses.numel() == self.num_groups:
+            return losses, losses.new_zeros(1), positives
+        return losses, positives
 
     def _set_period(self, clock: Clock) -> int:
         """Calls in the interval that goes on now, from the steps before it."""
@@ -177,9 +179,9 @@ class GroupHistory(nn.Module):
 
     def _record(self, clock: Clock, parts: tuple[Tensor, ...]) -> None:
         """Store one step, and end the block or the interval when it is due."""
-        block = cast(Tensor, self._buffers["block"])
+        block = self._buffers["block"]
         if clock.block is not block:
-            clock.bind(block)
+            clock.bind(self.block)
         row = clock.rows[clock.calls % BLOCK]
         if len(parts) == 1:
             row.copy_(parts[0])

@@ -76,10 +76,15 @@ def summarize(values: Tensor, finite: Tensor, outlier: Tensor) -> Tensor:
         Partial, float32 [8, n]; no positives.
     """
     keep = finite ^ outlier
+    return _partial(torch.where(keep, values, 0.0), keep, outlier)
+
+
+def _partial(kept: Tensor, keep: Tensor, outlier: Tensor) -> Tensor:
+    """A partial float32 [8, n] without positives, of values [R, n] that are 0 where not to keep."""
     count, outliers = keep.sum(0), outlier.sum(0)  # [n] each
-    mean = torch.where(keep, values, 0.0).sum(0) / count.clamp(min=1)
-    deviation = torch.where(keep, values - mean, 0.0).square().sum(0)
-    skipped = len(values) - count - outliers
+    mean = kept.sum(0) / count.clamp(min=1)
+    deviation = torch.where(keep, kept - mean, 0.0).square().sum(0)
+    skipped = len(kept) - count - outliers
     none = torch.zeros_like(mean)
     return torch.stack((count, mean, deviation, skipped, outliers, none, none, none))
 
@@ -98,12 +103,13 @@ def summarize_positives(
     Returns:
         Partial, float32 [8, n].
     """
-    there = positives > 0
-    partial = summarize(torch.where(there, values, 0.0), finite, outlier)
     keep = finite ^ outlier
-    shares = positives / positives.sum(1, keepdim=True).clamp(min=1)
-    counts = torch.stack((positives, there.to(positives.dtype), shares))  # [3, R, n]
-    return torch.cat((partial[:5], torch.where(keep, counts, 0.0).sum(1)))
+    there = (positives > 0) & keep
+    partial = _partial(torch.where(there, values, 0.0), keep, outlier)
+    kept = torch.where(keep, positives, 0.0)
+    shares = kept / positives.sum(1, keepdim=True).clamp(min=1)
+    counts = torch.stack((kept.sum(0), there.sum(0), shares.sum(0)))  # [3, n]
+    return torch.cat((partial[:5], counts))
 
 
 def merge(partials: Tensor) -> Tensor:

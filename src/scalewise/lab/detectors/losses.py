@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Most logits that the focal loss works on at once: few enough for a CPU's cache; on a GPU, few
-# enough not to count beside the logits themselves.
-CHUNK = {"cpu": 2**15, "cuda": 2**24}
+from scalewise.lab.detectors.room import at_once
+
+CACHE = 2**15  # logits that the focal loss works on at once on a CPU: what its cache holds
 
 
 class Targets(NamedTuple):
@@ -110,7 +110,8 @@ class _Focal(torch.autograd.Function):
 def _rows(logits: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Some rows at a time of logits [..., C] and of what belongs to them, [...] or [..., C]."""
     classes = logits.shape[-1]
-    step = max(1, CHUNK.get(logits.device.type, CHUNK["cuda"]) // classes)
+    on_cpu = logits.device.type == "cpu"
+    step = max(1, (CACHE if on_cpu else at_once(logits.device, logits.numel())) // classes)
     rows = (logits, *others)
     flat = [x.reshape(-1, classes) if x.dim() == logits.dim() else x.reshape(-1) for x in rows]
     return zip(*(torch.split(x, step) for x in flat), strict=True)

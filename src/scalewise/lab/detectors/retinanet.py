@@ -17,6 +17,7 @@ from scalewise.lab.detectors.losses import (
     gather_targets,
 )
 from scalewise.lab.detectors.method import AnchorLosses, Method, Predictions
+from scalewise.lab.detectors.room import at_once
 from scalewise.weighting.groups import Grouping
 
 SCALES = 3  # anchors of 4, 4 * 2^(1/3) and 4 * 2^(2/3) strides
@@ -24,8 +25,6 @@ RATIOS = 3  # height / width of 1/2, 1 and 2
 ANCHORS = SCALES * RATIOS
 FOREGROUND_IOU = 0.5
 BACKGROUND_IOU = 0.4  # anchors between the two are left out of the classification loss
-# Most overlaps held at once while matching: bounds the memory that a thousand objects take.
-CHUNK = 2**24
 
 
 @once
@@ -39,7 +38,8 @@ def anchors(grid: Grid) -> Tensor:
         :, None
     ]  # [A, 1, 3]
     width_height = torch.stack((size / height[:, None], size * height[:, None]), dim=-1)
-    half = (width_height / 2).round()  # [A, 3, 3, 2]
+    # at least a pixel: an anchor without a side has no box coding, and poisons the gradient
+    half = (width_height / 2).round().clamp(min=0.5)  # [A, 3, 3, 2]
     centre = grid.points[:, None, None]
     return torch.cat((centre - half, centre + half), dim=-1).reshape(-1, 4)
 
@@ -72,7 +72,8 @@ def match(candidates: Tensor, boxes: Tensor, valid: Tensor) -> tuple[Tensor, Ten
     best = boxes.new_full(shape, -1.0)
     owner = torch.full(shape, objects, device=boxes.device)
     rescued = torch.zeros(shape, dtype=torch.bool, device=boxes.device)
-    step = max(1, CHUNK // (batch * len(candidates)))
+    of_one = batch * len(candidates)  # overlaps of one object an image
+    step = max(1, at_once(boxes.device, objects * of_one) // of_one)
     for start in range(0, objects, step):
         here, real = boxes[:, start : start + step], valid[:, start : start + step]
         iou = _overlaps(here, candidates).masked_fill_(~real[..., None], -1.0)  # [B, step, A * 9]

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from scalewise.lab.data.split import Split
 from scalewise.lab.study.plan import Plan, cell_config, cell_folder
 from scalewise.lab.study.records import read_metrics, run_seconds
 from scalewise.lab.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from scalewise.lab.detectors import Batch, DenseDetector
 
 WARM_STEPS, TIMED_STEPS = 2, 4
 
@@ -42,25 +52,65 @@ def _from_steps(study: Path, plan: Plan, detector: str) -> tuple[float, str]:
 
 
 def time_steps(config: TrainConfig) -> float:
-    """Seconds that a run of `config` will take, from timing a few of its batches."""
+    """Seconds that a run of `config` will take, from timing a few of its batches.
+
+    Images that the run keeps (`cache`) are decoded once and augmented where they are kept, here as
+    there.
+    """
     import torch
 
-    from scalewise.lab.data.dataset import DetectionDataset
+    from scalewise.lab.data.device_cache import DeviceCache
     from scalewise.lab.data.loader import make_loader
-    from scalewise.lab.training.building import build_detector, loader_workers, open_splits
+    from scalewise.lab.training.building import (
+        build_detector,
+        loader_workers,
+        open_splits,
+        training_images,
+    )
 
     training, validation = open_splits(config)
     device = torch.device(
         "cuda" if torch.cuda.is_available() and config.accelerator != "cpu" else "cpu"
     )
     detector = build_detector(config, len(training.classes), config.weights_backbone).to(device)
-    data = DetectionDataset(training, config.size, augment=True)
-    batches = make_loader(data, config.batch_size, shuffle=True, seed=0, workers=0)
-    load_each: list[float] = []
-    train_each: list[float] = []
-    detect_each: list[float] = []
+    images = training_images(config, sample(training, config.batch_size))
+    on_device = config.cache == "device"
+    own = DeviceCache(images, device) if on_device else images
+    batches = make_loader(own, config.batch_size, shuffle=True, seed=0, workers=0)
     clock = time.perf_counter()
-    for number, batch in enumerate(batches):
+    if config.cache != "none":
+        for _ in batches:
+            pass
+    decode = (time.perf_counter() - clock) / len(own)
+    load, train, detect = _batch_seconds(detector, batches, device)
+    workers = loader_workers(config)
+    load_apart = load / max(1, workers)
+    beside = workers and not on_device  # loading runs beside the step
+    step = max(load_apart, train) if beside else load + train
+    check = max(load_apart, detect) if workers else load + detect
+    decode /= 1 if on_device else max(1, workers)
+    steps, checks = (-(-len(s.records) // config.batch_size) for s in (training, validation))
+    validations = config.epochs // config.val_every
+    kept = decode * (len(training.records) + len(validation.records))
+    return kept + config.epochs * steps * step + validations * checks * check
+
+
+def sample(split: Split, batch_size: int) -> Split:
+    """A split of the images that are timed, from all over it; any of them may be damaged."""
+    count = (WARM_STEPS + TIMED_STEPS) * batch_size
+    records = split.records[:: max(1, len(split.records) // count)][:count]
+    return replace(split, records=records, tolerance=math.inf)
+
+
+def _batch_seconds(
+    detector: DenseDetector, batches: Iterable[Batch], device: torch.device
+) -> tuple[float, float, float]:
+    """Mean seconds to load a batch, to train on it, and to detect in it, after warming up."""
+    import torch
+
+    each: list[tuple[float, float, float]] = []
+    clock = time.perf_counter()
+    for batch in batches:
         loaded = time.perf_counter()
         batch = batch._replace(**{k: v.to(device) for k, v in batch._asdict().items()})
         detector.train()
@@ -69,22 +119,10 @@ def time_steps(config: TrainConfig) -> float:
         total.detach().cpu()
         trained = time.perf_counter()
         detector.eval()
-        found = detector(batch)
-        found.scores.cpu()
+        detector(batch).scores.cpu()
         detected = time.perf_counter()
-        if number >= WARM_STEPS or number + 1 == len(batches):
-            load_each.append(loaded - clock)
-            train_each.append(trained - loaded)
-            detect_each.append(detected - trained)
-        if number + 1 == WARM_STEPS + TIMED_STEPS:
-            break
+        each.append((loaded - clock, trained - loaded, detected - trained))
         clock = time.perf_counter()
-    load, train, detect = (sum(t) / len(t) for t in (load_each, train_each, detect_each))
-    load /= max(1, loader_workers(config))
-    if loader_workers(config):  # loading runs beside the step
-        step, check = max(load, train), max(load, detect)
-    else:
-        step, check = load + train, load + detect
-    steps = len(batches)
-    checks = -(-len(validation.records) // config.batch_size)
-    return config.epochs * (steps * step + checks * check)
+    timed = each[WARM_STEPS:] or each[-1:]
+    load, train, detect = (sum(part) / len(timed) for part in zip(*timed, strict=True))
+    return load, train, detect

@@ -11,6 +11,7 @@ from scalewise.lab.training.config import TrainConfig
 from scalewise.threads import usable_cores
 
 if TYPE_CHECKING:
+    from scalewise.lab.data.dataset import DetectionDataset
     from scalewise.lab.detectors import DenseDetector
     from scalewise.weighting import Grouping
 
@@ -71,3 +72,18 @@ def open_splits(config: TrainConfig) -> tuple[Split, Split]:
     )
     require_same_classes(training, validation)
     return training, validation
+
+
+def training_images(config: TrainConfig, training: Split) -> DetectionDataset:
+    """The training split with the augmentation that the options describe."""
+    from scalewise.lab.data.dataset import DetectionDataset
+
+    return DetectionDataset(
+        training,
+        config.size,
+        augment=True,
+        cache="ram" if config.cache == "ram" else "none",
+        flip=config.flip,
+        color_jitter=config.color_jitter,
+        scale_jitter=(1 - config.scale_jitter, 1 + config.scale_jitter),
+    )

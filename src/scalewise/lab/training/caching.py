@@ -9,28 +9,15 @@ import lightning as L
 import torch
 
 from scalewise.errors import UserError
-from scalewise.lab.data.dataset import DetectionDataset
 from scalewise.lab.data.device_cache import DeviceCache
 from scalewise.lab.data.split import Split
 from scalewise.lab.training import runs
+from scalewise.lab.training.building import training_images
 from scalewise.lab.training.config import TrainConfig
 
 _SHARE = 0.8  # of the free memory that images may take: a training needs the rest
 _SYSTEM = Path("/proc/meminfo")
 _CONTAINER = Path("/sys/fs/cgroup")
-
-
-def training_images(config: TrainConfig, training: Split) -> DetectionDataset:
-    """The training split with the augmentation that the options describe."""
-    return DetectionDataset(
-        training,
-        config.size,
-        augment=True,
-        cache="ram" if config.cache == "ram" else "none",
-        flip=config.flip,
-        color_jitter=config.color_jitter,
-        scale_jitter=(1 - config.scale_jitter, 1 + config.scale_jitter),
-    )
 
 
 def check_room(config: TrainConfig, training: Split, validation: Split, trainer: L.Trainer) -> None:

@@ -189,7 +189,8 @@ class RunOptions:
         devices: Number of devices, or "auto".
         nodes: Number of machines.
         strategy: "auto", "ddp" or another of Lightning's strategies.
-        compile: Compile the detector's step with torch.compile.
+        compile: true compiles the detector's step with torch.compile, "graphs" also replays it as
+            CUDA graphs, for small detectors on one GPU; not with --accumulate.
         deterministic: Insist on deterministic kernels.
         log_every: Steps between two log records.
         gradient_every: Steps between two measurements of each group's gradient, which take about
@@ -211,7 +212,7 @@ class RunOptions:
     devices: int | Literal["auto"] = "auto"
     nodes: int = 1
     strategy: str = "auto"
-    compile: bool = False
+    compile: bool | Literal["graphs"] = False
     deterministic: bool = False
     log_every: int = 20
     gradient_every: int = 0
@@ -255,13 +256,11 @@ def check(config: TrainConfig) -> None:
     """
     if not config.data:
         raise UsageError("--data is missing: name a VOC folder, a COCO folder or JSON, or 'demo'")
-    if config.skip_bad and config.strict:
-        raise UsageError("--skip_bad and --strict exclude each other: leave one out")
     for name in _POSITIVE:
         if not getattr(config, name) > 0:
             raise UsageError(f"--{name} must be above 0, got {getattr(config, name)}")
     for name in _NOT_NEGATIVE:
-        if getattr(config, name) < 0:
+        if not getattr(config, name) >= 0:  # also NaN
             raise UsageError(f"--{name} must not be negative, got {getattr(config, name)}")
     for name in _BELOW_ONE:
         if not 0 <= getattr(config, name) < 1:
@@ -277,13 +276,24 @@ def check(config: TrainConfig) -> None:
             f"--least_weight must lie in 0..1 and --largest_weight be 1 or more, got "
             f"{config.least_weight} and {config.largest_weight}"
         )
+    if not 0 <= config.flip <= 1:
+        raise UsageError(f"--flip is a probability, 0 to 1, got {config.flip}")
+    if isinstance(config.workers, int) and config.workers < 0:
+        raise UsageError(f"--workers must not be negative, got {config.workers}")
+    if config.name is not None and ("/" in config.name or config.name in ("", ".", "..")):
+        raise UsageError(f"--name is the name of a folder inside --out, got {config.name!r}")
+    _check_together(config)
+
+
+def _check_together(config: TrainConfig) -> None:
+    """Refuse values that do not go together."""
+    if config.skip_bad and config.strict:
+        raise UsageError("--skip_bad and --strict exclude each other: leave one out")
     if config.epochs % config.val_every:
         raise UsageError(
             f"--val_every {config.val_every} does not divide --epochs {config.epochs}, so the last "
             "epoch would not be validated"
         )
-    if not 0 <= config.flip <= 1:
-        raise UsageError(f"--flip is a probability, 0 to 1, got {config.flip}")
     if config.mosaic and config.batch_size < 4:
         raise UsageError(
             f"--mosaic puts four images of a batch together, and --batch_size is "
@@ -294,7 +304,14 @@ def check(config: TrainConfig) -> None:
             "--gradient_every runs the backward pass of a step several times, which a compiled "
             "detector cannot do: leave out --compile, or set --gradient_every 0"
         )
-    if isinstance(config.workers, int) and config.workers < 0:
-        raise UsageError(f"--workers must not be negative, got {config.workers}")
-    if config.name is not None and ("/" in config.name or config.name in ("", ".", "..")):
-        raise UsageError(f"--name is the name of a folder inside --out, got {config.name!r}")
+    if config.gradient_every and config.precision == "16-mixed":
+        raise UsageError(
+            "--gradient_every measures gradients that no loss scaling protects from float16, where "
+            "small ones become 0: take --precision bf16-mixed or 32-true, or --gradient_every 0"
+        )
+    if config.compile == "graphs" and config.accumulate > 1:
+        raise UsageError(
+            f"--compile graphs keeps gradients where the next step overwrites them, so they cannot "
+            f"be added up over --accumulate {config.accumulate}: take --compile true, or a larger "
+            "--batch_size"
+        )

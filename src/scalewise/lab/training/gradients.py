@@ -17,6 +17,8 @@ from scalewise.lab.parquet import DamagedFile, read_table, write_table
 def group_gram(losses: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     """Inner products of the groups' gradients with respect to all parameters.
 
+    In float32 also under autocast, which would multiply in 16 bits.
+
     Args:
         losses: float [n], unweighted, with a graph; the graph is kept.
         parameters: what the gradients are taken of.
@@ -37,7 +39,8 @@ def group_gram(losses: Tensor, parameters: Sequence[Tensor]) -> Tensor:
             )
         )
     gradients = torch.stack(rows)  # [n, all parameters]
-    return gradients @ gradients.T
+    with torch.autocast(losses.device.type, enabled=False):
+        return gradients @ gradients.T
 
 
 @dataclass

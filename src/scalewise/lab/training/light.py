@@ -6,16 +6,20 @@ import importlib.metadata
 import importlib.util
 import logging
 import sys
+from types import ModuleType
 from typing import Any
+
+_PLOT = "torchmetrics.utilities.plot"
 
 
 def defer_torchmetrics() -> None:
     """Let `import lightning` load two classes of torchmetrics, not its hundreds of metrics.
 
     Lightning needs `Metric` and `MetricCollection`; the rest imports scipy.signal, torchvision's
-    detectors and transformers, for seconds. It loads once another name of torchmetrics is asked
-    for, so that who uses torchmetrics in the same process finds all of it. Nothing is changed where
-    torchmetrics is loaded already, is not there, or does not let its parts be loaded alone.
+    detectors and transformers, for seconds, and matplotlib. It loads once another name of
+    torchmetrics is asked for, and matplotlib once a metric is drawn, so that who uses torchmetrics
+    in the same process finds all of it. Nothing is changed where torchmetrics is loaded already, is
+    not there, or does not let its parts be loaded alone.
     """
     spec = None if "torchmetrics" in sys.modules else importlib.util.find_spec("torchmetrics")
     if spec is None or spec.loader is None:
@@ -32,6 +36,7 @@ def defer_torchmetrics() -> None:
     package.__dict__["__version__"] = importlib.metadata.version("torchmetrics")
     package.__dict__["_logger"] = logging.getLogger("torchmetrics")
     sys.modules["torchmetrics"] = package
+    sys.modules[_PLOT] = _plot_later()
     try:
         importlib.import_module("torchmetrics.utilities")  # before `metric`, which imports it too
         for name, home in (("Metric", "metric"), ("MetricCollection", "collections")):
@@ -40,4 +45,19 @@ def defer_torchmetrics() -> None:
         for name in [n for n in sys.modules if n.partition(".")[0] == "torchmetrics"]:
             del sys.modules[name]
         return
+    finally:
+        sys.modules.pop(_PLOT, None)
     package.__dict__["__getattr__"] = load
+
+
+def _plot_later() -> ModuleType:
+    """What the two classes take from the module that draws, which itself is imported to draw."""
+
+    def plot_single_or_multi_val(*args: Any, **kwargs: Any) -> Any:
+        return importlib.import_module(_PLOT).plot_single_or_multi_val(*args, **kwargs)
+
+    stand_in = ModuleType(_PLOT)
+    stand_in.__dict__.update(
+        _AX_TYPE=Any, _PLOT_OUT_TYPE=Any, plot_single_or_multi_val=plot_single_or_multi_val
+    )
+    return stand_in

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -46,6 +48,7 @@ class DetectionModule(L.LightningModule):
         self.detector = detector
         self.balancer = balancer
         self.config = config
+        self._graphed: Callable[[Batch], dict[str, Tensor]] | None = None
         self._rng: dict[str, Any] | None = None
         self._records: dict[str, Tensor] = {}
         # DDP copies rank 0's buffers to all ranks before each forward pass, which would replace
@@ -65,12 +68,28 @@ class DetectionModule(L.LightningModule):
         """Weighted loss of one batch."""
         if self.config.compile:  # so that batches of many counts of objects share a few graphs
             batch = pad_objects(batch)
-        terms: dict[str, Tensor] = self.detector(batch)
+        terms = self._terms(batch)
         losses = torch.stack([terms[term] for term in self.detector.terms])
         self.losses = losses.detach()
         groups = losses.sum(0)  # [n], or [n + 1] with the background
         self.gram = self._measure(groups[: len(self.detector.group_names)])
         return self.balancer(groups, self.detector.positives)
+
+    def _terms(self, batch: Batch) -> dict[str, Tensor]:
+        if self._graphed is None:
+            terms: dict[str, Tensor] = self.detector(batch)
+            return terms
+        begin: Callable[[], None] = torch.compiler.cudagraph_mark_step_begin
+        begin()
+        return self._graphed(batch)
+
+    def graph_losses(self) -> None:
+        """Compile the losses of a training step and replay them as CUDA graphs from now on.
+
+        What a replay returns is overwritten by the next one: a step copies it, and its gradients
+        are used up before. Validation stays as it is.
+        """
+        self._graphed = torch.compile(self.detector.losses, mode="reduce-overhead")
 
     def _measure(self, losses: Tensor) -> Tensor | None:
         every = self.config.gradient_every
@@ -83,6 +102,21 @@ class DetectionModule(L.LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.balancer.close_window()
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm, for bfloat16 without Lightning, which refuses fused optimizers there."""
+        if gradient_clip_val and self.config.precision == "bf16-mixed":
+            parameters = self.trainer.precision_plugin.main_params(optimizer)
+            nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+        else:
+            super().configure_gradient_clipping(
+                optimizer, gradient_clip_val, gradient_clip_algorithm
+            )
+
     def validation_step(self, batch: Batch, index: int) -> dict[str, Detections]:
         """Detections of one batch."""
         return {"detections": self.detector(batch)}
@@ -91,14 +125,21 @@ class DetectionModule(L.LightningModule):
         """SGD or AdamW, a warm-up, then the schedule, stepped with the optimizer."""
         config = self.config
         groups = parameter_groups(self, config)
-        # Fused updates may unscale gradients themselves; Lightning then refuses to clip them.
-        fused = not config.precision.endswith("-mixed")
+        # Fused updates unscale float16's gradients themselves, which leaves nothing to clip before.
+        fused = config.precision != "16-mixed"
         optimizer: torch.optim.Optimizer
         if config.optimizer == "adamw":
             optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=fused)
         else:
             optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
         total = int(self.trainer.estimated_stepping_batches)
+        if total <= config.warmup:
+            warnings.warn(
+                f"--warmup {config.warmup} is no shorter than the {total} steps of the whole "
+                f"training, which ends before the learning rate has reached --lr {config.lr:g}: "
+                f"take a --warmup of {total // 10} or so",
+                stacklevel=2,
+            )
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: rate(step, total, config.warmup, config.schedule)
         )

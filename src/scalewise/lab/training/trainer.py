@@ -88,6 +88,21 @@ def check_process(config: TrainConfig, trainer: L.Trainer) -> None:
         )
 
 
+def check_graphs(config: TrainConfig, trainer: L.Trainer) -> None:
+    """Refuse CUDA graphs where there is no CUDA device, or more than one.
+
+    Raises:
+        UsageError: saying which.
+    """
+    device = trainer.strategy.root_device
+    if config.compile == "graphs" and (device.type != "cuda" or trainer.world_size > 1):
+        where = f"{trainer.world_size} processes" if device.type == "cuda" else f"the {device.type}"
+        raise UsageError(
+            f"--compile graphs records the step of one CUDA device, and this training is on {where}"
+            ": take --compile true or false"
+        )
+
+
 def check_batches(config: TrainConfig, training: Split, devices: int) -> None:
     """Refuse a batch from which BatchNorm cannot take a variance.
 
