@@ -168,6 +168,7 @@ GRAPH: dict[str, Any] = {
 # By family: the backbone's config, its settings, the stages used, and the model's own settings
 FAMILIES: dict[str, tuple[str, dict[str, Any], int, dict[str, Any]]] = {
     "Detr": ("ResNetConfig", SMALL, 1, {"auxiliary_loss": True}),
+    "ConditionalDetr": ("ResNetConfig", SMALL, 1, {"auxiliary_loss": True}),
     "DeformableDetr": ("ResNetConfig", SMALL, 2, DEFORMABLE),
     "RTDetr": ("RTDetrResNetConfig", SMALL, 3, THREE),
     "RTDetrV2": ("RTDetrResNetConfig", SMALL, 3, THREE),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,6 @@ from detr_models import (
     make,
     match,
     step,
-    transformers,
 )
 from detr_predictions import draw_weights, gradients, labels_of, predictions, seen
 
@@ -135,6 +135,7 @@ LAST, LAYERS = {"logits", "pred_boxes"}, {"outputs_class", "outputs_coord"}
 PROPOSALS = {"enc_topk_logits", "enc_topk_bboxes"}
 HANDED = {
     "Detr": LAST | LAYERS,
+    "ConditionalDetr": LAST | LAYERS,
     "DeformableDetr": LAST | LAYERS,
     "RTDetr": LAST | LAYERS | PROPOSALS,
     "RTDetrV2": LAST | LAYERS | PROPOSALS,
@@ -222,8 +223,9 @@ def test_what_cannot_work_is_refused_and_left_alone() -> None:
         assert before is None or state_of(model) == before
 
 
-def test_detach_restores_the_model() -> None:
-    data, plain, model = batch((2, 1)), make("RTDetr"), make("RTDetr")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_detach_restores_the_model(family: str) -> None:
+    data, plain, model = batch((2, 1)), make(family), make(family)
     before = state_of(model)
     sw.attach(model, "class", sw.RandomWeights(), interval=1)
     step(model, data)
@@ -248,12 +250,14 @@ def test_a_loss_function_of_before_comes_back() -> None:
     assert vars(model)["_loss_function"] is theirs
 
 
-def test_a_saved_model_loads_without_weights(tmp_path: Path) -> None:
-    model = make("Detr")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_saved_model_loads_without_weights(family: str, tmp_path: Path) -> None:
+    model = make(family)
     sw.attach(model, "class", interval=1)
     step(model, batch((2, 1)))
     model.save_pretrained(tmp_path)
-    plain = transformers.DetrForObjectDetection.from_pretrained(tmp_path).train()
+    plain = type(model).from_pretrained(tmp_path).train()
+    assert plain.num_parameters() == model.num_parameters()
     assert all(
         torch.equal(p, dict(model.named_parameters())[n]) for n, p in plain.named_parameters()
     )
@@ -273,3 +277,19 @@ def test_a_loss_from_elsewhere_is_refused(elsewhere: str) -> None:
     delattr(trainer, elsewhere)
     log_groups(trainer)
     assert trainer.log is not print
+
+
+def test_a_compiled_loss_is_counted() -> None:
+    model, labels = predictions("DetrForObjectDetection"), labels_of()
+    attached = attach_detr(model, Options("class", "class:red=3"))
+    given = seen(predictions("DetrForObjectDetection"), labels) | dict(model.found)
+
+    @partial(torch.compile, backend="eager")
+    def total() -> torch.Tensor:
+        loss: torch.Tensor = model.loss_function(**given)[0]
+        return loss * 1
+
+    torch.autograd.backward(total())
+    compiled = {name: one.grad.clone() for name, one in model.found.items() if one.grad is not None}
+    assert attached["queries"].calls == 1
+    checks.close(compiled, gradients(model, labels)[1], "gradients")

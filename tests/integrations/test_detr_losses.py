@@ -17,6 +17,7 @@ from detr_predictions import COUNTS, SETTINGS, draw_weights, gradients, labels_o
 from scalewise.integrations.detr import LOSSES, attach_detr
 from scalewise.integrations.options import Options
 
+SOFT = list(SETTINGS)[2:]  # the target of a query's class shrinks with its overlap
 KINDS = ("class", "size", "size*class")
 every = pytest.mark.parametrize("kind", SETTINGS)
 
@@ -147,3 +148,29 @@ def test_positives_add_up_to_the_criterions_normaliser(kind: str) -> None:
     handle.remove()
     positives = attached["queries"].block[0, len(NAMES) + 1 :]
     assert float(positives.sum()) == normalisers[0]
+
+
+@pytest.mark.parametrize("kind", SOFT)
+def test_a_class_that_is_not_found_costs_more_a_positive(kind: str) -> None:
+    """Also where the classes' loss of a query shrinks with its overlap: that of its box does not.
+
+    Predictions are fitted to an object of one class; then there is one of another as well.
+    """
+    model = predictions(kind)
+    both = {"class_labels": torch.tensor([0, 1]), "boxes": torch.tensor([[0.3] * 4, [0.8] * 4])}
+    both["boxes"][:, 2:] = 0.2
+    one = {key: value[:1] for key, value in both.items()}
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    for _ in range(20):
+        optimizer.zero_grad()
+        model(labels=[one, one]).loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            for name, boxes in model.found.items():
+                if any(part in name for part in ("coord", "boxes", "reference")):
+                    boxes.clamp_(0.05, 0.95)
+    attached = attach_detr(model, Options("class", "equal"))
+    model(labels=[both, both])
+    balancer = attached["queries"]
+    found, unknown = (balancer.last_losses / balancer.block[0, len(NAMES) + 1 :])[:2].tolist()
+    assert unknown > 1.5 * found

@@ -8,6 +8,7 @@ import io
 import sys
 import warnings
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from torchvision_models import weigh_predictions as weigh
 
 import scalewise as sw
 from scalewise.integrations import attach, torchvision
+from scalewise.integrations.attached import AttachedBalancer
 from scalewise.integrations.options import AttachError
 from scalewise.weighting import LossBalancer
 
@@ -172,6 +174,45 @@ def test_a_copy_has_a_state_of_its_own(twin_of: Any) -> None:
     assert twin.scalewise["rpn"].calls == 1
     assert model.scalewise["rpn"].calls == 3
     assert twin.scalewise.group_losses.keys() == model.scalewise.group_losses.keys()
+
+
+@pytest.mark.parametrize(
+    ("family", "place"),
+    [("retinanet", "head"), ("faster_rcnn", "rpn"), ("faster_rcnn", "roi_heads.box_predictor")],
+)
+def test_a_part_that_was_replaced_is_told(family: str, place: str) -> None:
+    """As for another number of classes: without that the weights would do nothing, and say so."""
+    model, data = make(family), batch((2, 1))
+    other = copy.deepcopy(model.get_submodule(place))
+    sw.attach(model)
+    step(model, data)
+    parent, _, name = place.rpartition(".")
+    setattr(model.get_submodule(parent), name, other)
+    with pytest.raises(AttachError, match=f"{place} of this .* was replaced after"):
+        step(model, data)
+    model.eval()(data[0])
+    sw.detach(model.train())
+    attached = sw.attach(model)
+    step(model, data)
+    assert [attached[one].calls for one in attached.weights] == [1]
+
+
+def test_a_compiled_step_is_counted() -> None:
+    own = sw.LossBalancer(["cat", "dog"], sw.RandomWeights(), interval=1, by="class")
+    attached = AttachedBalancer({"dense": own})
+
+    @partial(torch.compile, backend="eager")
+    def total(losses: Tensor) -> Tensor:
+        return attached.weigh("dense", {"loss": losses * 2}, torch.ones(2))["loss"]
+
+    for count in (1, 2):
+        losses = torch.ones(3, requires_grad=True)
+        before = own.weights.clone()
+        torch.autograd.backward(total(losses))
+        assert losses.grad is not None
+        torch.testing.assert_close(losses.grad[:2], 2 * before)
+        assert own.calls == count
+        assert not torch.equal(own.weights, before)
 
 
 def names(family: str, **options: Any) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from typing import Any
 
@@ -18,10 +17,7 @@ pytest.importorskip(
 from checks import close
 from mmdet_configs import FAMILIES, LISTS
 from mmdet_models import SUBJECTS, attach, batch, kinds, make, step
-from mmdet_one_stage import CLASSES
 from mmdet_reference import groups_of_anchors, spread
-
-from scalewise.integrations.mmengine_heads import defining
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -230,60 +226,3 @@ def test_samples_may_be_in_any_order() -> None:
         assert ("sample" in vars(sampler)) == other
     assert (seen[0] > 0).sum() > 2
     torch.testing.assert_close(seen[0], seen[1])
-
-
-DENSE = [f for f in FAMILIES if "level-positives" in kinds(f) and not f.endswith("R-CNN")]
-
-
-def _noting(factors: list[float], own: Tensor) -> Tensor:
-    factors.append(float(own))
-    return own
-
-
-@pytest.mark.parametrize("family", [*DENSE, "TOOD, first epochs"])
-def test_positives_add_up_to_what_divides_the_classes_loss(family: str, monkeypatch: Any) -> None:
-    """The factor itself, as the head has it before it is kept above 0."""
-    model = make(family.partition(",")[0])
-    head = model.bbox_head
-    factors: list[float] = []
-    if "," in family:
-        head.initial_epoch = 4
-    attached = attach(model, "equal", by="class")
-    module = sys.modules[defining(head, "loss_by_feat").__module__]
-    if hasattr(module, "reduce_mean"):  # of all ranks; the classes' loss comes first
-        monkeypatch.setattr(module, "reduce_mean", partial(_noting, factors))
-    else:
-        head.loss_cls.register_forward_pre_hook(
-            lambda module, args, named: factors.append(named["avg_factor"]), with_kwargs=True
-        )
-    data = batch((3, 2))  # some heads count an image without positives as one
-    step(model, data)
-    images = len(data[1]) if family == "FoveaBox" else 0  # which it adds
-    positives = attached["dense"].block[0, CLASSES + 1 :]
-    assert factors[0] > images
-    assert float(positives.sum()) == pytest.approx(factors[0] - images, rel=1e-5)
-    soft = family in ("TOOD", "RTMDet")
-    assert torch.equal(positives, positives.round()) != soft
-
-
-@pytest.mark.parametrize("family", ["TOOD", "RTMDet"])
-def test_a_positive_with_a_soft_target_counts_as_that(family: str) -> None:
-    model, plain = make(family), make(family)
-    attached = attach(model, "equal", by="class")
-    head, seen = plain.bbox_head, []
-    targets = head.get_targets
-
-    def note(*args: Any, **named: Any) -> Any:
-        seen.append(targets(*args, **named))
-        return seen[-1]
-
-    head.get_targets = note
-    for one in (model, plain):
-        step(one, batch((3, 2)))
-    (_, labels, _, _, metrics, *_), expected = seen[0], torch.zeros(CLASSES)
-    anchors = (torch.cat(own, 1).flatten() for own in (labels, metrics))
-    for label, metric in zip(*anchors, strict=True):
-        if 0 <= label < CLASSES:
-            expected[label] += metric
-    torch.testing.assert_close(attached["dense"].block[0, CLASSES + 1 :], expected)
-    assert expected.sum() > 0

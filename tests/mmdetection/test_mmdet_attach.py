@@ -230,3 +230,12 @@ def test_subclasses_that_inherit_the_loss_are_known() -> None:
 
     wider = type("Wider", (FCOSHead,), {})
     assert list(attach(_with(wider(3, 16))).weights) == ["dense"]
+
+
+def test_a_head_that_was_replaced_is_told() -> None:
+    model, other = make("RetinaNet"), make("RetinaNet").bbox_head
+    attached = attach(model, by="class")
+    model.bbox_head = other
+    with pytest.warns(UserWarning, match="RetinaNet added up losses that no head with weights"):
+        step(model, batch((2, 1)))
+    assert attached["dense"].calls == 0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,19 @@ from torch.nn import functional as F
 
 from scalewise.weighting import LossBalancer
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 NAME = "scalewise"  # of the submodule, and so of its keys in the model's state
+
+
+def uncompiled(function: Function) -> Function:
+    """Run a function outside of `torch.compile`, which would leave out the counting of steps.
+
+    Examples:
+        >>> from scalewise.integrations.attached import uncompiled
+        >>> uncompiled(len)([1, 2])
+        2
+    """
+    return cast(Function, cast(Any, torch.compiler.disable)(function))
 
 
 class AttachedBalancer(nn.Module):
@@ -56,6 +68,7 @@ class AttachedBalancer(nn.Module):
         """The balancer of a set of groups."""
         return cast(LossBalancer, self.balancers[name])
 
+    @uncompiled
     def weigh(
         self, name: str, losses: Mapping[str, Tensor], positives: Tensor | None = None
     ) -> dict[str, Tensor]:

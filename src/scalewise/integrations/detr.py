@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from scalewise.integrations.attached import NAME, AttachedBalancer
+from scalewise.integrations.attached import NAME, AttachedBalancer, uncompiled
 from scalewise.integrations.detr_terms import (
     ClassTerm,
     Matched,
@@ -149,6 +149,7 @@ class QueryWiring:
     def _note_padding(self, model: nn.Module, inputs: Sequence[Any], named: dict[str, Any]) -> None:
         self.pixel_mask = (dict(zip(self._names, inputs, strict=False)) | named).get("pixel_mask")
 
+    @uncompiled
     def _loss(self, *inputs: Any, **named: Any) -> Any:
         if not (self.model.training and torch.is_grad_enabled()):
             return self.theirs(*inputs, **named)

@@ -7,8 +7,7 @@ anchor; which object an anchor has is read from the head's own assignment.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scalewise.integrations.late import LateWeights
+from scalewise.integrations.mmengine_anchors import Step, chunks, join, ratio, spread
 from scalewise.integrations.mmengine_heads import Anchors, count_levels, of_rpn
 from scalewise.integrations.mmengine_losses import (
     LossRows,
@@ -27,30 +27,6 @@ from scalewise.integrations.mmengine_losses import (
 from scalewise.integrations.options import AttachError, Options
 from scalewise.weighting import Grouping, LossBalancer
 from scalewise.weighting.groups import GroupOf, sum_groups
-
-
-@dataclass
-class _Step:
-    """One call of a head's loss, of B images and A anchors."""
-
-    metas: Sequence[Mapping[str, Any]]
-    sizes: list[tuple[int, int]]  # height and width of each level
-    counts: list[int]  # anchors of each level, for one image
-    weights: Tensor  # [n + 1], as in force
-    late: list[list[LateWeights]]  # by assignment and level
-    ids: dict[int, Tensor] = field(default_factory=dict)  # int64 [B, A] by assignment; n for none
-    positive: dict[int, Tensor] = field(default_factory=dict)  # bool [B, A] by assignment
-    counted: Tensor | None = None  # [B, A], what each positive of the first assignment counts as
-    samples: dict[int, Any] = field(default_factory=dict)  # of the next assignment, by image
-    masks: list[Tensor] = field(default_factory=list)  # the same, image by image
-
-    def by_image(self, found: Tensor | Sequence[Tensor], *shape: int) -> Tensor:
-        """Values of one level after the other, each image by image, as [B, A, *shape]."""
-        images = len(self.metas)
-        if isinstance(found, Tensor):
-            found = torch.split(found, [images * count for count in self.counts])
-        parts = zip(found, self.counts, strict=True)
-        return torch.cat([part.reshape(images, count, *shape) for part, count in parts], 1)
 
 
 class DenseGroups:
@@ -91,9 +67,10 @@ class DenseGroups:
         if len(self.priors) != count_levels(head):
             raise AttachError(f"{type(head).__name__} has anchors on {len(self.priors)} levels")
         modules = {name: term.modules for name, term in place.losses.items()}
-        self.rows = LossRows(head, modules)
+        self.doubted = [name for name, term in place.losses.items() if term.doubted]
+        self.rows = LossRows(head, modules, self.doubted if options.positives else ())
         self.taps = Taps()
-        self._step: _Step | None = None
+        self._step: Step | None = None
         self._seen: Seen | None = None
 
     @property
@@ -140,7 +117,7 @@ class DenseGroups:
                 f"prior_generator knows {len(self.priors)}"
             )
         sizes = [(int(one.shape[-2]), int(one.shape[-1])) for one in maps[0]]
-        self._step = step = _Step(
+        self._step = step = Step(
             args[kinds + 1],
             sizes,
             [k * h * w for k, (h, w) in zip(self.priors, sizes, strict=True)],
@@ -148,7 +125,7 @@ class DenseGroups:
             [[LateWeights() for _ in sizes] for _ in self.place.targets],
         )
         self._calls = dict.fromkeys(self.place.by_level, 0)
-        self.rows.rows = {}
+        self.rows.forget()
         self.rows.chunk = 0
         try:
             losses = plain(
@@ -206,7 +183,7 @@ class DenseGroups:
         return result
 
     def _assign(
-        self, number: int, step: _Step, positive: Tensor, labels: Tensor, result: Any
+        self, number: int, step: Step, positive: Tensor, labels: Tensor, result: Any
     ) -> None:
         """Find the group of each anchor, and set its weight.
 
@@ -245,7 +222,7 @@ class DenseGroups:
         step.ids[number], step.positive[number] = ids, positive
         step.samples, step.masks = {}, []
 
-    def _sampled_groups(self, step: _Step, group_of: GroupOf) -> Tensor:
+    def _sampled_groups(self, step: Step, group_of: GroupOf) -> Tensor:
         """Groups of the sampled positives, image by image in the order of the anchors."""
         boxes, labels = [], []
         for image, sample in step.samples.items():
@@ -256,7 +233,7 @@ class DenseGroups:
             return next(iter(self.balancer.buffers())).new_zeros(0, dtype=torch.int64)
         return group_of(torch.cat(boxes), torch.cat(labels))
 
-    def _distant_boxes(self, step: _Step, result: Any) -> Tensor:
+    def _distant_boxes(self, step: Step, result: Any) -> Tensor:
         """The boxes [B, A, 4] of the objects about each location, moved to the origin."""
         distances = result[self.place.labels + 1]
         if self.head.norm_on_bbox:
@@ -269,7 +246,7 @@ class DenseGroups:
             [original_boxes(own, meta) for own, meta in zip(boxes, step.metas, strict=True)]
         )
 
-    def _sum_up(self, step: _Step, losses: Mapping[str, Any]) -> Seen:
+    def _sum_up(self, step: Step, losses: Mapping[str, Any]) -> Seen:
         """The losses of the groups, and how many positives they have."""
         none = self.balancer.num_groups
         groups: dict[str, Tensor] = {}
@@ -279,7 +256,9 @@ class DenseGroups:
                 for name, term in self.place.losses.items()
                 if term.targets == number and name in losses
             ]
-            values = [self._spread(step, name, losses[name]) for name in names]
+            values = [
+                spread(step, self.place, name, self.rows.rows, losses[name]) for name in names
+            ]
             counted = step.positive[number] if step.counted is None else step.counted
             values.append(counted.to(values[0]))
             sums = sum_groups(torch.stack(values), ids, none)  # [losses + 1, n + 1]
@@ -288,41 +267,17 @@ class DenseGroups:
                 positives = sums[-1, :-1]
         if not self.options.positives:
             return Seen({name: own[:none] for name, own in groups.items()})
-        return Seen(groups, positives)
+        return Seen(groups, positives, self._even(step, groups))
 
-    def _spread(self, step: _Step, name: str, loss: Any) -> Tensor:
-        """A loss as the terms of its anchors, float32 [B, A]."""
-        term = self.place.losses[name]
-        positive = step.positive[term.targets]
-        if isinstance(loss, list):
-            masks = torch.split(positive, step.counts, 1)
-            return torch.cat(
-                [
-                    self._terms(name, level, mask, entry)
-                    for level, (mask, entry) in enumerate(zip(masks, loss, strict=True))
-                ],
-                1,
-            )
-        if self.place.by_image:
-            return self._terms(name, 0, positive, loss)
-        in_rows = torch.cat([mask.reshape(-1) for mask in torch.split(positive, step.counts, 1)])
-        return step.by_image(self._terms(name, 0, in_rows, loss))
-
-    def _terms(self, name: str, chunk: int, positive: Tensor, loss: Tensor) -> Tensor:
-        """Terms float32 of the mask's shape that add up to the loss: its rows, normalised."""
-        term = self.place.losses[name]
-        rows = self.rows.rows.get((name, chunk))
-        if rows is None:  # the head found no positives
-            return torch.zeros_like(positive, dtype=torch.float32)
-        rows = rows.view(-1, term.rows).sum(1) if term.rows > 1 else rows
-        if term.positives:
-            terms = torch.zeros_like(positive, dtype=torch.float32).masked_scatter(positive, rows)
-        elif rows.numel() == positive.numel():
-            terms = rows.view(positive.shape)
-        else:
-            raise AttachError(
-                f"{name} is computed from {rows.numel()} rows, there are {positive.numel()} "
-                f"anchors: {type(self.head).__name__} does not work as MMDetection's own"
-            )
-        total = terms.sum()
-        return terms * (loss.detach().float().mean() / torch.where(total == 0, 1, total))
+    def _even(self, step: Step, groups: Mapping[str, Tensor]) -> Tensor | None:
+        """The losses of the groups [n + 1], boxes divided without the head's doubts in them."""
+        even = self.rows.even
+        if not even:
+            return None
+        total = torch.stack(list(groups.values())).sum(0)
+        for name in self.doubted:
+            if name in groups:
+                terms = join(step, self.place, chunks(step, self.place, name, even))
+                (own,) = sum_groups(terms[None], step.ids[0], self.balancer.num_groups)
+                total = total - groups[name] + own * ratio(groups[name].sum(), own.sum())
+        return total

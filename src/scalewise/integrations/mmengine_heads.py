@@ -24,12 +24,14 @@ class Term:
         positives: it has rows for the positive anchors only, else for all.
         rows: of each anchor.
         targets: number of the assignment that it follows, see `Anchors.targets`.
+        doubted: the head weighs each row by how well the object is found so far.
     """
 
     modules: tuple[str, ...]
     positives: bool = False
     rows: int = 1
     targets: int = 0
+    doubted: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Anchors:
 
 _ALL = {"loss_cls": Term(("loss_cls",)), "loss_bbox": Term(("loss_bbox",))}
 _POSITIVE = {"loss_cls": Term(("loss_cls",)), "loss_bbox": Term(("loss_bbox",), positives=True)}
+_DOUBTED = _ALL | {"loss_bbox": Term(("loss_bbox",), positives=True, doubted=True)}
 _CENTER = {"loss_centerness": Term(("loss_centerness",), positives=True)}
 
 KNOWN: dict[str, Anchors] = {
@@ -84,7 +87,9 @@ KNOWN: dict[str, Anchors] = {
         by_level=("loss_cls_by_feat_single", "loss_reg_by_feat_single"),
     ),
     "GFLHead": Anchors(
-        {**_POSITIVE, "loss_dfl": Term(("loss_dfl",), positives=True, rows=4)}, (0, 0), labels=1
+        _DOUBTED | {"loss_dfl": Term(("loss_dfl",), positives=True, rows=4, doubted=True)},
+        (0, 0),
+        labels=1,
     ),
     "RTMDetHead": Anchors(_POSITIVE, (0, 0), labels=1, soft=4),
     "TOODHead": Anchors(
@@ -96,7 +101,7 @@ KNOWN: dict[str, Anchors] = {
     "FCOSHead": Anchors(_POSITIVE | _CENTER, (0, 0, 0), boxes="distances", by_level=()),
     "FoveaHead": Anchors(_POSITIVE, (0, 0), boxes=None, by_level=()),
     "VFNetHead": Anchors(
-        {**_POSITIVE, "loss_bbox_rf": Term(("loss_bbox_refine",), positives=True)},
+        _DOUBTED | {"loss_bbox_rf": Term(("loss_bbox_refine",), positives=True, doubted=True)},
         (0, 0, 0),
         by_level=(),
     ),

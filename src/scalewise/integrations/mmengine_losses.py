@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,10 +23,18 @@ class Seen:
         groups: unweighted losses, detached, float32 [n] of whole levels, else [n + 1] with what is
             in no group last, by the name of the loss.
         positives: of each group, float32 [n]; None for whole levels.
+        even: in place of the sum of `groups` where the head gives less weight to boxes that are
+            found badly: the same total, divided as if it did not.
     """
 
     groups: dict[str, Tensor]
     positives: Tensor | None = None
+    even: Tensor | None = None
+
+    @property
+    def recorded(self) -> Tensor:
+        """The losses of the groups, all losses together, that statistics are made of."""
+        return torch.stack(list(self.groups.values())).sum(0) if self.even is None else self.even
 
 
 class Part(Protocol):
@@ -150,16 +158,21 @@ class LossRows:
     Args:
         head: that has the modules.
         modules: its attributes of the modules of each loss, by the loss's name.
+        doubted: names of the losses whose rows the head weighs by how well a box is found.
 
     Attributes:
         chunk: number under which rows are kept, a level's or 0; None while nothing is recorded.
         rows: float32 [k] by name and chunk.
+        even: the same of the doubted losses, without these weights.
 
     Raises:
         AttachError: a module has parameters or a state.
     """
 
-    def __init__(self, head: Any, modules: Mapping[str, Iterable[str]]) -> None:
+    def __init__(
+        self, head: Any, modules: Mapping[str, Iterable[str]], doubted: Collection[str] = ()
+    ) -> None:
+        self.doubted = doubted
         self.modules = [
             (name, getattr(head, attribute)) for name, own in modules.items() for attribute in own
         ]
@@ -175,8 +188,13 @@ class LossRows:
                     f"{who} keeps a state, which a second call for the statistics would disturb; "
                     "nothing was changed. Use a loss without one"
                 )
+        self.forget()
         self.chunk: int | None = None
+
+    def forget(self) -> None:
+        """Drop what was recorded."""
         self.rows: dict[tuple[str, int], Tensor] = {}
+        self.even: dict[tuple[str, int], Tensor] = {}
 
     def connect(self, taps: Taps) -> None:
         """Put the hooks in place."""
@@ -189,12 +207,24 @@ class LossRows:
         if self.chunk is None or not torch.is_grad_enabled():
             return
         named = {key: value for key, value in named.items() if key != "avg_factor"}
-        with torch.no_grad():
-            rows = module.forward(*args, **{**named, "reduction_override": "none"})
-        if not rows.ndim:
-            return  # L1Loss and others, of rows that all weigh 0
-        rows = rows.float()
-        self.rows[name, self.chunk] = rows.flatten(1).sum(1) if rows.ndim > 1 else rows
+        _keep_rows(self.rows, (name, self.chunk), module, args, named)
+        if name in self.doubted:
+            _keep_rows(self.even, (name, self.chunk), module, args, {**named, "weight": None})
+
+
+def _keep_rows(
+    kept: dict[tuple[str, int], Tensor],
+    key: tuple[str, int],
+    module: Any,
+    args: tuple[Any, ...],
+    named: dict[str, Any],
+) -> None:
+    with torch.no_grad():
+        rows = module.forward(*args, **{**named, "reduction_override": "none"})
+    if not rows.ndim:
+        return  # L1Loss and others, of rows that all weigh 0
+    rows = rows.float()
+    kept[key] = rows.flatten(1).sum(1) if rows.ndim > 1 else rows
 
 
 def original_boxes(boxes: Any, meta: Mapping[str, Any]) -> Tensor:

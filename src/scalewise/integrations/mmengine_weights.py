@@ -128,11 +128,13 @@ class GroupWeights:
             return parse(losses)
         self._waits = False
         weighted = dict(losses)
+        at_work = 0
         for name, part in self._parts.items():
             seen = part.take(losses)
             if seen is None:
                 continue
-            total = torch.stack(list(seen.groups.values())).sum(0)
+            at_work += 1
+            total = seen.recorded
             if name not in self.balancers:
                 self._make(name, numbered_levels(len(total)))
             balancer = self.balancers[name]
@@ -148,6 +150,13 @@ class GroupWeights:
             weighted.update(part.weigh(losses, seen.groups, weights))
             self.group_losses.update(seen.groups)
             self.names[name] = list(seen.groups)
+        if not at_work:
+            warnings.warn(
+                f"scalewise: {type(self._model).__name__} added up losses that no head with "
+                "weights has computed, so that these do not act: was its head replaced? Then "
+                "detach the weights, and attach them again",
+                stacklevel=2,
+            )
         return parse(weighted)
 
 

@@ -24,7 +24,7 @@ from scalewise.integrations.dense import (
     sum_by_group,
     sum_by_level,
 )
-from scalewise.integrations.options import Options
+from scalewise.integrations.options import AttachError, Options
 from scalewise.integrations.rcnn import mask_terms, roi_terms, rpn_terms, sum_rows
 from scalewise.weighting import Grouping, by_level
 
@@ -73,11 +73,15 @@ class Wiring(ABC):
         model: the detector.
         groups: what is weighed.
         levels: number of levels of each set of groups.
+        places: names of the model's parts that have hooks or replaced methods.
     """
 
     attached: AttachedBalancer
 
-    def __init__(self, model: Any, groups: Groups, levels: Mapping[str, int]) -> None:
+    def __init__(
+        self, model: Any, groups: Groups, levels: Mapping[str, int], places: Sequence[str]
+    ) -> None:
+        self.parts = {place: model.get_submodule(place) for place in places}
         self.model = model
         self.groups = groups
         self.levels = dict(levels)
@@ -89,6 +93,7 @@ class Wiring(ABC):
         """Put the hooks in place."""
         self.attached = attached
         attached.wiring = self
+        self._handles.append(self.model.register_forward_pre_hook(self._check_parts))
         if self.groups.options.by_objects:
             self._handles.append(self.model.transform.register_forward_hook(self._note_scales))
         self._connect()
@@ -96,6 +101,20 @@ class Wiring(ABC):
     @abstractmethod
     def _connect(self) -> None:
         """Set the hooks and replace the methods of this kind of model."""
+
+    def _check_parts(self, model: nn.Module, inputs: Any) -> None:
+        """Refuse a model whose head has been changed: the weights would not act.
+
+        Raises:
+            AttachError: a part is not the one that was attached, nor does it wrap that.
+        """
+        for place, part in self.parts.items():
+            found = model.get_submodule(place)
+            if model.training and found is not part and all(m is not part for m in found.modules()):
+                raise AttachError(
+                    f"{place} of this {type(model).__name__} was replaced after its weights were "
+                    "put in place, which would not act; call sw.detach(model), then sw.attach again"
+                )
 
     def _replace(self, owner: Any, name: str, method: Callable[..., Any]) -> None:
         setattr(owner, name, method)  # on the instance: deleting it brings the class's back
@@ -141,7 +160,7 @@ class DenseWiring(Wiring):
         self, model: Any, groups: Groups, owner: Any, terms: Callable[..., dict[str, Tensor]]
     ) -> None:
         self.anchors: list[int] = model.anchor_generator.num_anchors_per_location()
-        super().__init__(model, groups, {"dense": len(self.anchors)})
+        super().__init__(model, groups, {"dense": len(self.anchors)}, ("transform", "head"))
         self.owner = owner
         self.terms = terms
         self.counts: list[int] = []
@@ -183,7 +202,9 @@ class RCNNWiring(Wiring):
         levels = {"roi": len(model.roi_heads.box_roi_pool.featmap_names)}
         if "class" not in groups.options.kind:
             levels = {"rpn": len(model.rpn.anchor_generator.num_anchors_per_location())} | levels
-        super().__init__(model, groups, levels)
+        places = ["transform", "rpn", "rpn.head", "roi_heads", "roi_heads.box_predictor"]
+        places += ["roi_heads.mask_predictor"] if model.roi_heads.has_mask() else []
+        super().__init__(model, groups, levels, places)
         self.counts: list[int] = []
         self.seen: dict[str, Any] = {}
 

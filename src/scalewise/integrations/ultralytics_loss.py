@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from ultralytics.nn.tasks import DetectionModel, OBBModel, PoseModel, SegmentationModel
 from ultralytics.utils import LOGGER
 from ultralytics.utils import loss as losses
@@ -72,9 +71,10 @@ class WeighedCriterion:
         self.criterion = criterion
         self.attached = attached
         self.grouping = grouping
-        self._held: Tensor | None = None
+        self._held: Tensor | None = None  # [n + 1]
         self._checked = False
-        self._sums: Tensor | None = None  # [5, n + 1]: the terms, positives and weights
+        self._sums: Tensor | None = None  # [4, n + 1]: of the terms and positives
+        self._weights: Tensor = torch.empty(0)  # [n + 1], the sum of each step's
         self._steps = 0
 
     @property
@@ -85,11 +85,16 @@ class WeighedCriterion:
     @property
     def weights(self) -> Tensor:
         """Weights of the next step, float32 [n]."""
-        return self.balancer.weights if self._held is None else self._held
+        return self.balancer.weights if self._held is None else self._held[:-1]
 
     def hold(self) -> None:
         """Keep today's weights until the next call, however many steps are recorded."""
-        self._held = self.balancer.weights.clone()
+        self._held = self._copied()
+
+    def _copied(self) -> Tensor:
+        """Today's weights [n + 1] and 1 for what is in no group, whatever is recorded later."""
+        weights = self.balancer.weights
+        return torch.cat((weights, weights.new_ones(1)))
 
     def __call__(self, preds: Any, batch: Any) -> tuple[Tensor, Any]:
         """The loss as Ultralytics returns it, weighted."""
@@ -100,15 +105,17 @@ class WeighedCriterion:
         branches = [Branch(part, gain, groups) for part, gain in _parts(self.criterion)]
         with weighed(branches):
             total, items = self.criterion(preds, batch)
-        sums = torch.stack([branch.sums() for branch in branches]).sum(0)  # [4, n + 1]
+        sums = reduce(torch.add, [branch.sums() for branch in branches])  # [4, n + 1]
         terms, positives = sums[:POSITIVES], sums[POSITIVES]
         if not self._checked:
             places = PLACES[type(branches[0].part).__name__]
             own = total.detach()[list(places)] / len(branches[0].ids)
             _check(own, (terms * groups.weights).sum(-1))
             self._checked = True
-        rows = torch.cat((sums, groups.weights[None]))
-        self._sums = rows if self._sums is None else self._sums.add_(rows)
+        if self._sums is None:
+            self._sums, self._weights = torch.zeros_like(sums), torch.zeros_like(groups.weights)
+        self._sums += sums
+        self._weights += groups.weights
         self._steps += 1
         if groups.whole:
             terms = terms[:, :-1]
@@ -117,10 +124,11 @@ class WeighedCriterion:
         return total, items
 
     def _groups(self, preds: Any) -> StepGroups:
-        weights = F.pad(self.weights, (0, 1), value=1.0)  # a copy, whatever is recorded later
+        weights = self._copied() if self._held is None else self._held
         group_of = None if self.grouping is None else self.grouping.group_of
         levels = None if group_of is not None else _level_of_anchors(_counts(preds), weights.device)
-        return StepGroups(weights, group_of, levels, whole=self.grouping is None)
+        whole = self.grouping is None
+        return StepGroups(weights, len(weights) - 1, group_of, levels, whole)
 
     def means(self) -> dict[str, float]:
         """Means over the steps since the last call, read from the device.
@@ -132,7 +140,7 @@ class WeighedCriterion:
         """
         if self._sums is None:
             return {}
-        rows = (self._sums / self._steps).cpu()
+        rows = (torch.cat((self._sums, self._weights[None])) / self._steps).cpu()
         self._sums, self._steps = None, 0
         *terms, positives, weights = rows
         losses = torch.stack(terms)

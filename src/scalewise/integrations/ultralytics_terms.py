@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -27,20 +28,17 @@ class StepGroups:
 
     Attributes:
         weights: float32 [n + 1], the last, of what is in no group, being 1.
+        count: the number n of groups.
         group_of: as of `Grouping`, in pixels of the training image; None where the level decides.
         levels: int64 [A], the level of each anchor, where it decides.
         whole: the background of a level is weighed with it.
     """
 
     weights: Tensor
+    count: int
     group_of: GroupOf | None
     levels: Tensor | None
     whole: bool
-
-    @property
-    def count(self) -> int:
-        """The number n of groups."""
-        return len(self.weights) - 1
 
     def find(self, labels: Tensor, boxes: Tensor, positive: Tensor) -> Tensor:
         """The group of each anchor.
@@ -81,7 +79,8 @@ class Branch:
     def __init__(self, part: Any, gain: float, groups: StepGroups) -> None:
         self.part, self.gain, self.groups = part, gain, groups
         self.assigner, self.bce, self.bbox_loss = part.assigner, part.bce, part.bbox_loss
-        self.ids = self.scores = self.targets = torch.empty(0, 0)  # [B, A]
+        self.ids = self.scores = torch.empty(0, 0)  # [B, A]
+        self.targets = torch.empty(0, 0, 0)  # [B, A, C]
         self.boxes: _BoxSums | None = None  # some releases leave it out in a batch without objects
         self.divisor: Tensor | int = 1
 
@@ -90,7 +89,7 @@ class Branch:
         found = self.assigner(*inputs, **others)
         labels, boxes, targets, positive, *_ = found
         self.ids = self.groups.find(labels, boxes, positive)
-        self.targets = targets.sum(-1, dtype=torch.float32)
+        self.targets = targets
         return found
 
     def weigh_scores(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -102,7 +101,7 @@ class Branch:
         if self.scores.shape != self.ids.shape:
             raise unknown(f"its class losses are of shape {tuple(loss.shape)}")
         weights = self.groups.weights.index_select(0, self.ids.flatten()).view(*self.ids.shape, 1)
-        return (loss * weights).to(loss.dtype)
+        return loss.mul_(weights)  # in place: it is large, and nobody else has seen it
 
     def weigh_boxes(self, *inputs: Any) -> tuple[Tensor, Tensor]:
         """In place of `bbox_loss`, whose every sum over anchors has the scores in it."""
@@ -122,22 +121,21 @@ class Branch:
         divides the loss: an object that is hardly found has positives whose loss is near 0, and
         counted as whole ones they would seem to be learned.
         """
-        index, ids, boxes = self._positives()
-        parts = self.targets[index]
-        count = self.groups.count
+        index, ids, (box, distribution) = self._positives()
+        parts = self.targets[index].sum(-1, dtype=torch.float32)
+        count, scores = self.groups.count, self.scores
         if self.groups.whole:
             assert self.groups.levels is not None
-            box, distribution, positives = _by_group(torch.stack((*boxes, parts)), ids, count)
-            (classes,) = _by_group(self.scores.sum(0)[None], self.groups.levels, count)
+            sums = _by_group(torch.stack((box, box, distribution, parts)), ids, count)
+            sums[CLASS] = _by_group(scores.sum(0)[None], self.groups.levels, count)[0]
         else:
-            rows = torch.stack((*boxes, parts, self.scores[index]))
-            box, distribution, positives, classes = _by_group(rows, ids, count)
-            classes[-1] += torch.where(self.ids == count, self.scores, 0).sum()
-        gains = self.part.hyp
-        losses = torch.stack(
-            (box * float(gains.box), classes * float(gains.cls), distribution * float(gains.dfl))
-        )
-        return torch.cat((losses * self.gain / self.divisor, positives[None]))
+            sums = _by_group(torch.stack((box, scores[index], distribution, parts)), ids, count)
+            sums[CLASS, -1] += torch.where(self.ids == count, scores, 0).sum()
+        own = self.part.hyp
+        gains = tuple(self.gain * float(gain) for gain in (own.box, own.cls, own.dfl))
+        sums = sums * _column((*gains, 1.0), sums.device)
+        sums[:POSITIVES] /= self.divisor
+        return sums
 
     def _positives(self) -> tuple[Any, Tensor, Sequence[Tensor]]:
         """Where the positives are, their groups int64 [N], their box and distribution losses."""
@@ -145,6 +143,19 @@ class Branch:
             return self.boxes.index, self.boxes.ids, self.boxes.values
         none = self.scores.new_zeros(0)
         return (none.long(), none.long()), none.long(), (none, none)
+
+
+@lru_cache(maxsize=64)  # the gains of an end-to-end model's parts change from epoch to epoch
+@torch.inference_mode(False)
+def _column(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Float32 [K, 1]; kept, since making one on a device waits for it."""
+    return torch.tensor(values, device=device)[:, None]
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _numbers(count: int, device: torch.device) -> Tensor:
+    return torch.arange(count, device=device)
 
 
 class _BoxSums:
@@ -205,7 +216,7 @@ def _by_group(values: Tensor, ids: Tensor, groups: int) -> Tensor:
 
     A scatter would be slow here: Ultralytics asks torch for deterministic ones.
     """
-    members = ids[:, None] == torch.arange(groups + 1, device=ids.device)  # [M, n + 1]
+    members = ids[:, None] == _numbers(groups + 1, ids.device)  # [M, n + 1]
     return torch.where(members, values[..., None], 0).sum(1, dtype=torch.float32)
 
 
