@@ -14,10 +14,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from scalewise import files
-from scalewise.files import WriteError, remove_leftovers, whole, write_text
+from scalewise.files import WriteError, make_folder, remove_leftovers, whole, write_text
 from scalewise.lab.parquet import DamagedFile, read_table, write_table
 from scalewise.lab.training.checkpoints import WholeFiles
+from scalewise.lab.training.runs import new_run_folder
 
 
 @pytest.fixture
@@ -72,6 +72,37 @@ def test_a_kill_between_writing_and_renaming_leaves_what_is_cleaned_up(tmp_path:
     assert remove_leftovers(tmp_path / "absent") == []
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs Linux")
+def test_a_process_that_nobody_has_waited_for_runs_no_more(tmp_path: Path) -> None:
+    """As in containers whose first process waits for none that it did not start."""
+    process = os.fork()
+    if process == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)  # ended, and still listed
+    left = tmp_path / f".last.{process}.part.ckpt"
+    left.touch()
+    assert remove_leftovers(tmp_path) == [left]
+    os.waitpid(process, 0)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    (tmp_path / "file").touch()
+    cases = {
+        tmp_path / "file": "there is a file of that name",
+        tmp_path / "file" / "sub": "Not a directory",
+        tmp_path / ("x" * 300): "File name too long",
+    }
+    for path, why in cases.items():
+        for make in (make_folder, lambda path: new_run_folder(path, "run")):
+            with pytest.raises(WriteError, match=rf"^the folder {path} could not be made: {why}$"):
+                make(path)
+    with pytest.raises(WriteError, match="could not be made: File name too long"):
+        new_run_folder(tmp_path, "x" * 300)
+    assert new_run_folder(tmp_path, "a") == tmp_path / "a-2"
+
+
 def test_a_folder_that_is_gone_or_read_only_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,22 +122,23 @@ def test_a_folder_that_is_gone_or_read_only_is_named(
 def test_file_and_folder_are_on_disk_around_the_renaming(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order: list[str] = []
-    replace, sync = os.replace, files._sync
+    """By the numbers of what is synced: a file keeps its own when it is renamed."""
+    order: list[object] = []
+    replace, sync = os.replace, os.fsync
 
-    def note_sync(path: Path) -> None:
-        order.append(f"sync {path.name}")
-        sync(path)
+    def note_sync(handle: int) -> None:
+        order.append(os.fstat(handle).st_ino)
+        sync(handle)
 
     def note_replace(old: Path, new: Path) -> None:
         order.append("rename")
         replace(old, new)
 
-    monkeypatch.setattr(files, "_sync", note_sync)
+    monkeypatch.setattr(os, "fsync", note_sync)
     monkeypatch.setattr(os, "replace", note_replace)
     write_text(tmp_path / "a.txt", "x")
-    aside = f".a.{os.getpid()}.part.txt"
-    assert order == [f"sync {aside}", "rename", f"sync {tmp_path.name}"]
+    file, folder = ((tmp_path / name).stat().st_ino for name in ("a.txt", "."))
+    assert order == [file, "rename", folder]
 
 
 def test_an_interrupt_while_writing_stays_an_interrupt(tmp_path: Path) -> None:

@@ -53,6 +53,23 @@ def whole(path: Path) -> Iterator[Path]:
         raise WriteError(_reason(path, cause)) from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are missing.
+
+    Args:
+        path: Of the folder.
+
+    Raises:
+        WriteError: the system refused, or a file has that name.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        is_file = isinstance(error, FileExistsError)
+        what = "there is a file of that name" if is_file else error.strerror
+        raise WriteError(f"the folder {path} could not be made: {what}") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file as UTF-8, see `whole`.
 
@@ -76,11 +93,16 @@ def remove_leftovers(folder: Path) -> list[Path]:
     removed = []
     with contextlib.suppress(OSError):
         for path in sorted(folder.iterdir()):
-            found = _ASIDE.fullmatch(path.name)
-            if found and path.is_file() and not _runs(int(found[1])):
+            if is_leftover(path):
                 path.unlink()
                 removed.append(path)
     return removed
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is half of one that a process was writing which no longer runs here."""
+    found = _ASIDE.fullmatch(path.name)
+    return found is not None and path.is_file() and not _runs(int(found[1]))
 
 
 def _runs(process: int) -> bool:
@@ -90,7 +112,19 @@ def _runs(process: int) -> bool:
         return False
     except OSError:
         return True
-    return process != os.getpid()
+    return process != os.getpid() and not _has_ended(process)
+
+
+def _has_ended(process: int) -> bool:
+    """Whether a process is dead but still listed, as in containers whose first one waits for none.
+
+    False where the system does not say.
+    """
+    try:
+        facts = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return facts.rpartition(")")[2].split()[:1] == ["Z"]
 
 
 def _sync(path: Path) -> None:

@@ -77,3 +77,18 @@ def write_yolo(root: Path, lines: dict[str, str | None], split: str = "train") -
             (root / "labels" / split / f"{stem}.txt").write_text(text, encoding="utf-8")
     (root / "data.yaml").write_text(f"{split}: images/{split}\nnames: [cat, dog]\n")
     return root
+
+
+def write_many_boxes(root: Path, boxes: int, **changes: Any) -> Path:
+    """One image with so many boxes, the last of which is changed."""
+    rows = [
+        {"id": i, "image_id": 1, "category_id": 1, "bbox": [i % 35, i // 35, 5, 6]}
+        for i in range(boxes)
+    ]
+    rows[-1] |= changes
+    write_coco(root, {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 40, "height": 30}],
+        "annotations": rows,
+        "categories": [{"id": 1, "name": "dog"}],
+    })  # fmt: skip
+    return root

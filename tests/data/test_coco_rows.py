@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from scalewise.data import BadData, coco_rows, open_split
+from scalewise.data import BadData, open_split
+from scalewise.lab.data import coco_rows
 from scalewise.lab.data.coco_rows import read_tables
 from scalewise.lab.data.faults import Faults
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scalewise.data import BadData, demo_cells, demo_draw, open_split
+from scalewise.data import BadData, open_split
+from scalewise.lab.data import demo_cells, demo_draw
 from scalewise.lab.data.demo_cells import CELLS, draw_cells
 from scalewise.lab.data.demo_draw import SHAPES, draw_image, draw_size, overlap
 from scalewise.lab.data.demo_set import make_demo

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +73,37 @@ def test_colors_of_16_bits(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / "deep.png"), deep)
         theirs = cv2.imread(str(tmp_path / "deep.png"))[..., ::-1]
         np.testing.assert_array_equal(load_image(tmp_path / "deep.png"), theirs)
+
+
+def _tiff(path: Path, data: bytes, bits: int, white_is_zero: bool) -> Path:
+    """A grey TIFF of 40x30 pixels, as Pillow would not write it."""
+    tags = {256: 40, 257: 30, 258: bits, 259: 1, 262: 1 - white_is_zero, 277: 1, 278: 30}
+    tags |= {273: 8 + 2 + 12 * 9 + 4, 279: len(data)}
+    rows = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    path.write_bytes(b"II*\0\10\0\0\0" + struct.pack("<H", 9) + rows + bytes(4) + data)
+    return path
+
+
+@pytest.mark.parametrize("white_is_zero", [False, True])
+def test_grey_tiffs_whose_zero_is_white_are_no_negatives(
+    tmp_path: Path, white_is_zero: bool
+) -> None:
+    cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
+    deep = RNG.integers(0, 2**16, (30, 40)).astype("<u2")
+    for bits, data in ((16, deep.tobytes()), (8, (deep >> 8).astype(np.uint8).tobytes())):
+        path = _tiff(tmp_path / f"{bits}.tif", data, bits, white_is_zero)
+        np.testing.assert_array_equal(load_image(path), cv2.imread(str(path)))
+
+
+def test_grey_tiffs_of_12_bits_are_not_black(tmp_path: Path) -> None:
+    """Two values in three bytes; 4095 is white, which OpenCV cannot read."""
+    deep = RNG.integers(0, 2**12, (30, 40))
+    pairs = deep.reshape(-1, 2)
+    packed = np.stack(
+        [pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], axis=1
+    )
+    path = _tiff(tmp_path / "a.tif", packed.astype(np.uint8).tobytes(), 12, False)
+    np.testing.assert_array_equal(load_image(path)[..., 0], deep >> 4)
 
 
 def _turned(path: Path, orientation: object, **options: Any) -> Path:
@@ -326,3 +358,30 @@ def test_how_much_damage_is_borne(tmp_path: Path) -> None:
         items = [dataset[index] for index in range(4)]
     assert [len(item.boxes) for item in items] == [0, 0, 1, 1]
     assert items[0].image.float().std(dim=(1, 2)).max() == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_image_is_told_once_for_all_passes_and_data_sets(
+    tmp_path: Path,
+    workers: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Training and validation over the same files, two passes each, by loader processes or not."""
+
+    def show(message: Warning | str, *_: object) -> None:
+        os.write(2, f"{message}\n".encode())  # from any process
+
+    split = open_split(_damaged_set(tmp_path, 8, 2), skip_bad=True)
+    sets = [DetectionDataset(split, 64, augment=augment) for augment in (True, False)]
+    sets[1].warn_with(sets[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", show)
+        for dataset in sets:
+            loader = make_loader(dataset, batch_size=2, shuffle=False, workers=workers)
+            for _ in range(2):
+                assert len(list(loader)) == 4
+    told = capfd.readouterr().err
+    assert [told.count(f"{name}.png: ") for name in ("000", "001", "002")] == [1, 1, 0]
+    assert all(len(dataset.damaged) == 2 for dataset in sets), "and counted by each"

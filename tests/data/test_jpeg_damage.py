@@ -63,6 +63,20 @@ def test_large_damage_is_found(tmp_path: Path, kind: str) -> None:
             assert _complaint(tmp_path / "a.jpg", content), (what, at)
 
 
+def test_most_holes_of_zeros_in_progressive_images_are_found(tmp_path: Path) -> None:
+    """Where the all-zero code is a coefficient's; else the zeros may be a flat area."""
+    noise = RNG.normal(0, 12, (160, 200, 3))
+    picture = Image.fromarray((np.asarray(BLOBS) + noise).clip(0, 255).astype(np.uint8))
+    draw, found = random.Random(0), 0
+    for quality in (75, 90):
+        data = _file(picture, {"progressive": True, "quality": quality})
+        for _ in range(50):
+            at = draw.randrange(len(data) // 5, len(data) - 100)
+            content = data[:at] + bytes(40) + data[at + 40 :]
+            found += bool(_complaint(tmp_path / "a.jpg", content))
+    assert found > 40
+
+
 @pytest.mark.parametrize("kind", BASELINE)
 def test_what_is_refused_is_damaged_to_libjpeg_too(
     tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
@@ -109,3 +123,14 @@ def test_sound_files_are_read(tmp_path: Path) -> None:
                 assert not _complaint(tmp_path / "a.jpg", content)
             padded = data[:-2] + b"\xff\xff\xff\xd9"  # fill bytes before a mark
             assert not _complaint(tmp_path / "a.jpg", padded)
+
+
+def test_gradients_and_tiles_are_sound(tmp_path: Path) -> None:
+    """All their blocks are alike, so that their pixel data may be zeros for long."""
+    down = np.broadcast_to(np.linspace(0, 255, 160)[:, None, None], (160, 200, 3))
+    tiles = [np.tile(RNG.integers(0, 256, (n, n, 3)), (160 // n, 192 // n, 1)) for n in (1, 2, 8)]
+    for picture in (*(down * part for part in np.linspace(0.05, 1, 20)), *tiles):
+        for quality in (75, 95):
+            options = {"progressive": True, "quality": quality}
+            data = _file(Image.fromarray(picture.astype(np.uint8)), options)
+            assert not _complaint(tmp_path / "a.jpg", data)

@@ -9,16 +9,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from scalewise.cli import main
-from scalewise.lab.study import local
+from scalewise.lab.data import dataset
+from scalewise.lab.data.split import ImageRecord
+from scalewise.lab.study import estimate, local
 from scalewise.lab.study.local import share_of_machine
 from scalewise.lab.study.plan import Cell, cell_config, cell_folder, load_plan
 from scalewise.lab.study.records import load_study, read_metrics
+from scalewise.lab.training.building import open_splits
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import train
 from scalewise.lab.training.trace import read_trace
@@ -259,6 +264,21 @@ def test_a_folder_that_is_no_study_is_left_alone(
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_study_killed_before_its_plan_was_written_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All that it left is half of its first file."""
+    monkeypatch.setattr("scalewise.cli.compare._run", lambda *_: 0)
+    study = tmp_path / "study"
+    study.mkdir()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (study / f".study.{ended.pid}.part.yaml").write_text("# 60 opt")
+    words = ["compare", "--data", f"demo:images=10,size=64,folder={tmp_path}", "--out", str(study)]
+    assert main(words) == 0, capsys.readouterr().err
+    assert [path.name for path in study.iterdir()] == ["study.yaml"]
+
+
 def test_a_dry_run_prints_the_grid_and_the_time_and_writes_nothing(
     tmp_path: Path, tiny: Callable[..., TrainConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,6 +290,28 @@ def test_a_dry_run_prints_the_grid_and_the_time_and_writes_nothing(
     assert "4 steps timed here" in printed
     assert "nothing was run" in printed
     assert not study.exists()
+
+
+@pytest.mark.parametrize("cache", ["none", "ram", "device"])
+def test_the_estimate_decodes_kept_images_once(
+    cache: str, tmp_path: Path, tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which decoding an image takes a second, and nothing else any time."""
+    config = tiny(tmp_path, cache=cache, epochs=6, val_every=2)
+    decode, decoded = dataset._decode, list[Path]()
+
+    def slow(record: ImageRecord) -> torch.Tensor:
+        decoded.append(record.path)
+        return decode(record)
+
+    monkeypatch.setattr(dataset, "_decode", slow)
+    clock = SimpleNamespace(perf_counter=lambda: float(len(decoded)))
+    monkeypatch.setattr(estimate, "time", clock)
+    training, validation = (len(split.records) for split in open_splits(config))
+    batches = training // 4 * 6 + -(-validation // 4) * 3  # of four images
+    expected = 4 * batches if cache == "none" else training + validation
+    assert estimate.time_steps(config) == pytest.approx(expected)
+    assert len(set(decoded)) <= 24  # of six batches
 
 
 def test_a_ray_cluster_survives_a_killed_worker(

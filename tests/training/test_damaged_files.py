@@ -14,9 +14,10 @@ import pytest
 from torch import Tensor
 
 from scalewise.cli import main
-from scalewise.data import open_split
+from scalewise.data import Split, open_split
 from scalewise.errors import UserError
 from scalewise.lab.detectors import Batch
+from scalewise.lab.evaluation.matching import load_matches
 from scalewise.lab.evaluation.stored import read_detections
 from scalewise.lab.replay.readers import read_losses
 from scalewise.lab.report.origin import environment_rows
@@ -41,6 +42,7 @@ from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import resume, train
 from scalewise.lab.training.module import DetectionModule
 from scalewise.lab.training.reading import read_checkpoint
+from scalewise.lab.training.resuming import check_unfinished
 
 Tiny = Callable[..., TrainConfig]
 CELL = Cell("atss", "equal", 0)
@@ -85,7 +87,7 @@ def study(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _reads(study: Path) -> dict[str, Callable[[], Any]]:
     """For each kind of file, by its pattern, what reads it, with a value to compare."""
-    run = study / RUN
+    run, splits = study / RUN, dict[tuple[object, ...], Split]()
     return {
         "study.yaml": lambda: str(load_plan(study)),
         f"{RUN}/config.yaml": lambda: str(runs.load_config(run)),
@@ -96,7 +98,7 @@ def _reads(study: Path) -> dict[str, Callable[[], Any]]:
         f"{RUN}/detections.parquet": lambda: [
             image.boxes.tolist() for image in read_detections(run / "detections.parquet")
         ],
-        f"{RUN}/matches.npz": lambda: _matches(study),
+        f"{RUN}/matches.npz": lambda: _matches(study, splits),
         f"{RUN}/checkpoints/last.ckpt": lambda: _state(run / "checkpoints" / "last.ckpt"),
         f"{RUN}/checkpoints/best.ckpt": lambda: _state(run / "checkpoints" / "best.ckpt"),
         f"{RUN}/logs/attempt-1/events*": lambda: _events(run),
@@ -116,10 +118,10 @@ def _gradients(run: Path) -> object:
     return found[1].tolist()
 
 
-def _matches(study: Path) -> object:
+def _matches(study: Path, splits: dict[tuple[object, ...], Split]) -> object:
     record = read_record(study, CELL)
     assert record is not None
-    found = run_matches(record, {})
+    found = run_matches(record, splits)
     return [np.asarray(value).tolist() for value in vars(found).values()]
 
 
@@ -137,6 +139,7 @@ def _events(run: Path) -> object:
 
 
 KINDS = list(_reads(Path()))
+REMADE = (".log", ".npz")  # the last line that is there counts; made anew from the detections
 UNREAD = {"metrics.csv", "hparams.yaml", "groups.png"}  # written for people and other programs
 
 
@@ -158,7 +161,7 @@ def test_damage_is_named_in_one_line(study: Path, tmp_path: Path, kind: str) -> 
             shorter = kind.endswith("events*") and found == right[: len(found)]  # whole records
             assert kind.endswith(TEXTS) or shorter or found == right
     assert all(path.name in line and "\n" not in line for line in lines)
-    assert len(lines) >= (0 if kind.endswith(".log") else 10 if kind.endswith(TEXTS) else 18)
+    assert len(lines) >= (0 if kind.endswith(REMADE) else 10 if kind.endswith(TEXTS) else 18)
     path.write_bytes(content)
     assert read() == right
     assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before, "nothing is lost"
@@ -214,6 +217,60 @@ def test_metrics_that_do_not_agree_with_themselves_are_no_record(
     assert [str(CELL) in line for line in load_study(copy).missing] == [True]
     history = [{"epoch": 1, "AP": 0.5}, {"epoch": 2, "step": 4, "step_seconds": 2.0}]
     assert run_seconds({"history": history}, 3) == 24
+
+
+def test_damaged_matches_are_made_anew_from_the_detections(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "study"
+    shutil.copytree(study, copy)
+    path = copy / RUN / "matches.npz"
+    whole = load_matches(path)
+    path.write_bytes(path.read_bytes()[:100])
+    splits: dict[tuple[object, ...], Split] = {}
+    found = _matches(copy, splits)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith(f"{path} holds no stored matches: ")
+    assert said.endswith("; it is made anew from detections.parquet\n")
+    assert found == [np.asarray(value).tolist() for value in vars(load_matches(path)).values()]
+    assert found == [np.asarray(value).tolist() for value in vars(whole).values()]
+    assert _matches(copy, splits) == found
+    assert not capsys.readouterr().err, "it was stored"
+    path.write_bytes(b"")
+    (path.parent / "detections.parquet").unlink()
+    with pytest.raises(UserError, match=r"matches\.npz holds no stored matches"):
+        _matches(copy, splits)
+
+
+def test_figures_of_another_run_are_no_record(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its neighbour's `metrics.json`, or all of its neighbour: sound, and of the wrong run."""
+    copy = tmp_path / "study"
+    shutil.copytree(study, copy)
+    run, other = copy / RUN, copy / "runs" / "atss" / "avw" / "seed-0"
+    own = (run / "metrics.json").read_text()
+    for what in ("metrics.json", "the folder"):
+        if what == "metrics.json":
+            shutil.copy(other / "metrics.json", run / "metrics.json")
+        else:
+            shutil.rmtree(run)
+            shutil.copytree(other, run)
+        assert read_record(copy, CELL) is None
+        found = load_study(copy)
+        assert [record.scheme for record in found.records] == ["avw"]
+        assert found.missing == [f"{CELL}: {run / 'metrics.json'} is another run's"]
+        before = (run / "metrics.json").read_bytes()
+        with pytest.raises(UserError, match=rf"{run / 'metrics.json'} is another run's: put back"):
+            run_cell(cell_config(copy, load_plan(copy), CELL))
+        assert (run / "metrics.json").read_bytes() == before
+    (run / "metrics.json").write_text(own)
+    assert read_record(copy, CELL) is not None
+    check_unfinished(other.parent / "absent")
+    shutil.copy(run / "metrics.json", other / "metrics.json")
+    check_unfinished(other)
+    assert f"{other / 'metrics.json'} is another run's; it is written" in capsys.readouterr().err
 
 
 def test_a_damaged_cell_is_set_aside_not_deleted(

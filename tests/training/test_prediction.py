@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import warnings
@@ -20,6 +21,7 @@ from scalewise.data import open_split
 from scalewise.lab import letters
 from scalewise.lab.data.split import ImageRecord, Objects, Split
 from scalewise.lab.detectors import atss, fcos, retinanet
+from scalewise.lab.inference.formats import ResultNames
 from scalewise.lab.inference.prediction import predict
 from scalewise.lab.inference.trained import TrainedRun, load_run
 from scalewise.lab.training.config import TrainConfig
@@ -67,15 +69,23 @@ def test_every_image_in_and_below_a_folder_is_taken_or_named(
     (images / "notes.txt").write_text("no image")
     (images / "._a.jpg").write_bytes(b"\0\5\26\7")
     os.mkfifo(images / "pipe.jpg")
+    (images / "self.jpg").symlink_to("self.jpg")
     folder, unreadable = predict(run, [images, tmp_path / "none.jpg"], tmp_path / "out", 0.0)
     known = {Path(name).name for name in names} | {"g.bmp", "x" * 250 + ".png", "line\nbreak.png"}
     assert set(_written(folder)) == known
     assert len(list(folder.glob("*.png"))) == len(known)
     assert all(line.isprintable() for line in unreadable)
     told = "\n".join(unreadable)
-    for name in ("damaged.png", "h.heic", "pipe.jpg", "none.jpg"):
+    for name in ("damaged.png", "h.heic", "pipe.jpg", "none.jpg", "self.jpg"):
         assert name in told
-    assert len(unreadable) == 4
+    assert len(unreadable) == 5
+
+
+def test_labels_of_images_of_one_stem_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    images = [tmp_path / name for name in ("a.png.jpg", "a.jpg", "a.png", "a.bmp")]
+    for order in itertools.permutations(images):
+        names = ResultNames(tmp_path / "labels", [tmp_path])
+        assert len({names.of(image) for image in order}) == 4
 
 
 def test_a_folder_without_images_is_named(run: TrainedRun, tmp_path: Path) -> None:

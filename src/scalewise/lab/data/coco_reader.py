@@ -13,26 +13,32 @@ from scalewise.lab.data.coco_values import (
     Check,
     Row,
     any_id,
+    class_name,
     corners,
     flag,
     is_number,
     name_fault,
     read_row,
-    whole,
+    whole_number,
 )
 from scalewise.lab.data.faults import BadData, FaultFound, Faults, box_fault, clip_box
 from scalewise.lab.data.images import check_image
 from scalewise.lab.data.names import split_names
 from scalewise.lab.data.split import Objects, Split, finish
-from scalewise.lab.data.text import found_in, is_file, is_hidden_copy, shown
+from scalewise.lab.data.text import found_in, is_file, is_hidden_copy, on_disk, shown
 
 _ROBOFLOW = "_annotations.coco.json"
 _SAMPLE = 20  # images by which their folder is found
-_IMAGE_FIELDS: dict[str, Check] = {"id": whole, "file_name": str, "width": whole, "height": whole}
+_IMAGE_FIELDS: dict[str, Check] = {
+    "id": whole_number,
+    "file_name": str,
+    "width": whole_number,
+    "height": whole_number,
+}
 _OBJECT_FIELDS: dict[str, Check] = {
     "id": any_id,
-    "image_id": whole,
-    "category_id": whole,
+    "image_id": whole_number,
+    "category_id": whole_number,
     "bbox": list,
 }
 _LARGEST_AREA = 1e30  # square pixels; float32 ends at 3e38
@@ -131,10 +137,10 @@ def _categories(file: Path, rows: list[Any]) -> dict[int, str]:
     for number, row in enumerate(rows):
         where = f"{file}: categories[{number}]"
         try:
-            values = read_row(row, {"id": whole, "name": str})
+            values = read_row(row, {"id": whole_number, "name": str})
         except FaultFound as fault:
             raise BadData(f"{where} {fault}") from None
-        category, name = values["id"], values["name"]
+        category, name = values["id"], class_name(values["name"])
         if wrong := name_fault(name):
             raise BadData(f"{where}: the name {shown(name)} {wrong}")
         if category in classes:
@@ -243,8 +249,8 @@ def _find_image(folder: Path, file_name: str) -> Path:
     if "\\" in file_name and not is_file(path):
         other = PureWindowsPath(file_name)
         if not other.is_absolute():
-            return folder / other.as_posix()
-    return path
+            path = folder / other.as_posix()
+    return on_disk(path)
 
 
 def _foreign(file_name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ def any_id(value: object) -> object:
     return value
 
 
-def whole(value: object) -> int:
+def whole_number(value: object) -> int:
     """Return a whole number that fits into 64 bits.
 
     Raises:
@@ -61,6 +62,11 @@ def corners(bbox: list[Any]) -> Box | None:
     except OverflowError:  # a number of hundreds of digits
         x = y = width = height = math.inf
     return (x, y, x + width, y + height)
+
+
+def class_name(written: str) -> str:
+    """Return the name of a class without blanks around it, accents in one with their letters."""
+    return unicodedata.normalize("NFC", written).strip()
 
 
 def name_fault(name: str) -> str | None:

@@ -78,7 +78,8 @@ class DetectionDataset(Dataset[Item]):
     Crowd regions are left out of the objects; difficult objects and images without objects stay.
 
     An image that turns out to be damaged is replaced by a grey one without objects, with a warning,
-    as long as fewer are than `Split.tolerance` allows.
+    as long as fewer are than `Split.tolerance` allows. The warning comes once for an image, over
+    all passes and loader processes.
 
     Args:
         split: the images.
@@ -115,9 +116,17 @@ class DetectionDataset(Dataset[Item]):
             self.augmentation = Augmentation(0.0, 0.0, (1.0, 1.0))
             self.transforms = eval_transforms(size)
         self._cache = _PixelCache(split.records) if cache == "ram" else None
-        # shared, so that all loader processes count together
-        self._damaged = torch.zeros(len(split.records), dtype=torch.bool)
-        cast(Any, self._damaged).share_memory_()
+        self._damaged = _shared_flags(len(split.records))
+        self._told = _shared_flags(len(split.records))
+
+    def warn_with(self, other: DetectionDataset) -> None:
+        """Warn of no damaged image that another data set over the same files has told.
+
+        Args:
+            other: of any split; over other files nothing changes.
+        """
+        if [r.path for r in self.split.records] == [r.path for r in other.split.records]:
+            self._told = other._told
 
     @property
     def damaged(self) -> list[Path]:
@@ -196,13 +205,22 @@ class DetectionDataset(Dataset[Item]):
         try:
             return self._cache.get(index) if self._cache else _decode(record)
         except BadData as error:
-            self._damaged[index] = True
+            told, self._told[index], self._damaged[index] = bool(self._told[index]), True, True
             count, tolerance = int(self._damaged.sum()), self.split.tolerance
             if not are_few(count, len(self.split.records), tolerance):
                 raise
-            warnings.warn(f"{error}; a grey picture without objects takes its place", stacklevel=2)
+            if not told:
+                what = f"{error}; a grey picture without objects takes its place"
+                warnings.warn(what, stacklevel=2)
         grey = torch.tensor(GREY, dtype=torch.uint8)[:, None, None]
         return grey.repeat(1, record.height, record.width)
+
+
+def _shared_flags(count: int) -> Tensor:
+    """False for each image, in memory that all loader processes share."""
+    flags = torch.zeros(count, dtype=torch.bool)
+    cast(Any, flags).share_memory_()
+    return flags
 
 
 def _decode(record: ImageRecord) -> Tensor:

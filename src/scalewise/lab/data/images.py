@@ -16,11 +16,11 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from scalewise.lab.data.faults import BadData, FaultFound, Faults
 from scalewise.lab.data.jpeg import jpeg_damage
-from scalewise.lab.data.text import is_hidden_copy, require_regular
+from scalewise.lab.data.text import is_hidden_copy, printable, require_regular
 
 # No EPS, PDF or WMF: Pillow hands those to other programs.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI",
@@ -28,8 +28,9 @@ _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG"
 # Names of image files, so that one that cannot be read is told, not passed over: all of the above,
 # all that Ultralytics takes, and what cameras write.
 _SUFFIXES = re.compile(
-    r".+\.(apng|avif|avifs|arw|bmp|cr2|cr3|dib|dng|gif|heic|heif|jfif|jp2|j2k|jpe|jpe?g|mpo|nef|orf"
-    r"|pbm|pcx|pfm|pgm|png|pnm|ppm|psd|qoi|raw|rgb|rw2|sgi|tga|tiff?|webp)",
+    r".+\.(apng|avif|avifs|arw|bmp|cr2|cr3|dib|dng|exr|gif|heic|heif|hif|j2c|j2k|jfif|jp2|jpc|jpe"
+    r"|jpe?g|jpf|jpx|jxl|jxr|mpo|nef|orf|pbm|pcx|pef|pfm|pgm|png|pnm|ppm|psd|qoi|raf|raw|rgb|rw2"
+    r"|sgi|srw|tga|tiff?|webp)",
     re.IGNORECASE | re.DOTALL,
 )
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
@@ -45,6 +46,7 @@ _UPRIGHT = {
 }
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXT_CHUNKS = (b"iCCP", b"iTXt", b"tEXt", b"zTXt")
+_BITS, _MEANING = 258, 262  # tags of a TIFF: bits per sample, and whether 0 is white
 
 T = TypeVar("T")
 
@@ -167,11 +169,15 @@ def is_image(path: Path) -> bool:
         return False
 
 
-def walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path, unreadable: list[str] | None = None) -> Iterator[Path]:
     """Yield the files in a folder and all below it, sorted, links to folders followed.
 
     Each folder is visited once, however many links lead to it, so that loops end. What macOS leaves
     beside files on foreign disks (`._name`) is passed over.
+
+    Args:
+        folder: where to begin.
+        unreadable: takes a line for each folder below that cannot be listed; None raises for it.
 
     Raises:
         OSError: when a folder cannot be listed.
@@ -180,14 +186,21 @@ def walk(folder: Path) -> Iterator[Path]:
     waiting = [folder]
     found: list[Path] = []
     while waiting:
-        with os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                path = Path(entry.path)
-                if not entry.is_dir():
-                    found.append(path)
-                elif (real := os.path.realpath(path)) not in seen:
-                    seen.add(real)
-                    waiting.append(path)
+        present = waiting.pop()
+        try:
+            with os.scandir(present) as entries:
+                paths = [Path(entry.path) for entry in entries]
+        except OSError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(printable(f"{present}: cannot be listed: {error.strerror}"))
+            continue
+        for path in paths:
+            if not os.path.isdir(path):  # a link to itself too, which opening it will tell
+                found.append(path)
+            elif (real := os.path.realpath(path)) not in seen:
+                seen.add(real)
+                waiting.append(path)
     yield from sorted(path for path in found if not is_hidden_copy(path))
 
 
@@ -241,8 +254,7 @@ def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     if stored and (damage := jpeg_damage(stored, image)):
         raise FaultFound("unreadable image", f"is damaged: {damage}")
     if _is_16_bit(image):
-        grey = np.asarray(image).astype(np.int64) >> 8
-        image_8 = Image.fromarray(grey.astype(np.uint8))
+        image_8 = Image.fromarray(_high_byte(image))
     elif image.mode == "P":
         image_8 = image.convert("RGBA")  # not at once, which warns of transparent colours
     else:
@@ -250,6 +262,15 @@ def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     turn = _UPRIGHT.get(_orientation(image))
     rgb = image_8.convert("RGB")
     return np.array(rgb if turn is None else rgb.transpose(turn))
+
+
+def _high_byte(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """The upper 8 of an image's 16 bits, or of a TIFF's 12, with black as 0: uint8 [H, W]."""
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    bits = tags.get(_BITS, (16,))[0]
+    grey = (np.asarray(image).astype(np.int64) >> (bits - 8)).astype(np.uint8)
+    pixels: npt.NDArray[np.uint8] = ~grey if tags.get(_MEANING) == 0 else grey
+    return pixels
 
 
 def _content(image: Image.Image) -> bytes:
@@ -273,8 +294,8 @@ def _require_mode(image: Image.Image) -> None:
     if image.mode not in _EIGHT_BIT_MODES and not _is_16_bit(image):
         raise FaultFound(
             "unreadable image",
-            f"its pixels (Pillow's mode {image.mode}) are neither 8 nor 16 bit, so how bright they "
-            "are meant to be is not known: save it as 8 bit",
+            f"its pixels (Pillow's mode {image.mode}) are neither 8 nor 16 bit grey or colours, "
+            "so how bright they are meant to be is not known: save it as 8 bit",
         )
 
 

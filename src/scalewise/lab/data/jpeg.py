@@ -27,6 +27,8 @@ _PROGRESSIVE = 0xC2
 # What may follow the pixels of a scan: tables, another scan, the end, notes.
 _AFTER = {_TABLES, _END, _SCAN, 0xDB, 0xDC, _INTERVAL, *range(0xE0, 0xF0), 0xFE}
 _HOLE = bytes(32)  # more than a block of 63 equal coefficients
+_WIDE = 50  # coefficients of a progressive scan, so that as many equal ones are no pattern
+_VARIED = 8  # symbols of a table; fewer make gradients and tiles, whose blocks are all alike
 _MORE = b"\xaa" * 64  # pixel data that mean something under any table
 _MIDDLE = 128  # what a decoder makes of a block without data
 
@@ -43,7 +45,8 @@ class _State:
         kind: mark of the frame, 0 before it.
         size: height and width in pixels.
         sampling: component to its sampling factors, horizontal and vertical.
-        first: number of a table of AC codes to the symbol that its all-zero code stands for.
+        first: number of a table of AC codes to the symbol that its all-zero code stands for; 0 in
+            a table of few symbols.
         interval: blocks between two restart marks, 0 without them.
         lacking: component and coefficient of a progressive image to the bits still to come.
     """
@@ -125,8 +128,9 @@ def _read(mark: int, part: bytes, state: _State) -> None:
         place = 0
         while place < len(part):
             count = sum(part[place + 1 : place + 17])
-            if part[place] >> 4 and count:
-                state.first[part[place] & 15] = part[place + 17]
+            if part[place] >> 4:
+                varied = count >= _VARIED
+                state.first[part[place] & 15] = part[place + 17] if varied else 0
             place += 17 + count
 
 
@@ -154,7 +158,9 @@ def _scan(data: bytes, start: int, head: bytes, state: _State) -> int:
         raise _Broken("restart marks among its pixels are missing")
     if not state.interval and restarts:
         raise _Broken("restart marks are among its pixels, where none were promised")
-    if _has_hole(data[start:end], [state.first.get(table, 0) for table in parts.values()], state):
+    symbols = [state.first.get(table, 0) for table in parts.values()]
+    wide = state.kind != _PROGRESSIVE or (first and last - first >= _WIDE)
+    if wide and _has_hole(data[start:end], symbols):
         raise _Broken("there is a hole of zeros among its pixels")
     return end
 
@@ -176,15 +182,13 @@ def _blocks(parts: dict[int, int], state: _State) -> int:
     )
 
 
-def _has_hole(pixels: bytes, first: list[int], state: _State) -> bool:
+def _has_hole(pixels: bytes, first: list[int]) -> bool:
     """Whether there are zeros that no picture gives.
 
     Where the all-zero code of a table ends the block, they may be a flat area; else they are
     hundreds of equal coefficients. At the end they fill up the file.
     """
-    if state.kind == _PROGRESSIVE or not any(symbol & 15 for symbol in first):
-        return False
-    return _HOLE in pixels.rstrip(b"\0")
+    return any(symbol & 15 for symbol in first) and _HOLE in pixels.rstrip(b"\0")
 
 
 def _ends_grey(image: Image.Image) -> bool:

@@ -90,7 +90,9 @@ def _told(path: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, RuntimeError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise BadData(f"{shown(path)}: cannot be read: {why}") from None
+        named = getattr(error, "filename", None)
+        where = f" ({shown(named)})" if named and str(named) != path else ""
+        raise BadData(f"{shown(path)}: cannot be read: {why}{where}") from None
 
 
 def _format(kind: str, path: Path) -> str:

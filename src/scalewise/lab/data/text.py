@@ -7,6 +7,7 @@ import os
 import re
 import reprlib
 import stat
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -77,6 +78,21 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def on_disk(path: Path) -> Path:
+    """Return the file that a name means, whose accents may be stored apart from their letters.
+
+    Args:
+        path: as it was written; macOS takes letters apart (NFD), where others mostly do not (NFC).
+
+    Returns:
+        The path itself, where it is there or where no other spelling is.
+    """
+    if path.name.isascii() or is_file(path):
+        return path
+    forms = (path.with_name(unicodedata.normalize(form, path.name)) for form in ("NFC", "NFD"))
+    return next(filter(is_file, forms), path)
 
 
 def is_hidden_copy(path: Path) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from xml.etree.ElementTree import ParseError
 
 from defusedxml.common import DefusedXmlException
 
+from scalewise.lab.data.coco_values import class_name
 from scalewise.lab.data.faults import BadData, Box, Faults, box_fault, clip_box
 from scalewise.lab.data.images import check_image, is_image_name
 from scalewise.lab.data.names import split_names
@@ -25,6 +27,7 @@ from scalewise.lab.data.text import (
     found_in,
     is_file,
     is_hidden_copy,
+    on_disk,
     printable,
     read_lines,
     read_text,
@@ -44,21 +47,27 @@ class _Folder:
 
     Attributes:
         path: of the folder.
-        images: stem to image file.
+        images: stem to image files, the one that counts first.
         names: the list of the images that are wanted.
     """
 
     path: Path
-    images: dict[str, Path]
+    images: dict[str, list[Path]]
     names: Path
 
-    def image(self, stem: str) -> Path:
-        """Where the image is, or ought to be."""
-        return self.images.get(stem, self.path / "JPEGImages" / f"{stem}.jpg")
+    def image(self, stem: str, named: str) -> Path:
+        """Where the image is, or ought to be.
+
+        Args:
+            stem: its name in the list.
+            named: its file's name in its annotations, which chooses between several of one stem.
+        """
+        found = self.images.get(_composed(stem)) or [self.path / "JPEGImages" / f"{stem}.jpg"]
+        return next((path for path in found if path.name == named), found[0])
 
     def xml(self, stem: str) -> Path:
         """Where the annotations are, or ought to be."""
-        return self.path / "Annotations" / f"{stem}.xml"
+        return on_disk(self.path / "Annotations" / f"{stem}.xml")
 
 
 def voc_folders(root: Path) -> list[Path]:
@@ -143,13 +152,20 @@ def _no_split(root: Path, folders: list[Path], name: str) -> str:
     )
 
 
-def _images(folder: Path) -> dict[str, Path]:
+def _images(folder: Path) -> dict[str, list[Path]]:
     there = folder / "JPEGImages"
     if not there.is_dir():
         raise BadData(f"{folder}: has no JPEGImages folder for its images; {found_in(folder)}")
-    # of a.jpg and a.png the first counts
-    found = sorted(filter(is_image_name, there.iterdir()), reverse=True)
-    return {path.stem: path for path in found}
+    images: dict[str, list[Path]] = {}
+    found = filter(is_image_name, there.iterdir())
+    for path in sorted(found, key=lambda path: (path.suffix.lower() != ".jpg", path.name)):
+        images.setdefault(_composed(path.stem), []).append(path)
+    return images
+
+
+def _composed(name: str) -> str:
+    """A name whose letters and accents are one, as most programs write them; macOS parts them."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _read_list(folder: _Folder, faults: Faults) -> Iterable[str]:
@@ -182,7 +198,7 @@ def _class_names(folders: list[Path]) -> tuple[str, ...]:
             names = [line.strip() for line in read_lines(stated[0])]
         except (OSError, ValueError) as error:
             raise BadData(f"{stated[0]}: cannot be read as class names: {error}") from None
-        names = [name for name in names if name]
+        names = [class_name(name) for name in names if name]
         if len(set(names)) < len(names):
             raise BadData(f"{stated[0]}: a class is named twice")
         return tuple(names)
@@ -200,7 +216,7 @@ def _class_names(folders: list[Path]) -> tuple[str, ...]:
 def _read_image(
     folder: _Folder, stem: str, image_id: int, labels: dict[str, int], faults: Faults
 ) -> ImageRecord | None:
-    xml, path = folder.xml(stem), folder.image(stem)
+    xml = folder.xml(stem)
     try:
         written = parse_annotation(read_text(xml, LARGEST))
     except (FileNotFoundError, NotADirectoryError):
@@ -219,6 +235,7 @@ def _read_image(
         faults.add("missing field", str(xml), "has no size/width and size/height in whole pixels")
         return None
     size = (int(width), int(height))
+    path = folder.image(stem, written.file)
     if not check_image(path, faults, size):
         return None
     objects = Objects()

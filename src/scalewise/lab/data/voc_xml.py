@@ -8,6 +8,8 @@ from xml.etree.ElementTree import Element
 
 from defusedxml.ElementTree import fromstring
 
+from scalewise.lab.data.coco_values import class_name
+
 
 class WrittenObject(NamedTuple):
     """An object as its file has it; None for what is not there or there twice."""
@@ -18,8 +20,9 @@ class WrittenObject(NamedTuple):
 
 
 class Annotation(NamedTuple):
-    """What a file says: width and height in pixels, 0 where it does not say, and the objects."""
+    """What a file says: its image's name, width and height in pixels, 0 or "" where it does not."""
 
+    file: str
     size: tuple[float, ...]
     objects: tuple[WrittenObject, ...]
 
@@ -33,10 +36,11 @@ def parse_annotation(text: str) -> Annotation:
     """
     tree: Element = fromstring(text)
     return Annotation(
+        _text(tree, "filename") or "",
         tuple(_number(_text(tree, f"size/{side}")) or 0.0 for side in ("width", "height")),
         tuple(
             WrittenObject(
-                _text(item, "name"),
+                class_name(_text(item, "name") or "") or None,
                 tuple(
                     _number(_text(item, f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax")
                 ),

@@ -14,7 +14,7 @@ import numpy as np
 
 from scalewise.lab.data.faults import Box, FaultFound, Faults, box_fault, clip_box
 from scalewise.lab.data.split import Objects
-from scalewise.lab.data.text import LARGEST, is_file, read_lines, read_text, shown
+from scalewise.lab.data.text import LARGEST, is_file, on_disk, read_lines, read_text, shown
 
 _ROUNDING = 0.01  # labels that tools rounded reach this far beyond 0..1
 _SAME = 0.9  # overlap (IoU) from which a box and a polygon of one class are one object
@@ -52,10 +52,26 @@ def label_file(image: Path) -> Path:
     folders = [place for place, part in enumerate(parts[:-1]) if part == "images"]
     if folders:
         parts[folders[-1]] = "labels"
-    return Path(*parts).with_suffix(".txt")
+    return on_disk(Path(*parts).with_suffix(".txt"))
 
 
-def looks_like_labels(file: Path) -> bool:
+def where_labels_lie(image: Path, labels: Path) -> str | None:
+    """Say where labels lie that would not be read; None where there are none.
+
+    Args:
+        image: the image.
+        labels: its label file, which is not there.
+    """
+    if labels.is_symlink():
+        return f"its label file {labels} is a link to what is not there"
+    for other in (image.with_suffix(".txt"), labels.with_suffix(".TXT")):
+        if other != labels and _looks_like_labels(other):
+            where = f"beside it, in {other.name}" if other.parent == image.parent else f"in {other}"
+            return f"its labels lie {where}; they are looked for in {labels}"
+    return None
+
+
+def _looks_like_labels(file: Path) -> bool:
     """Return whether a file is there and its first line is an object's."""
     if not is_file(file):
         return False
@@ -65,8 +81,10 @@ def looks_like_labels(file: Path) -> bool:
         return False
 
 
-def read_labels(file: Path, size: tuple[int, int], form: LabelForm, faults: Faults) -> Objects:
-    """Read the objects of an image.
+def read_labels(
+    file: Path, size: tuple[int, int], form: LabelForm, faults: Faults
+) -> Objects | None:
+    """Read the objects of an image; None where its labels cannot be read.
 
     Args:
         file: the label file; none where it is not there.
@@ -81,7 +99,7 @@ def read_labels(file: Path, size: tuple[int, int], form: LabelForm, faults: Faul
         return objects
     except (OSError, ValueError) as error:
         faults.add("broken file", str(file), f"cannot be read as labels: {error}")
-        return objects
+        return None
     rows = []
     for number, line in enumerate(lines, start=1):
         where = f"{file}, line {number}"

@@ -10,13 +10,21 @@ from typing import Any
 
 import yaml
 
-from scalewise.lab.data.coco_values import name_fault
+from scalewise.lab.data.coco_values import class_name, name_fault
 from scalewise.lab.data.faults import BadData, Faults
 from scalewise.lab.data.images import check_image, is_image_name, walk
 from scalewise.lab.data.names import split_names
 from scalewise.lab.data.split import ImageRecord, Split, finish
-from scalewise.lab.data.text import found_in, is_file, is_hidden_copy, read_lines, read_text, shown
-from scalewise.lab.data.yolo_labels import LabelForm, label_file, looks_like_labels, read_labels
+from scalewise.lab.data.text import (
+    found_in,
+    is_file,
+    is_hidden_copy,
+    on_disk,
+    read_lines,
+    read_text,
+    shown,
+)
+from scalewise.lab.data.yolo_labels import LabelForm, label_file, read_labels, where_labels_lie
 
 _SPLITS = ("train", "val", "valid", "validation", "test")
 _LARGEST = 2**21  # bytes of a YAML file, of which PyYAML reads some 200,000 a second
@@ -98,16 +106,13 @@ def read_yolo(path: Path, name: str, tolerance: float) -> Split:
             continue
         labels = label_file(image)
         if not labels.exists():
-            beside = image.with_suffix(".txt")
-            if looks_like_labels(beside):
-                what = (
-                    f"its labels lie beside it, in {beside.name}; they are looked for in {labels}"
-                )
-                faults.add("misplaced labels", str(image), what)
+            if elsewhere := where_labels_lie(image, labels):
+                faults.add("misplaced labels", str(image), elsewhere)
                 continue
             unlabelled.append(labels)
         objects = read_labels(labels, header[:2], form, faults)
-        records.append(objects.record(len(records) + 1, image, *header[:2]))
+        if objects is not None:
+            records.append(objects.record(len(records) + 1, image, *header[:2]))
     split = Split(
         format="yolo",
         name=name,
@@ -176,7 +181,7 @@ def _class_names(file: Path, table: dict[Any, Any], faults: Faults) -> dict[int,
             raise BadData(f"{file}: the name of class {number}, {shown(name)}, is no text")
         if fault := name_fault(name):
             raise BadData(f"{file}: the name of class {number} {fault}")
-        found[number] = name
+        found[number] = class_name(name)
     if len(set(found.values())) < len(found):
         raise BadData(f"{file}: a class is named twice")
     if len(found) < len(names):
@@ -217,9 +222,18 @@ def _images(file: Path, table: dict[Any, Any], name: str) -> Iterator[Path]:
     for entry in entries:
         found = _find(file, entry, roots)
         if found.is_dir():
-            yield from filter(is_image_name, walk(found))
+            yield from (
+                path
+                for path in walk(found)
+                if is_image_name(path) and not _in_hidden_folder(path, found)
+            )
         else:
             yield from _listed(found, roots)
+
+
+def _in_hidden_folder(path: Path, root: Path) -> bool:
+    """Whether it lies in a folder such as `.ipynb_checkpoints`, which holds copies."""
+    return any(part.startswith(".") for part in path.relative_to(root).parts[:-1])
 
 
 def _is_given(value: object) -> bool:
@@ -273,7 +287,7 @@ def _listed(file: Path, roots: tuple[Path, ...]) -> Iterator[Path]:
         raise BadData(f"{file}: cannot be read as a list of images: {error}") from None
     for line in filter(None, (line.strip(" \t") for line in lines)):
         places = [
-            folder / each
+            on_disk(folder / each)
             for each in dict.fromkeys((line, _posix(line)))
             for folder in (file.parent, *roots)
         ]

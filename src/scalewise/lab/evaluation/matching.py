@@ -93,7 +93,7 @@ def _match_image(
         chosen = chosen[np.argsort(-entry.scores[chosen], kind="stable")][:MOST_PER_CLASS]
         own = record.labels == label
         crowd = record.crowd[own]
-        overlaps = _overlaps(entry.boxes[chosen], record.boxes[own], crowd)
+        overlaps = box_overlaps(entry.boxes[chosen], record.boxes[own], crowd)
         yield label, entry.scores[chosen], _match_class(overlaps[:, ~crowd], overlaps[:, crowd])
 
 
@@ -120,12 +120,21 @@ def _match_class(overlaps: Floats, on_crowds: Floats) -> npt.NDArray[np.int8]:
     return states
 
 
-def _overlaps(
+def box_overlaps(
     detected: npt.NDArray[np.float32],
     objects: npt.NDArray[np.float32],
     crowd: npt.NDArray[np.bool_],
 ) -> Floats:
-    """Return IoU [d, g]; with a crowd, the share of the detection that lies in it."""
+    """IoU of detections with objects; with a crowd, the share of the detection that lies in it.
+
+    Args:
+        detected: [d, 4], (x1, y1, x2, y2).
+        objects: [g, 4].
+        crowd: [g].
+
+    Returns:
+        [d, g] in 0..1.
+    """
     p, q = detected.astype(np.float64)[:, None], objects.astype(np.float64)[None]
     sides = np.minimum(p[..., 2:], q[..., 2:]) - np.maximum(p[..., :2], q[..., :2])
     both = sides.clip(min=0).prod(-1)
@@ -242,9 +251,21 @@ def load_matches(path: Path) -> Matches:
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return Matches(**{name: stored[name] for name in Matches.__dataclass_fields__})
+            found = Matches(**{name: stored[name] for name in Matches.__dataclass_fields__})
+            _require_shapes(found)
     except Exception as error:  # a damaged file can make the readers raise nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{path} holds no stored matches: {reason}; delete it to make it anew"
-        ) from None
+        raise UserError(f"{path} holds no stored matches: {reason}") from None
+    return found
+
+
+def _require_shapes(matches: Matches) -> None:
+    images, detections = len(matches.image_ids), len(matches.labels)
+    if (
+        matches.objects.shape[:1] != (images,)
+        or matches.objects.ndim != 2
+        or matches.images.shape != (detections,)
+        or matches.states.shape != (detections, len(THRESHOLDS))
+        or (detections and not 0 <= matches.images.min() <= matches.images.max() < images)
+    ):
+        raise ValueError("its parts do not fit each other")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from scalewise.files import make_folder
 from scalewise.lab.data.split import Split
 from scalewise.lab.evaluation import ImageDetections, coco_results
 from scalewise.lab.training import runs
@@ -38,8 +39,10 @@ class ResultNames:
 
     def _unused(self, path: Path, suffix: str) -> Path:
         chosen = path.with_suffix(suffix)
-        if chosen in self._taken:
-            chosen = path.with_name(path.name + (suffix or ".frames"))
+        name = path.name
+        while chosen in self._taken:
+            name += suffix or ".frames"
+            chosen = path.with_name(name)
         self._taken.add(chosen)
         return chosen
 
@@ -65,7 +68,7 @@ def write_yolo(file: Path, found: ImageDetections, width: int, height: int, scor
         )
         numbers = " ".join(f"{share:.6f}" for share in shares)
         lines.append(f"{label} {numbers}" + f" {float(score):.6f}" * scores + "\n")
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     runs.write_text(file, "".join(lines))
 
 

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from scalewise.errors import UserError
+from scalewise.files import make_folder, whole
 from scalewise.lab.data.faults import BadData
 from scalewise.lab.data.images import is_image, load_image, walk
 from scalewise.lab.data.split import ImageRecord, Objects, Split
@@ -126,7 +127,7 @@ def predict(
     if not split.records and not videos:
         raise UserError("no image could be read: " + ("; ".join(unreadable) or "none was named"))
     folder = unused(out)
-    folder.mkdir(parents=True)
+    make_folder(folder)
     limits = np.broadcast_to(np.asarray(threshold, np.float32), (len(run.classes),))
     names = ResultNames(folder / "labels", named) if save_txt else None
     work = _Work(run, folder, limits, names, save_conf, list(level_names(run.strides)), unreadable)
@@ -155,7 +156,8 @@ def _on_images(work: _Work, split: Split) -> Iterator[ImageDetections]:
             continue
         found = work.kept(image)
         picture = unused(work.folder / f"{printable(path.stem)[:_LONGEST]}.png")
-        work.drawn(pixels, found).save(picture)
+        with whole(picture) as aside:
+            work.drawn(pixels, found).save(aside)
         if work.names is not None:
             write_yolo(work.names.of(path), found, record.width, record.height, work.scores)
         work.written.append(
@@ -232,8 +234,9 @@ def _unique(files: Iterable[Path]) -> list[Path]:
 
 def _files(paths: Iterable[Path], unreadable: list[str]) -> Iterator[Path]:
     for path in paths:
+        before = len(unreadable)
         try:
-            files = list(walk(path)) if path.is_dir() else None
+            files = list(walk(path, unreadable)) if path.is_dir() else None
         except (OSError, ValueError) as error:
             unreadable.append(printable(f"{path}: {error}"))
             continue
@@ -241,6 +244,6 @@ def _files(paths: Iterable[Path], unreadable: list[str]) -> Iterator[Path]:
             yield path
             continue
         found = [file for file in files if is_video(file) or is_image(file)]
-        if not found:
+        if not found and len(unreadable) == before:
             unreadable.append(printable(f"{path}: no image among its {len(files)} files"))
         yield from found

@@ -133,7 +133,7 @@ class Board:
 
 
 @contextmanager
-def shown(board: Board, plain: bool) -> Iterator[Live | None]:
+def live_board(board: Board, plain: bool) -> Iterator[Live | None]:
     """Keep the board on the terminal; without one, the caller prints lines."""
     console = Console()
     if plain or not console.is_terminal:

@@ -15,9 +15,15 @@ import threading
 from pathlib import Path
 
 from scalewise.errors import UserError
-from scalewise.lab.study.records import read_metrics
+from scalewise.lab.study.records import is_of, read_metrics
 from scalewise.lab.training.config import TrainConfig
-from scalewise.lab.training.runs import config_from, is_main_process, read_yaml
+from scalewise.lab.training.runs import (
+    RunError,
+    config_from,
+    identity,
+    is_main_process,
+    read_yaml,
+)
 from scalewise.threads import limit_threads, wait_passively
 
 
@@ -40,6 +46,11 @@ def run_cell(config: TrainConfig) -> None:
 
     folder = Path(config.out) / str(config.name)
     metrics = read_metrics(folder)
+    if metrics is not None and not is_of(metrics, identity(config)):
+        raise RunError(
+            f"{folder / 'metrics.json'} is another run's: put back its own, or move {folder} away "
+            "to begin it anew"
+        )
     if metrics is not None and metrics.get("status") == "finished":
         return
     lacking = _lacking(folder)

@@ -14,7 +14,7 @@ from typing import IO
 
 import yaml
 
-from scalewise.files import write_text
+from scalewise.files import make_folder, remove_leftovers, write_text
 from scalewise.lab.study.plan import Cell, Plan, cell_config, cell_log
 from scalewise.lab.study.records import Record, read_record
 from scalewise.lab.training.config import TrainConfig
@@ -104,7 +104,8 @@ def outcome(study: Path, cell: Cell, status: int) -> Record | str:
 
 def _start(study: Path, plan: Plan, cell: Cell, slot: int, jobs: int) -> _Running:
     log_path = cell_log(study, cell)
-    log_path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(log_path.parent)
+    remove_leftovers(log_path.parent)
     share = share_of_machine(slot, jobs, devices_of_run(plan.options))
     config = cell_config(study, plan, cell)
     if config.workers == "auto" and share.workers is not None:

@@ -7,6 +7,7 @@ what a retrained pair would do. For "would a retrained model gain" it is too nar
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +92,9 @@ def image_bootstrap(study: StudyRecords, resamples: int = 1000, seed: int = 0) -
     """Resample the evaluation images of a study's runs, the same ones for all schemes.
 
     The models stay the ones trained: the interval is no statement about retraining (see the
-    module). Each run's matches are read from its `matches.npz`; where that is missing or does not
-    give the run's recorded AP, they are made from its detections and data, and written there.
+    module). Each run's matches are read from its `matches.npz`; where that is missing, damaged or
+    does not give the run's recorded AP, they are made from its detections and data, and written
+    there.
 
     Args:
         study: a loaded study.
@@ -212,9 +214,15 @@ def run_matches(record: Record, splits: dict[tuple[object, ...], Split]) -> Matc
     """
     path, detections = record.folder / "matches.npz", record.folder / "detections.parquet"
     if path.is_file():
-        matches = load_matches(path)
-        if not detections.is_file() or _gives(matches, record):
-            return _checked(matches, record, path)
+        try:
+            matches = load_matches(path)
+        except UserError as error:
+            if not detections.is_file():
+                raise
+            print(f"{error}; it is made anew from {detections.name}", file=sys.stderr)
+        else:
+            if not detections.is_file() or _gives(matches, record):
+                return _checked(matches, record, path)
     if not detections.is_file():
         raise UserError(f"neither matches.npz nor detections.parquet in {record.folder}")
     split = _validation_split(load_config(record.folder), splits)

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 
 from scalewise.default import default_scheme
 from scalewise.errors import UsageError
+from scalewise.files import make_folder, remove_leftovers
 from scalewise.lab.training.config import DetectorOptions, TrainConfig, check
 from scalewise.lab.training.runs import RunError, config_from, found_again, read_yaml, write_options
 
@@ -176,7 +177,8 @@ def cell_config(study: Path, plan: Plan, cell: Cell) -> TrainConfig:
 
 def save_plan(study: Path, plan: Plan) -> None:
     """Write `study.yaml`, which `scalewise compare --config` reads back."""
-    study.mkdir(parents=True, exist_ok=True)
+    make_folder(study)
+    remove_leftovers(study)
     options = {k: v for k, v in dataclasses.asdict(plan.options).items() if k not in VARIED}
     grid = {
         "detectors": list(plan.detectors),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,22 +58,45 @@ def load_study(folder: Path) -> StudyRecords:
     for cell in plan.cells:
         record = read_record(folder, cell)
         if record is None:
-            missing.append(f"{cell}: not finished")
+            missing.append(f"{cell}: {why_missing(folder, cell)}")
         else:
             records.append(record)
     return StudyRecords(plan, records, missing)
 
 
 def read_record(study: Path, cell: Cell) -> Record | None:
-    """The record of a cell; None when its run is absent, unfinished or broken."""
+    """The record of a cell; None when its run is absent, unfinished, broken or another cell's."""
     folder = cell_folder(study, cell)
     metrics = read_metrics(folder)
-    if metrics is None or metrics.get("status") != "finished":
+    if metrics is None or metrics.get("status") != "finished" or not is_of(metrics, vars(cell)):
         return None
     if "AP" not in (metrics.get("last") or {}):
         return None
     last = {k: math.nan if v is None else float(v) for k, v in metrics["last"].items()}
     return Record(cell.detector, cell.scheme, cell.seed, folder, last)
+
+
+def is_of(metrics: dict[str, Any], run: Mapping[str, Any]) -> bool:
+    """Whether figures are those of a run, as far as they say; older versions did not note it.
+
+    Args:
+        metrics: What `metrics.json` holds.
+        run: Detector, scheme and seed, by these names.
+    """
+    noted = metrics.get("run")
+    return noted is None or (isinstance(noted, dict) and noted == dict(run))
+
+
+def why_missing(study: Path, cell: Cell) -> str:
+    """Why there is no record of a cell, in a few words."""
+    path = cell_folder(study, cell) / "metrics.json"
+    if not path.is_file():
+        return "not finished"
+    try:
+        metrics = load_metrics(path.parent)
+    except RunError as error:
+        return str(error)
+    return "not finished" if is_of(metrics, vars(cell)) else f"{path} is another run's"
 
 
 def read_metrics(folder: Path) -> dict[str, Any] | None:

@@ -12,7 +12,6 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from scalewise.files import remove_leftovers
 from scalewise.lab.data.dataset import DetectionDataset
 from scalewise.lab.data.device_cache import DeviceCache
 from scalewise.lab.data.loader import EpochSampler, make_loader
@@ -21,8 +20,13 @@ from scalewise.lab.detectors import DenseDetector
 from scalewise.lab.training import runs
 from scalewise.lab.training.arithmetic import MATMUL
 from scalewise.lab.training.average import MovingAverage
-from scalewise.lab.training.building import build_detector, loader_workers, open_splits
-from scalewise.lab.training.caching import check_room, training_images
+from scalewise.lab.training.building import (
+    build_detector,
+    loader_workers,
+    open_splits,
+    training_images,
+)
+from scalewise.lab.training.caching import check_room
 from scalewise.lab.training.checkpoints import (
     RunFacts,
     WholeFiles,
@@ -36,13 +40,14 @@ from scalewise.lab.training.progress import Bar, progress_callback
 from scalewise.lab.training.reach import reach
 from scalewise.lab.training.reading import check_origin, read_checkpoint
 from scalewise.lab.training.recorder import GroupRecorder
-from scalewise.lab.training.resuming import check_same_data, check_tables, check_unfinished
+from scalewise.lab.training.resuming import check_same_data, check_tables, check_unfinished, clean
 from scalewise.lab.training.runs import RunError
 from scalewise.lab.training.scheme_options import build_balancer, check_objective
 from scalewise.lab.training.scoring import Scoring
 from scalewise.lab.training.sound import Diverged, StopDiverged
 from scalewise.lab.training.trainer import (
     check_batches,
+    check_graphs,
     check_names,
     check_process,
     make_trainer,
@@ -87,6 +92,7 @@ def train(
     check(config)
     trainer = make_trainer(config, logger=False, enable_checkpointing=False)
     check_process(config, trainer)
+    check_graphs(config, trainer)
     training, validation = splits or open_splits(config)
     check_names(training)
     check_batches(config, training, trainer.world_size)
@@ -141,12 +147,12 @@ def resume(run: Path, splits: tuple[Split, Split] | None = None) -> Path:
     check_origin(found, path, config, runs.run_classes(run), resuming=True)
     trainer = make_trainer(config, logger=False, enable_checkpointing=False)
     check_process(config, trainer)
+    check_graphs(config, trainer)
     training, validation = splits or open_splits(config)
     check_same_data(run, config, training)
     check_room(config, training, validation, trainer)
     if runs.is_main_process():
-        for folder in (run, run / "checkpoints"):
-            remove_leftovers(folder)
+        clean(run)
     L.seed_everything(config.seed, verbose=False)
     module = build_module(config, training, None)
     check_tables(run, module.detector.group_names)
@@ -203,7 +209,7 @@ def _fit(
     start: dict[str, Any] | None = None,
 ) -> None:
     recorder = GroupRecorder(run, config.log_every)
-    scoring = Scoring(validation, run, recorder)
+    scoring = Scoring(validation, run, recorder, runs.identity(config))
     progress = progress_callback(config.progress, recorder, scoring)
     torch.set_float32_matmul_precision(MATMUL)
     trainer = make_trainer(
@@ -231,7 +237,9 @@ def _fit(
     )
     if trainer.strategy.root_device.type == "cuda":
         module.detector.to(memory_format=torch.channels_last)
-    if config.compile:
+    if config.compile == "graphs":
+        module.graph_losses()
+    elif config.compile:
         module.detector.compile()
     loaders = _loaders(config, training, shared_out(validation, trainer.world_size), trainer)
     if checkpoint is not None and start is not None:
@@ -253,11 +261,12 @@ def _fit(
         if reason := refusal(stop, run):
             raise RunError(reason) from stop
         raise stop from stop.__cause__
-    scoring.write(trainer, module, "finished")
     if trainer.is_global_zero:
         from scalewise.lab.training.trace_picture import draw_groups
 
         draw_groups(run)
+        clean(run)  # of a process that was still ending when this one began
+    scoring.write(trainer, module, "finished")  # at last: what is finished is not gone on with
 
 
 def _loaders(
@@ -281,6 +290,7 @@ def _loaders(
     held_out = DetectionDataset(
         validation, config.size, augment=False, cache="none" if config.cache == "none" else "ram"
     )
+    held_out.warn_with(data)
     return batches, load(held_out, shuffle=False)
 
 

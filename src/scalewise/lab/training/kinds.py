@@ -1,4 +1,4 @@
-"""What to call the groups of a run where a user reads of them."""
+"""How the groups of a run and its figures are put where a user reads of them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _KINDS = {
 }
 
 
-def printable(name: str) -> str:
-    """A name for the terminal: in one line, and without codes that would steer it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-
-
 def kind_of(by: str | None) -> Kind:
     """The word for what `--by` names; "group" for another word, or None where it is not known."""
     return GROUP if by is None else _KINDS.get(by, GROUP)
+
+
+def percent(value: float | None) -> str:
+    """An average precision in 0..1 as people quote it; "-" where there is nothing to measure."""
+    return "-" if value is None or value != value else f"{100 * value:.1f}"

@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 
-from scalewise.lab.training.kinds import printable
+from scalewise.lab.data.text import printable
 from scalewise.lab.training.recorder import GroupRecorder
 from scalewise.lab.training.scoring import Scoring
 

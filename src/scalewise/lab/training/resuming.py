@@ -6,10 +6,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from scalewise.files import remove_leftovers
 from scalewise.lab.data.split import Split
 from scalewise.lab.training import runs
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.runs import RunError
+
+
+def clean(run: Path) -> None:
+    """Remove what killed processes left half-written in a run."""
+    for folder in (run, run / "checkpoints"):
+        remove_leftovers(folder)
 
 
 def check_unfinished(run: Path) -> None:
@@ -17,7 +24,10 @@ def check_unfinished(run: Path) -> None:
     if not (run / "metrics.json").is_file():
         return
     try:
-        status = runs.load_metrics(run)["status"]
+        metrics = runs.load_metrics(run)
+        status, own = metrics["status"], runs.identity(runs.load_config(run))
+        if metrics.get("run", own) != own:  # older versions did not note it
+            raise RunError(f"{run / 'metrics.json'} is another run's")
     except RunError as error:
         print(f"{error}; it is written anew from the checkpoint", file=sys.stderr)
         return

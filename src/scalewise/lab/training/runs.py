@@ -30,6 +30,7 @@ from typing import Any
 import yaml
 
 from scalewise.errors import UserError
+from scalewise.files import WriteError, make_folder
 from scalewise.files import write_text as write_text
 from scalewise.lab.training.config import TrainConfig
 
@@ -41,8 +42,12 @@ class RunError(UserError):
 
 
 def new_run_folder(out: Path, name: str) -> Path:
-    """Make `out/name`, or `out/name-2`, ... where that exists: no run is overwritten."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Make `out/name`, or `out/name-2`, ... where that exists: no run is overwritten.
+
+    Raises:
+        WriteError: the system refused.
+    """
+    make_folder(out)
     number = 1
     while True:
         folder = out / (name if number == 1 else f"{name}-{number}")
@@ -51,6 +56,8 @@ def new_run_folder(out: Path, name: str) -> Path:
             return folder
         except FileExistsError:
             number += 1
+        except OSError as error:
+            raise WriteError(f"the folder {folder} could not be made: {error.strerror}") from error
 
 
 def is_main_process() -> bool:
@@ -67,7 +74,7 @@ def is_main_process() -> bool:
         own = [] if interactive else ["SLURM_PROCID"]
     elif not own:
         own = ["JSM_NAMESPACE_RANK"]
-    return all(int(os.environ.get(name, 0)) == 0 for name in own)
+    return all(int(os.environ.get(name) or 0) == 0 for name in own)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -158,6 +165,11 @@ def _option_parser() -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(TrainConfig)
     return parser
+
+
+def identity(config: TrainConfig) -> dict[str, Any]:
+    """What tells a run from the others of its study, as `metrics.json` holds it under "run"."""
+    return {"detector": config.detector, "scheme": config.scheme, "seed": config.seed}
 
 
 def found_again(data: str, run: Path) -> str:

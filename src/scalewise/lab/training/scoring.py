@@ -37,13 +37,17 @@ class Scoring(L.Callback):
         run: The run folder, for `metrics.json`, rewritten after each epoch, and
             `detections.parquet`, what the last validation pass found.
         recorder: Gives step times and weights.
+        identity: Of the run, see `runs.identity`.
 
     Attributes:
         history: One dict an epoch: "epoch", "seconds", "step_seconds" and the metrics.
     """
 
-    def __init__(self, split: Split, run: Path, recorder: GroupRecorder) -> None:
+    def __init__(
+        self, split: Split, run: Path, recorder: GroupRecorder, identity: dict[str, Any]
+    ) -> None:
         self.split = split
+        self._identity = identity
         self.run = run
         self.recorder = recorder
         self.history: list[dict[str, float]] = []
@@ -126,6 +130,7 @@ class Scoring(L.Callback):
             self.run / "metrics.json",
             {
                 "status": status,
+                "run": self._identity,
                 "split": self.split.name,
                 "best": best,
                 "last": self.history[-1] if self.history else None,
