@@ -31,8 +31,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from scalewise.data import demo_draw
 from scalewise.errors import UserError
+from scalewise.lab.data import demo_draw
 
 Pixels = npt.NDArray[np.float32]
 Rectangle = tuple[int, int, int, int]

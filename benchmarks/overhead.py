@@ -233,7 +233,7 @@ def profile(pair: Pair, args: argparse.Namespace) -> str:
     return f"{sum(operators.values()):+.0f} operator calls a step: {names}"
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -249,21 +249,30 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--profile", action="store_true", help="operations instead of time")
     parser.add_argument("--out", type=Path, default=Path("results"))
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    random.seed(0)
-    names = args.only or list(PAIRS)
-    place = f"{args.device}_{args.size}"
+    return parser.parse_args()
+
+
+def circumstances(args: argparse.Namespace) -> str:
+    """What was run, on what, with which versions."""
     yolo = "no ultralytics"
     if find_spec("ultralytics"):
         yolo = f"ultralytics {version('ultralytics')}"
-    head = f"""`python benchmarks/overhead.py {shlex.join(sys.argv[1:])}`
+    return f"""`python benchmarks/overhead.py {shlex.join(sys.argv[1:])}`
 
 {processor(args.device)}, {args.threads} threads; Python {platform.python_version()},
 torch {torch.__version__}, torchvision {version("torchvision")}, {yolo},
 scalewise {sw.__version__}. {args.size} px, batch {args.batch},
 {"bfloat16 autocast" if args.bf16 else "float32"}, by {args.by}, scheme {args.scheme}."""
+
+
+def main() -> None:
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    random.seed(0)
+    names = args.only or list(PAIRS)
+    place = f"{args.device}_{args.size}"
+    head = circumstances(args)
     if args.profile:
         parts = [f"- **{name}**: {profile(PAIRS[name](args), args)}" for name in names]
         text = f"# What level weights add to a step, {args.device}\n\n{head}\n\n"

@@ -82,23 +82,12 @@ def rescale(found: Found, factors: Floats) -> Found:
 
 def above(found: Found, score: float) -> Found:
     """The detections with a higher score."""
-    return [chosen(image, np.flatnonzero(image.scores > score)) for image in found]
+    return [image.take(np.flatnonzero(image.scores > score)) for image in found]
 
 
 def capped(found: Found) -> Found:
     """The 100 best detections of each image."""
-    return [chosen(image, np.argsort(-image.scores, kind="stable")[:MOST]) for image in found]
-
-
-def chosen(image: ImageDetections, rows: npt.NDArray[np.intp]) -> ImageDetections:
-    """Some of an image's detections."""
-    return ImageDetections(
-        image.image_id,
-        image.boxes[rows],
-        image.scores[rows],
-        image.labels[rows],
-        image.levels[rows],
-    )
+    return [image.take(np.argsort(-image.scores, kind="stable")[:MOST]) for image in found]
 
 
 def figures(split: Split, found: Found, wide: Found) -> Figures:

@@ -16,6 +16,7 @@ from scalewise.cli.parsing import build, parse, with_underscores
 from scalewise.cli.train import parser
 from scalewise.errors import UsageError
 from scalewise.lab.training.config import GROUPS, TrainConfig, check
+from scalewise.lab.training.runs import RunError, load_config
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
@@ -140,3 +141,21 @@ def test_user_errors_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert error.count("\n") == 1
     assert main(["train", "--resume", str(tmp_path), "--epochs", "3"]) == 2
     assert "cannot be changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_64_bits_are_refused_with_what_there_is(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Losses would be computed in 32 bits all the same."""
+    words = ["--data", "demo", "--out", str(tmp_path / "out"), "--precision", "64-true"]
+    assert main([command, *words]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    for word in ("precision", "64-true", "32-true", "bf16-mixed", "16-mixed"):
+        assert word in said
+    assert not (tmp_path / "out").exists()
+    file = tmp_path / "config.yaml"  # of a run of version 0.1.0
+    file.write_text("data: demo\nprecision: 64-true\n")
+    with pytest.raises(RunError, match=r"config\.yaml cannot be read: .*precision.*64-true"):
+        load_config(tmp_path)

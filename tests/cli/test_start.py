@@ -130,9 +130,17 @@ import sys
 from scalewise.lab.training.light import defer_torchmetrics
 defer_torchmetrics()
 import scalewise.lab.training.fit
-assert not {"scipy.signal", "transformers", "torchmetrics.functional"} & set(sys.modules)
+heavy = {"scipy.signal", "transformers", "torchmetrics.functional", "matplotlib"}
+assert not heavy & set(sys.modules)
 import torch, torchmetrics
 from lightning.pytorch.core.module import Metric
+class Two(Metric):
+    def update(self): pass
+    def compute(self): return torch.tensor(2.0)
+two = Two()
+two.update()
+_, axes = two._plot()
+assert axes.lines[0].get_ydata().tolist() == [2.0]
 mean = torchmetrics.MeanMetric()
 mean.update(torch.tensor([1.0, 3.0]))
 assert float(mean.compute()) == 2 and isinstance(mean, Metric)

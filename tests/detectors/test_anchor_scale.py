@@ -10,6 +10,7 @@ from detector_batches import FACTORIES, random_batch
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
+from scalewise.lab.detectors import boxes as geometry
 from scalewise.lab.detectors.atss import anchors as atss_anchors
 from scalewise.lab.detectors.fcos import assign as fcos_assign
 from scalewise.lab.detectors.grid import Grid, make_grid
@@ -36,6 +37,13 @@ def test_retinanet_anchors_are_those_of_torchvisions_generator_at_scaled_sizes(
     torch.testing.assert_close(
         retinanet_anchors(grid(scale)), generator(images, levels)[0], rtol=0, atol=0
     )
+
+
+@pytest.mark.parametrize("scale", [0.001, 0.02, 0.1])
+def test_retinanet_codes_boxes_from_anchors_of_any_scale(scale: float) -> None:
+    candidates = retinanet_anchors(grid(scale))
+    assert ((candidates[:, 2:] - candidates[:, :2]) >= 1).all()
+    assert geometry.encode(candidates.clone(), candidates).abs().max() == 0
 
 
 def test_half_the_scale_gives_each_level_the_anchors_of_the_level_below() -> None:

@@ -60,7 +60,7 @@ def test_the_focal_loss_keeps_nothing_but_its_inputs_and_works_in_pieces_alike(
         whole = focal_loss(logits, labels)
     assert {tensor.data_ptr() for tensor in kept} == {logits.data_ptr(), labels.data_ptr()}
     (expected,) = torch.autograd.grad(whole, logits, slope)
-    monkeypatch.setattr(losses, "CHUNK", {"cpu": 17, "cuda": 17})
+    monkeypatch.setattr(losses, "CACHE", 17)
     with operations() as seen:
         pieces = focal_loss(logits, labels)
     torch.testing.assert_close(pieces, whole)

@@ -17,7 +17,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead, _default_anchorgen
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from scalewise.lab.detectors import Batch, DenseDetector, Detections, retinanet
+from scalewise.lab.detectors import Batch, DenseDetector, Detections, retinanet, room
 from scalewise.lab.detectors.detector import MEAN, STD
 from scalewise.lab.detectors.grid import make_grid
 from scalewise.lab.detectors.method import Predictions
@@ -224,13 +224,53 @@ def test_retinanet_anchors_are_torchvisions() -> None:
     )
 
 
-def test_retinanet_matches_in_pieces_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pieces", [1, 2**14, 2**16])
+def test_retinanet_gives_the_same_whatever_memory_is_free(
+    pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Overlaps of one object at a time, of a few, of all: the same losses and gradients."""
     detector = retinanet("resnet18", CLASSES, width=8, depth=0, freeze_bn=True)
     batch = random_batch(6, 2, 9, SIZE, SIZE)
+    batch.boxes[:, 1] = batch.boxes[:, 0]  # objects that overlap every anchor alike
     whole = detector(batch)
-    monkeypatch.setattr(importlib.import_module("scalewise.lab.detectors.retinanet"), "CHUNK", 1)
-    for term, pieces in detector(batch).items():
-        torch.testing.assert_close(pieces, whole[term])
+    torch.autograd.backward(total(whole))
+    expected = gradients(detector)
+    asked: list[int] = []
+
+    def at_once(device: torch.device, needed: int) -> int:
+        asked.append(needed)
+        return pieces
+
+    monkeypatch.setattr(
+        importlib.import_module("scalewise.lab.detectors.retinanet"), "at_once", at_once
+    )
+    monkeypatch.setattr("scalewise.lab.detectors.losses.CACHE", pieces)
+    losses = detector(batch)
+    torch.autograd.backward(total(losses))
+    anchors = 9 * sum((-(-SIZE // stride)) ** 2 for stride in (8, 16, 32, 64, 128))
+    assert asked == [2 * 9 * anchors]
+    for term, found in losses.items():
+        torch.testing.assert_close(found, whole[term])
+    for name, slope in gradients(detector).items():
+        torch.testing.assert_close(slope, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_pieces_follow_the_free_memory_of_a_gpu_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    free = 40 * 2**30
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free - 2**30, 80 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3 * 2**30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2 * 2**30)
+    much, little = 2**40, 2**24
+    assert room.at_once(cpu, much) == room.at_once(gpu, little) == room.USUAL
+    assert room.at_once(gpu, much) == free // 4 // room.BYTES
+    free = 0
+    assert room.at_once(gpu, much) == room.LEAST
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert room.at_once(gpu, much) == room.USUAL
 
 
 def test_a_box_far_outside_is_rescued_by_no_anchor() -> None:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from scalewise.lab import detectors
 from scalewise.lab.detectors import Batch
 from scalewise.lab.detectors.layers import lighten
+from scalewise.lab.export import write
 from scalewise.lab.inference.trained import TrainedRun
 from scalewise.lab.training.config import TrainConfig
 
 CLASSES = ["disc", "square", "ring"]
 SIZE = 90  # no multiple of 32, so that images are padded
+
+needs_onnx = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in write.ONNX_PACKAGES),
+    reason="needs scalewise[export]",
+)
 
 
 class SmallBackbone(nn.Module):

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import io
 import json
-import os
-import pickle
 import sys
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from export_runs import CLASSES, SIZE, pictures, small_run
+from export_runs import CLASSES, SIZE, needs_onnx, pictures, small_run
 from PIL import Image
 from torch import Tensor, nn
 
@@ -29,7 +23,7 @@ from scalewise.lab.detectors import Detections
 from scalewise.lab.export import write
 from scalewise.lab.export.agreement import check_images, compare_outputs
 from scalewise.lab.export.exported import load_exported
-from scalewise.lab.export.graph import Decoded, Suppressed, _survivors, plain
+from scalewise.lab.export.graph import Decoded, Suppressed, _survivors, of_plain_layers
 from scalewise.lab.export.write import export_run
 from scalewise.lab.inference import trained
 from scalewise.lab.inference.prediction import predict
@@ -38,10 +32,6 @@ from scalewise.lab.training import runs
 from scalewise.lab.training.config import TrainConfig
 
 SIDE = 96
-needs_onnx = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in write.ONNX_PACKAGES),
-    reason="needs scalewise[export]",
-)
 KINDS = ("atss", "fcos", "retinanet")
 
 
@@ -121,7 +111,7 @@ def test_graphs_with_suppression_compute_what_the_detector_does(
 ) -> None:
     detector = files.runs[kind].detector
     counts = [(-(-SIDE // s)) ** 2 * detector.method.anchors for s in detector.strides]
-    graph = Suppressed(plain(detector), counts, as_operation)
+    graph = Suppressed(of_plain_layers(detector), counts, as_operation)
     for count in (1, 3):
         batch = pictures(count, SIDE)
         with torch.no_grad():
@@ -158,7 +148,7 @@ def test_plain_layers_compute_what_the_projects_do(backbone: str) -> None:
             assert module.running_var is not None
             module.running_mean.uniform_(-0.5, 0.5)
             module.running_var.uniform_(0.5, 2)
-    made = plain(detector)
+    made = of_plain_layers(detector)
     assert not any(
         type(m).__module__.startswith("scalewise.lab.detectors.frozen") for m in made.modules()
     )
@@ -244,77 +234,6 @@ def _written(run: Any, images: Path, out: Path) -> list[dict[str, Any]]:
     assert not unreadable
     entries: list[dict[str, Any]] = json.loads((folder / "predictions.json").read_text())
     return entries
-
-
-@needs_onnx
-def test_files_of_others_are_refused_in_a_line(tmp_path: Path) -> None:
-    import onnx
-    from onnx import TensorProto, helper
-
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "ab"]
-    node = helper.make_node("Relu", ["a"], ["b"])
-    graph = helper.make_graph([node], "g", values[:1], values[1:])
-    foreign = tmp_path / "foreign.onnx"
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), foreign
-    )
-    torch.export.save(torch.export.export(nn.ReLU(), (torch.zeros(1),)), tmp_path / "foreign.pt2")
-    for name in ("garbage.onnx", "garbage.pt2", "empty.onnx", "empty.pt2", "photo.png"):
-        (tmp_path / name).write_bytes(b"" if "empty" in name else b"no model" * 20)
-    for name, told in {
-        "foreign.onnx": "was not written by `scalewise export`",
-        "foreign.pt2": "was not written by `scalewise export`",
-        "garbage.onnx": "cannot be read as ONNX",
-        "garbage.pt2": "cannot be read by torch.export",
-        "empty.onnx": "cannot be read as ONNX",
-        "empty.pt2": "cannot be read by torch.export",
-        "none.onnx": "there is no such file",
-        "photo.png": "neither a run folder nor an exported detector",
-    }.items():
-        with pytest.raises(UserError, match=told) as error:
-            load_exported(tmp_path / name)
-        assert "\n" not in str(error.value)
-
-
-class Malicious:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.mark),)
-
-
-@pytest.mark.parametrize("place", ["weights", "sample_inputs", "constants"])
-def test_no_object_in_a_file_is_unpickled(place: str, tmp_path: Path) -> None:
-    plain_file, bad, mark = tmp_path / "plain.pt2", tmp_path / "bad.pt2", tmp_path / "executed"
-    torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),)), plain_file)
-    saved = io.BytesIO()
-    torch.save(Malicious(mark), saved)
-    constants = {"config": {"x": {"path_name": "opaque_obj_0", "is_param": False,
-                                  "use_pickle": True, "tensor_meta": None}}}  # fmt: skip
-    with zipfile.ZipFile(plain_file) as source, zipfile.ZipFile(bad, "w") as target:
-        for name in source.namelist():
-            content = source.read(name)
-            if place == "weights" and name.endswith("weights_config.json"):
-                content = content.replace(b'"use_pickle": false', b'"use_pickle": true')
-            if place == "constants" and name.endswith("constants_config.json"):
-                content = json.dumps(constants).encode()
-            if (place, name.split("/")[-1]) in (
-                ("weights", "weight_0"), ("sample_inputs", "model.pt"),
-            ):  # fmt: skip
-                content = saved.getvalue()
-            target.writestr(name, content)
-        if place == "constants":
-            pickled = pickle.dumps(Malicious(mark))
-            target.writestr(f"{name.split('/')[0]}/data/constants/opaque_obj_0", pickled)
-    with pytest.raises(UserError):
-        load_exported(bad)
-    assert not mark.exists()
-    with contextlib.suppress(Exception):
-        torch.export.load(bad)
-    assert mark.exists() or place == "sample_inputs", "the file of this test would have done it"
 
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

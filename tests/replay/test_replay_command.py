@@ -82,6 +82,42 @@ def test_several_traces_without_comparison(
     assert len((out / "mine" / "weights.csv").read_text().splitlines()) == 1 + 2
 
 
+def test_the_defaults_in_the_help_are_those_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a record that is no run's; what a run states is used above."""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    stated = {
+        part.split()[0]: found[1] or found[2]
+        for part in re.split(r" --(?=\w+ [A-Z]+ )", said)[1:]
+        if (found := re.search(r"(?:the run's own, else (\w+)\.|default: (avw\S+|5)\))", part))
+    }
+    assert set(stated) == {
+        "interval", "normalize", "by", "accumulate", "seed", "schemes", "shuffles"
+    }  # fmt: skip
+    table = tmp_path / "mine.csv"
+    table.write_text("P3,P4\n" + "".join(f"{1 + n % 3},{2 + n % 5}\n" for n in range(250)))
+    monkeypatch.setattr("scalewise.lab.replay.output.draw_weights", lambda *_: None)
+
+    def written(**options: str) -> str:
+        words = [f"--{name}={value}" for name, value in options.items()]
+        before = set(tmp_path.glob("out/*"))
+        assert main([str(table), "--out", str(tmp_path / "out"), *words]) == 0
+        (folder,) = set(tmp_path.glob("out/*")) - before
+        said = capsys.readouterr().out
+        printed = re.findall(r"\d+ rows, normalize \w+, accumulate \d+, seed \d+", said)
+        return "\n".join(printed) + (folder / "weights.csv").read_text()
+
+    plain = written()
+    assert written(**stated) == plain
+    for name, other in {
+        "interval": "20", "normalize": "loss", "accumulate": "2", "seed": "1", "schemes": "avw",
+    }.items():  # fmt: skip
+        assert written(**{name: other}) != plain, name
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

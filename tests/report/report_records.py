@@ -124,6 +124,8 @@ def write_class_run(folder: Path, config: TrainConfig) -> None:
 def write_found(folder: Path, config: TrainConfig) -> None:
     """Detections that match the annotation, with the level of their order."""
     split = open_split(config.data, config.val_split)
+    environment = json.loads((folder / "environment.json").read_text())
+    write_json(folder / "environment.json", environment | {"classes": list(split.classes)})
     write_detections(
         folder / "detections.parquet",
         [

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_records import CLASSES, INTERVAL, SIX, STEPS, write_class_run, write_run
 
-from scalewise.lab.data.split import ImageRecord, Objects, Split
 from scalewise.lab.report.dependence import (
     correlation,
     detrended,
@@ -20,7 +19,6 @@ from scalewise.lab.report.dependence import (
     mean_cosine,
     pairwise_correlation,
 )
-from scalewise.lab.report.drawn_images import chosen
 from scalewise.lab.report.figure import compact, name_lines
 from scalewise.lab.report.group_charts import all_groups_table
 from scalewise.lab.report.origin import environment_rows
@@ -266,20 +264,6 @@ def test_correlation_of_two_is_over_the_rows_that_both_have() -> None:
     np.testing.assert_allclose(found[0, 1], np.corrcoef(values[12:, 0], values[12:, 1])[0, 1])
     assert np.isnan(found[0, 2]), "nine rows are too few"
     np.testing.assert_allclose(found, found.T)
-
-
-def test_pictures_are_picked_by_object_size_alone() -> None:
-    def image(number: int, side: float) -> ImageRecord:
-        objects = Objects()
-        if side:
-            objects.add((0.0, 0.0, side, side), 0)
-        return objects.record(number, Path(f"{number}.png"), 640, 640)
-
-    sides = [50, 10, 0, 300, 100, 20, 200]
-    split = Split("coco", "val", "", ("a",), (1,), [image(i, s) for i, s in enumerate(sides)])
-    ends = [r.image_id for r in chosen(split, 2)]
-    assert ends == [1, 3]
-    assert [r.image_id for r in chosen(split, 99)] == [1, 5, 0, 4, 6, 3]
 
 
 def test_numbers_become_strict_json() -> None:

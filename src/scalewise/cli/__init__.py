@@ -16,16 +16,16 @@ COMMANDS = {
     "evaluate": "average precision of a run on any split",
     "predict": "draw a run's detections on images and videos",
     "export": "a run's detector as an ONNX or torch.export file",
-    "demo": "train with equal and with balanced weights on a data set made on the spot",
+    "demo": "train with equal and balanced weights on pictures drawn on the spot",
 }
 STARTS_RUNS = ("compare", "demo")  # commands that train in other processes
 
 HELP = (
     "usage: scalewise COMMAND [options]\n\n"
-    "Trains object detectors with dynamic loss weights, by class or size of the objects.\n\n"
+    "Trains object detectors with loss weights by class or size of the objects.\n\n"
     "commands:\n"
     + "".join(f"  {name:<10}{summary}\n" for name, summary in COMMANDS.items())
-    + "\n`scalewise COMMAND --help` lists a command's options; `scalewise --version` the version.\n"
+    + "\n`scalewise COMMAND --help` lists its options, `scalewise --version` the version.\n"
 )
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from scalewise.cli.parsing import ShortHelp, add_run_options, build, parse
+from scalewise.cli.parsing import add_run_options, build, command_parser, parse
 from scalewise.errors import UsageError, UserError
+from scalewise.files import is_leftover
 from scalewise.lab.study.plan import VARIED, GridOptions
 from scalewise.lab.training.config import GROUPS, TrainConfig, check
 
@@ -37,12 +38,10 @@ class StudyOptions:
 
 def parser() -> ArgumentParser:
     """The grid, where it goes, and every option of a run that does not vary."""
-    options = ArgumentParser(
-        prog="scalewise compare",
+    options = command_parser(
+        "compare",
+        "Train every detector under every scheme with every seed, and compare them.",
         usage="scalewise compare --data DATA [options], or --out STUDY",
-        description="Train every detector under every scheme with every seed, and compare them.",
-        exit_on_error=False,
-        formatter_class=ShortHelp,
     )
     options.add_argument("--config", action="config", help="YAML file with any of the options")
     options.add_argument(
@@ -88,7 +87,7 @@ def run_study(values: Namespace) -> int:
     plan = make_plan(build(GridOptions, values), options)
     if (study / "study.yaml").is_file():
         plan = extend(load_plan(study), plan)
-    elif study.is_dir() and any(study.iterdir()):
+    elif study.is_dir() and any(not is_leftover(path) for path in study.iterdir()):
         raise UserError(f"{study} exists and is no study (no study.yaml); name another with --out")
     if values.jobs == "auto":
         from scalewise.lab.study.local import jobs_that_fit
@@ -134,7 +133,7 @@ def _run(study: Path, plan: Plan, values: Namespace) -> int:
     from filelock import FileLock, Timeout
     from rich.console import Console
 
-    from scalewise.lab.study.board import Board, shown
+    from scalewise.lab.study.board import Board, live_board
     from scalewise.lab.study.local import run_local
     from scalewise.lab.study.records import Record
 
@@ -148,7 +147,7 @@ def _run(study: Path, plan: Plan, values: Namespace) -> int:
         cells = board.waiting
         todo = f"{len(cells)} to do, {values.jobs} at a time"
         print(f"study {study}: {len(plan.cells)} runs, {todo}", flush=True)
-        with shown(board, values.progress == "plain") as live:
+        with live_board(board, values.progress == "plain") as live:
 
             def report(cell: Cell, event: Record | str | None) -> None:
                 board.update(cell, event)

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from jsonargparse import ArgumentParser
-
-from scalewise.cli.parsing import build, parse
+from scalewise.cli.parsing import build, command_parser, parse
 from scalewise.default import SCHEME
 from scalewise.errors import UserError
 from scalewise.lab.training.config import TrainConfig, check
@@ -66,16 +64,15 @@ def config(options: DemoRun) -> TrainConfig:
 
 def main(words: list[str]) -> int:
     """Run the command."""
-    parser = ArgumentParser(
-        prog="scalewise demo",
-        description="Train twice on a data set made on the spot, with equal and balanced weights.",
-        exit_on_error=False,
+    parser = command_parser(
+        "demo",
+        "Train twice on a data set made on the spot, with equal and balanced weights.",
     )
     parser.add_class_arguments(DemoRun)
     options = build(DemoRun, parse(parser, words, DemoRun))
     check(config(options))
     from scalewise.cli.demo_picture import BALANCED, EQUAL, draw_demo
-    from scalewise.cli.demo_scores import ap_of_classes, found_row, introduce, show
+    from scalewise.cli.demo_scores import ap_of_classes, found_row, introduce, show_scores
     from scalewise.lab.data.open import open_split
     from scalewise.lab.report.build import write_report
     from scalewise.lab.study.board import duration
@@ -93,7 +90,7 @@ def main(words: list[str]) -> int:
     cells = [Cell(options.detector, scheme, options.seed) for scheme in plan.schemes]
     records = _train(study, plan, cells)
     scores = ap_of_classes(training, *(record.metrics for record in records))
-    show(scores, options.scheme, len(held_out.records))
+    show_scores(scores, options.scheme, len(held_out.records))
     picture = study / "demo.png"
     rare = scores[-1].name
     balanced = f"balanced ({options.scheme})"
@@ -119,12 +116,12 @@ def _train(study: Path, plan: Plan, cells: list[Cell]) -> list[Record]:
     Raises:
         UserError: when one of them failed.
     """
-    from scalewise.lab.study.board import Board, shown
+    from scalewise.lab.study.board import Board, live_board
     from scalewise.lab.study.local import run_local
 
     jobs = min(2, usable_cores())
     board = Board(study, plan, jobs)
-    with shown(board, plain=False) as live:
+    with live_board(board, plain=False) as live:
 
         def report(cell: Cell, event: Record | str | None) -> None:
             board.update(cell, event)

@@ -16,8 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from scalewise.cli.demo_found import Judged
 from scalewise.files import whole
+from scalewise.lab.evaluation.judged import Judged
 
 EQUAL, BALANCED = "#7f7f7f", "#0b62a8"
 _FOUND, _WRONG, _MISSED = ("#0b7a2b", "-", 1.6), ("#e06c00", "-", 1.6), ("black", "--", 2.0)
@@ -48,12 +48,12 @@ class Row:
     Attributes:
         title: a line above them.
         color: of the line.
-        images: files, each with the boxes in it.
+        images: each with what was found in it.
     """
 
     title: str
     color: str
-    images: list[tuple[Path, Judged]]
+    images: list[Judged]
 
 
 def draw_classes(path: Path, scores: Sequence[ClassScore], scheme: str) -> None:
@@ -105,8 +105,8 @@ def draw_demo(path: Path, scores: Sequence[ClassScore], scheme: str, rows: Seque
         for part, row in zip(left.subfigures(len(rows), 1, False)[:, 0], rows, strict=True):
             part.suptitle(row.title, fontsize=12, color=row.color, weight="bold")
             panels = part.subplots(1, len(row.images), squeeze=False)[0]
-            for axes, (image, judged) in zip(panels, row.images, strict=True):
-                _draw_image(axes, image, judged)
+            for axes, judged in zip(panels, row.images, strict=True):
+                _draw_image(axes, judged)
         axes = right.subplots()
         _bars(axes, scores, scheme)
         axes.set_ylabel("AP on pictures kept out of training")
@@ -135,13 +135,15 @@ def _bars(axes: Axes, scores: Sequence[ClassScore], scheme: str) -> None:
     axes.legend(frameon=False, title="mean over the classes")
 
 
-def _draw_image(axes: Axes, path: Path, judged: Judged) -> None:
-    with Image.open(path) as file:
+def _draw_image(axes: Axes, judged: Judged) -> None:
+    with Image.open(judged.record.path) as file:
         pixels = np.asarray(file.convert("RGB"))
     axes.imshow(pixels, interpolation="bicubic")
     axes.axis("off")
-    for boxes, look in ((judged.found, _FOUND), (judged.wrong, _WRONG), (judged.missed, _MISSED)):
-        _draw_boxes(axes, boxes, *look)
+    boxes = judged.kept.boxes
+    _draw_boxes(axes, boxes[judged.right], *_FOUND)
+    _draw_boxes(axes, boxes[~judged.right], *_WRONG)
+    _draw_boxes(axes, judged.record.boxes[judged.missed], *_MISSED)
 
 
 def _draw_boxes(

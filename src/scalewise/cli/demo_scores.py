@@ -7,9 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from scalewise.cli.demo_found import judge
 from scalewise.cli.demo_picture import ClassScore, Row
 from scalewise.lab.data.split import Split
+from scalewise.lab.evaluation.judged import as_many_as_objects, judge
 from scalewise.lab.evaluation.stored import read_detections
 
 PICTURES = 3  # in a row of the demo's picture
@@ -63,19 +63,16 @@ def found_row(split: Split, run: Path, rare: str, title: str, color: str) -> Row
         title: What to call the run.
         color: Of the title.
     """
-    judged = judge(split, read_detections(run / "detections.parquet"))
+    detections = read_detections(run / "detections.parquet")
+    judged = judge(split, detections, as_many_as_objects(split, detections))
     label = split.classes.index(rare)
-    objects = sum(int((record.labels == label).sum()) for record in split.records)
-    found = sum(int((one.labels == label).sum()) for one in judged)
-    shown = [
-        (record.path, one)
-        for record, one in zip(split.records, judged, strict=True)
-        if (record.labels == label).any()
-    ]
+    objects = sum(int((one.record.labels == label).sum()) for one in judged)
+    found = sum(int((one.kept.labels[one.right] == label).sum()) for one in judged)
+    shown = [one for one in judged if (one.record.labels == label).any()]
     return Row(f"{title}: {found} of {objects} {rare}s found", color, shown[:PICTURES])
 
 
-def show(scores: list[ClassScore], scheme: str, pictures: int) -> None:
+def show_scores(scores: list[ClassScore], scheme: str, pictures: int) -> None:
     """Print the table of AP by class."""
     table = Table(title=f"AP on {pictures} pictures kept out of training")
     for title in ("class", "share of boxes", "equal", scheme, "difference"):

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scalewise.lab.training.kinds import Kind, kind_of, printable
+from scalewise.lab.data.text import printable
+from scalewise.lab.training.kinds import Kind, kind_of, percent
 from scalewise.lab.training.runs import load_config, load_json
 
 MOST_COLUMNS, MOST_ROWS = 8, 20  # of a table of weights
@@ -24,11 +25,6 @@ FIGURES = (
     "VOC_AP50_11",
     "VOC_AP50_area",
 )
-
-
-def percent(value: float | None) -> str:
-    """An average precision as people quote it; "-" where there is nothing to measure."""
-    return "-" if value is None or value != value else f"{100 * value:.1f}"
 
 
 def _figures(metrics: Mapping[str, float | None], title: str) -> Table:

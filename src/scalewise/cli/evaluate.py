@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import ArgumentParser
-
-from scalewise.cli.parsing import build, parse
+from scalewise.cli.parsing import build, command_parser, parse
 
 
 @dataclass(kw_only=True)
@@ -33,8 +31,9 @@ class EvaluateOptions:
 
 def main(words: list[str]) -> int:
     """Run the command."""
-    parser = ArgumentParser(
-        prog="scalewise evaluate", description="Average precision of a run.", exit_on_error=False
+    parser = command_parser(
+        "evaluate",
+        "Average precision of a run.",
     )
     parser.add_argument("run", help="run folder")
     parser.add_class_arguments(EvaluateOptions)

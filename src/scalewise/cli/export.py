@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import ArgumentParser
-
-from scalewise.cli.parsing import build, parse
+from scalewise.cli.parsing import build, command_parser, parse
 from scalewise.errors import UsageError
 
 
@@ -35,10 +33,9 @@ class ExportOptions:
 
 def main(words: list[str]) -> int:
     """Run the command."""
-    parser = ArgumentParser(
-        prog="scalewise export",
-        description="Write a run's detector as a file that takes raw pixels, and compare the two.",
-        exit_on_error=False,
+    parser = command_parser(
+        "export",
+        "Write a run's detector as a file that takes raw pixels, and compare the two.",
     )
     parser.add_argument("run", help="run folder")
     parser.add_class_arguments(ExportOptions)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser
 
-from scalewise.cli.parsing import ShortHelp, build, parse
+from scalewise.cli.parsing import build, command_parser, parse
 from scalewise.errors import UsageError
 from scalewise.lab.training.config import TrainConfig, check
 
@@ -40,12 +40,10 @@ class InspectOptions:
 
 def parser() -> ArgumentParser:
     """All options of an inspection."""
-    options = ArgumentParser(
-        prog="scalewise inspect",
+    options = command_parser(
+        "inspect",
+        "Look at a data set before training: sizes against levels, classes, labels.",
         usage="scalewise inspect --data DATA [options]",
-        description="Look at a data set before training: sizes against levels, classes, labels.",
-        exit_on_error=False,
-        formatter_class=ShortHelp,
     )
     options.add_class_arguments(InspectOptions)
     return options

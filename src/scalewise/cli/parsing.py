@@ -16,6 +16,7 @@ from scalewise.lab.training.config import GROUPS, TrainConfig
 
 FIRST = ("data", "size", "batch_size", "detector", "weights_backbone", "by", "scheme", "epochs",
          "lr", "out")  # fmt: skip
+NO_DEFAULT = " (default: %(default)s)"
 
 
 class FirstOptions(TrainConfig):
@@ -27,6 +28,32 @@ class ShortHelp(DefaultHelpFormatter):
 
     def _get_type_str(self, action: Action) -> str | None:
         return None
+
+    def _get_help_string(self, action: Action) -> str:
+        """Without a default that is nothing."""
+        words = str(super()._get_help_string(action))
+        return words if action.default not in (None, "") else words.replace(NO_DEFAULT, "")
+
+
+def command_parser(
+    command: str, description: str, usage: str | None = None, epilog: str | None = None
+) -> ArgumentParser:
+    """A parser that raises what is wrong with its words.
+
+    Args:
+        command: As after `scalewise`.
+        description: One line of its help.
+        usage: Its first line, where it is not to list every option.
+        epilog: Stands below the options.
+    """
+    return ArgumentParser(
+        prog=f"scalewise {command}",
+        description=description,
+        usage=usage,
+        epilog=epilog,
+        exit_on_error=False,
+        formatter_class=ShortHelp,
+    )
 
 
 def add_run_options(parser: ArgumentParser, skip: Collection[str] = ()) -> None:

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser
-
-from scalewise.cli.parsing import build, parse
+from scalewise.cli.parsing import build, command_parser, parse
 from scalewise.errors import UsageError, UserError
 
 
@@ -45,10 +43,9 @@ class PredictOptions:
 
 def main(words: list[str]) -> int:
     """Run the command."""
-    parser = ArgumentParser(
-        prog="scalewise predict",
-        description="Draw boxes, scores and the level that each box came from.",
-        exit_on_error=False,
+    parser = command_parser(
+        "predict",
+        "Draw what a run finds on images and videos: boxes with class, score and level.",
     )
     parser.add_argument("run", help="run folder, or an .onnx or .pt2 file of scalewise export")
     parser.add_argument(

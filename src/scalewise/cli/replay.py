@@ -6,14 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import ArgumentParser
-
-from scalewise.cli.parsing import build, parse
+from scalewise.cli.parsing import build, command_parser, parse
 from scalewise.errors import UsageError, UserError
 
 LIMITS = (
     "Replay shows what each scheme would have chosen from these losses; with other weights the "
-    "losses would have been other. It cannot rank schemes by AP."
+    "losses would have differed. It cannot rank schemes by AP."
 )
 
 
@@ -22,14 +20,14 @@ class ReplayOptions:
     """Replay.
 
     Args:
-        schemes: Schemes as after train's --scheme, separated by commas:
+        schemes: Schemes, separated by commas, as `scalewise train --scheme` takes them:
             "avw:temperature=0.5,avw:temperature=2,rlo".
         interval: Optimizer steps between two updates of the weights, several separated by commas.
             Default: the run's own, else auto.
         normalize: What the weights keep, as train's --normalize. Default: the run's own, else auto.
         by: What the record's losses are of: whole levels ("level"), or positives by "class",
             "size", or a word of your own. Default: the run's own, else level.
-        accumulate: Rows an optimizer step. Default: the run's own, else 1.
+        accumulate: Rows to one optimizer step. Default: the run's own, else 1.
         seed: Seed of the schemes' random numbers. Default: the run's own, else 0.
         tags: Name of the columns or tags that hold a group's loss: "train/{group}_loss". Default:
             those of our own traces, else "loss/{term}/{group}" or "loss/{group}", else columns that
@@ -51,11 +49,10 @@ class ReplayOptions:
 
 def main(words: list[str]) -> int:
     """Run the command."""
-    parser = ArgumentParser(
-        prog="scalewise replay",
-        description="Feed recorded losses through schemes, without training.",
+    parser = command_parser(
+        "replay",
+        "Feed recorded losses through schemes, without training.",
         epilog=LIMITS,
-        exit_on_error=False,
     )
     parser.add_argument(
         "traces", nargs="+", help="run folder, .parquet trace, .csv file or TensorBoard log"
@@ -72,7 +69,7 @@ def main(words: list[str]) -> int:
     from scalewise.lab.replay.output import draw_weights, write_weights
     from scalewise.lab.replay.readers import read_losses
     from scalewise.lab.replay.replay_summary import summarise
-    from scalewise.lab.replay.replay_table import show
+    from scalewise.lab.replay.replay_table import show_replay
     from scalewise.lab.training.kinds import kind_of
     from scalewise.lab.training.runs import new_run_folder
 
@@ -93,7 +90,7 @@ def main(words: list[str]) -> int:
             replayed = replay(losses.values, setting, *given, losses.epochs)
             shuffled = replay_shuffled(losses.values, setting, options.shuffles, *given)
             summaries.append(summarise(losses.values.numpy(), replayed, shuffled))
-        show(losses, summaries, kind_of(by))
+        show_replay(losses, summaries, kind_of(by))
         folder = new_run_folder(Path(options.out), _label(losses.source))
         replays = [summary.replayed for summary in summaries]
         write_weights(folder / "weights.csv", losses, replays)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
-from scalewise.cli.parsing import build, parse
+from scalewise.cli.parsing import build, command_parser, parse
 from scalewise.errors import UsageError
 
 
@@ -29,10 +27,9 @@ class ReportOptions:
 
 def main(words: list[str]) -> int:
     """Run the command."""
-    parser = ArgumentParser(
-        prog="scalewise report",
-        description="Runs and studies on one HTML page that needs no network.",
-        exit_on_error=False,
+    parser = command_parser(
+        "report",
+        "Runs and studies on one HTML page that needs no network.",
     )
     parser.add_argument("folders", nargs="+", help="run folders and study folders")
     parser.add_class_arguments(ReportOptions)

@@ -6,19 +6,17 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from scalewise.cli.parsing import ShortHelp, add_run_options, build, parse
+from scalewise.cli.parsing import add_run_options, build, command_parser, parse
 from scalewise.errors import UsageError
 from scalewise.lab.training.config import GROUPS, TrainConfig, check
 
 
 def parser() -> ArgumentParser:
     """All options of a run, plus `--config` and `--resume`."""
-    options = ArgumentParser(
-        prog="scalewise train",
+    options = command_parser(
+        "train",
+        "Train a detector; the run folder keeps config, logs, checkpoints and trace.",
         usage="scalewise train --data DATA [options], or --resume RUN",
-        description="Train a detector; the run folder keeps config, logs, checkpoints and trace.",
-        exit_on_error=False,
-        formatter_class=ShortHelp,
     )
     options.add_argument("--config", action="config", help="YAML file with any of the options")
     options.add_argument(

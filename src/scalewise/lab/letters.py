@@ -16,7 +16,7 @@ from scalewise.lab.data.text import printable
 SIZE = 12  # of the letters on images, in pixels
 
 
-def lettering(text: str) -> tuple[str, ImageFont.FreeTypeFont]:
+def lettering(text: str, size: int = SIZE) -> tuple[str, ImageFont.FreeTypeFont]:
     r"""A text as it can be drawn, and the font that has all its letters.
 
     The first that has them: DejaVu Sans, which matplotlib ships (Latin, Greek, Cyrillic, Arabic,
@@ -26,13 +26,14 @@ def lettering(text: str) -> tuple[str, ImageFont.FreeTypeFont]:
 
     Args:
         text: Any; what is not printable is escaped.
+        size: Of the letters, in pixels.
     """
     text = printable(text)
     path = next((path for path in _fonts() if _covers(path, text)), None)
     if path is None:
         path = _fonts()[0]
         text = _escaped(text, [path])
-    return text, _open(path)
+    return text, _open(path, size)
 
 
 def known_letters(text: str) -> str:
@@ -101,8 +102,8 @@ def _letters(path: Path) -> frozenset[int]:
 
 
 @functools.cache
-def _open(path: Path) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(path), SIZE)
+def _open(path: Path, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(path), size)
 
 
 @functools.cache

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalewise.lab.training.kinds import percent
+
 if TYPE_CHECKING:
     from scalewise.lab.inspection.crops import Strip
     from scalewise.lab.inspection.look import Inspection
@@ -55,8 +57,8 @@ class TrainResult:
         if self.history:
             best = max(self.history, key=lambda epoch: _number(epoch["AP"]))
             said += (
-                f": AP {_points(self.metrics['AP'])} % after epoch {self.metrics['epoch']:.0f}, "
-                f"best {_points(best['AP'])} % after epoch {best['epoch']:.0f}"
+                f": AP {percent(self.metrics['AP'])} % after epoch {self.metrics['epoch']:.0f}, "
+                f"best {percent(best['AP'])} % after epoch {best['epoch']:.0f}"
             )
         weights = ", ".join(f"{name} {weight:.2f}" for name, weight in self.weights.items())
         return f"{said}\nweights at the end: {weights}" if weights else said
@@ -116,10 +118,10 @@ class EvaluateResult:
 
     def __repr__(self) -> str:
         classes = {k[3:]: v for k, v in self.metrics.items() if k.startswith("AP/")}
-        each = ", ".join(f"{name} {_points(value)}" for name, value in classes.items())
+        each = ", ".join(f"{name} {percent(value)}" for name, value in classes.items())
         return (
-            f"{self.run}, {self.path.stem}: AP {_points(self.metrics['AP'])} %, "
-            f"AP50 {_points(self.metrics['AP50'])} %\nby class: {each}"
+            f"{self.run}, {self.path.stem}: AP {percent(self.metrics['AP'])} %, "
+            f"AP50 {percent(self.metrics['AP50'])} %\nby class: {each}"
         )
 
 
@@ -217,7 +219,7 @@ class CompareResult:
     def __repr__(self) -> str:
         lines = [f"study {self.folder}"]
         for detector, means in self.metrics.items():
-            each = ", ".join(f"{scheme} {_points(mean)} %" for scheme, mean in means.items())
+            each = ", ".join(f"{scheme} {percent(mean)} %" for scheme, mean in means.items())
             lines.append(f"{detector}: {each}")
         return "\n".join([*lines, *self.verdicts, *self.missing])
 
@@ -270,7 +272,3 @@ class InspectResult:
 
 def _number(value: float | None) -> float:
     return -1.0 if value is None or value != value else value
-
-
-def _points(value: float | None) -> str:
-    return "-" if value is None or value != value else f"{100 * value:.1f}"

@@ -44,6 +44,16 @@ class ImageDetections:
     labels: npt.NDArray[np.int64]
     levels: npt.NDArray[np.int64]
 
+    def take(self, rows: npt.NDArray[np.integer]) -> ImageDetections:
+        """Some of the detections: those of the given rows, in their order."""
+        return ImageDetections(
+            self.image_id,
+            self.boxes[rows],
+            self.scores[rows],
+            self.labels[rows],
+            self.levels[rows],
+        )
+
 
 def to_original(detections: Detections, batch: Batch) -> list[ImageDetections]:
     """Move detections from the padded images of a batch to the original ones.

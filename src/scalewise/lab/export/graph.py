@@ -21,7 +21,7 @@ from scalewise.lab.detectors.frozen import FoldedConv, FoldedNorm
 from scalewise.lab.detectors.layers import Conv, ReLU6
 
 
-def plain(detector: DenseDetector) -> DenseDetector:
+def of_plain_layers(detector: DenseDetector) -> DenseDetector:
     """A copy on the CPU, for evaluation, of torch's own layers, frozen norms in the convolutions.
 
     The project's layers choose how to compute by the batch's size, which no graph can.
@@ -73,7 +73,7 @@ class Suppressed(nn.Module):
     """The same with non-maximum suppression: always `max_detections` rows an image, and a count.
 
     Args:
-        detector: As `plain` made it.
+        detector: As `of_plain_layers` made it.
         counts: Anchors of each level.
         as_operation: Leave the suppression to one operation that ONNX has an own form of.
     """

@@ -21,7 +21,7 @@ from scalewise.lab.data.text import one_line
 from scalewise.lab.export.agreement import TOLERANCE, Agreement, check_images, compare_outputs
 from scalewise.lab.export.exported import TORCH_METADATA, load_exported
 from scalewise.lab.export.facts import DECODED, PIXELS, SUPPRESSED, ExportFacts, to_metadata
-from scalewise.lab.export.graph import Decoded, Suppressed, plain
+from scalewise.lab.export.graph import Decoded, Suppressed, of_plain_layers
 from scalewise.lab.inference.trained import TrainedRun, unused
 
 Format = Literal["onnx", "torch"]
@@ -90,18 +90,24 @@ def export_run(
                 f"{_words(found, facts)}, on {what}; --format "
                 f"{'torch' if format == 'onnx' else 'onnx'} may do better"
             )
+    return path, _said(run, facts, f"{what}, 1 and 3 at once: {_words(found, facts)}")
+
+
+def _said(run: TrainedRun, facts: ExportFacts, agreement: str) -> list[str]:
+    """Lines on what the file takes and gives, and how well it agrees with the run."""
+    opset = f"; opset {facts.opset}" if facts.opset else ""
     said = [
         f"input: images uint8 [batch, 3, {facts.side}, {facts.side}], RGB 0..255; "
         "sizes int64 [batch, 2]",
-        f"output: {', '.join(_OUTPUTS[nms])}" + (f"; opset {facts.opset}" if facts.opset else ""),
-        f"agrees with the run on {what}, 1 and 3 at once: {_words(found, facts)}",
+        f"output: {', '.join(_OUTPUTS[facts.nms])}{opset}",
+        f"agrees with the run on {agreement}",
     ]
     if run.config.precision != "32-true":
         said.append(
             f"the file computes in float32, the run in {run.config.precision}: "
             "their detections may differ by that rounding"
         )
-    return path, said
+    return said
 
 
 def _words(found: Agreement, facts: ExportFacts) -> str:
@@ -151,7 +157,7 @@ def _facts(run: TrainedRun, nms: bool, size: int, checkpoint: str) -> ExportFact
 
 
 def _traced(run: TrainedRun, facts: ExportFacts, format: Format) -> Any:
-    detector = plain(run.detector)
+    detector = of_plain_layers(run.detector)
     module: nn.Module = (
         Suppressed(detector, facts.anchors, as_operation=format == "onnx")
         if facts.nms

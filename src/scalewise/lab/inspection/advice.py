@@ -118,7 +118,7 @@ def _anchor_scale(
 ) -> tuple[float, str]:
     now = assign_objects(records, size, detector, scale)
     share, level = _fullest(now)
-    part = f"{level} holds {100 * share:.0f} % of the objects"
+    part = f"{level} holds {100 * share:.0f} % of {len(now.labels)} objects tried"
     where = f"at --size {size} and --anchor_scale {scale:g}, {part}"
     if share < CROWDED:
         return scale, f"--anchor_scale {scale:g} stays: {where}, so the levels share them."
@@ -190,6 +190,6 @@ def _by(groups: Mapping[str, Sequence[Group]]) -> tuple[str, str]:
         )
     other, many = ("size", "sizes") if by == "class" else ("class", "classes")
     return by, (
-        f"--by {by}: {most!r} gets {times:.1f} times the positives of {least!r}; the largest ratio "
+        f"--by {by}: {most!r} gets {times:.3g} times the positives of {least!r}; the largest ratio "
         f"between two {many} is {ratios[other][0]:.1f}.{note}"
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +18,7 @@ from scalewise.lab.inspection.found_tables import (
     vanished,
 )
 from scalewise.lab.inspection.look import Inspection
-from scalewise.lab.report.figure import Figure, figure_html, plain
+from scalewise.lab.report.figure import Figure, chart_text, figure_html
 from scalewise.lab.report.markup import (
     Html,
     Section,
@@ -31,10 +29,11 @@ from scalewise.lab.report.markup import (
     heading,
     join,
     paragraph,
+    picture,
+    piece,
     searchable,
     side_by_side,
     table,
-    text,
 )
 from scalewise.lab.report.page import page_html
 from scalewise.lab.training.trace_picture import level_color
@@ -139,8 +138,9 @@ def _sides(found: Inspection) -> Html:
 
 
 def _groups(found: Inspection) -> Html:
+    by_count = sorted(found.groups["class"], key=lambda group: -group.objects)
     charts = [
-        _groups_chart(found.groups["class"], "class", "Classes"),
+        _groups_chart(by_count, "class", "Classes"),
         _groups_chart(found.groups["size"], "size", "Sizes in pixels of the original image"),
     ]
     header = ["", "objects", "share", "positives", "share", "positives per object"]
@@ -164,12 +164,11 @@ def _groups_chart(groups: Sequence[Group], by: str, title: str) -> Figure:
     shown = list(groups)
     note = ""
     if len(shown) > MOST_BARS:
-        shown = sorted(shown, key=lambda group: -group.objects)
         shown = shown[: MOST_BARS // 2] + shown[-(MOST_BARS // 2) :]
         note = f" Of {len(groups)}, the {MOST_BARS // 2} most and least frequent are shown."
     objects = max(1, sum(group.objects for group in groups))
     positives = max(1.0, sum(group.expected for group in groups))
-    names = [plain(printable(group.name)) for group in shown]
+    names = [chart_text(printable(group.name)) for group in shown]
     traces: list[dict[str, Any]] = [
         {"type": "bar", "orientation": "h", "name": name, "x": values, "y": names,
          "marker": {"color": color}}
@@ -238,15 +237,7 @@ def _examples(strips: Sequence[Strip], unreadable: Sequence[str]) -> Html:
 
 
 def _strip(strip: Strip) -> Html:
-    held = io.BytesIO()
-    strip.image.save(held, "JPEG", quality=80, optimize=True)
-    data = base64.b64encode(held.getvalue()).decode("ascii")
     sides = ", ".join(f"{side:.0f}" for side in strip.sides)
     name = printable(strip.name)
-    return Html(
-        f"{heading(name)}<figure style='margin:.3rem 0'>"
-        f'<img style="max-width:100%;height:auto" src="data:image/jpeg;base64,{data}" '
-        f'width="{strip.image.width}" height="{strip.image.height}" '
-        f'alt="{text(f"{len(strip.sides)} examples of {name}, from small to large")}">'
-        f"<figcaption><p>{text(sides)} pixels</p></figcaption></figure>"
-    )
+    words = f"{len(strip.sides)} examples of {name}, from small to large"
+    return piece("strip", name, picture(strip.image, words), f"{sides} pixels")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -24,7 +24,7 @@ CHANCE = (
 )
 
 
-def show(losses: GroupLosses, summaries: list[ReplaySummary], kind: Kind) -> None:
+def show_replay(losses: GroupLosses, summaries: list[ReplaySummary], kind: Kind) -> None:
     """Print what the settings chose, and what of it chance alone would give.
 
     Args:
@@ -74,24 +74,24 @@ def show(losses: GroupLosses, summaries: list[ReplaySummary], kind: Kind) -> Non
         )
     )
     console.print(CHANCE.format(one=kind.one), highlight=False, soft_wrap=True)
-    for s in summaries:
-        where = f"{s.replayed.setting.scheme}, interval {s.replayed.setting.interval}"
-        if s.actions:
-            drawn = ", ".join(f"{name} {count}" for name, count in s.actions.items())
-            console.print(f"{where} drew: {drawn}", highlight=False, soft_wrap=True)
-        if s.replayed.outliers.any():
-            counts = zip(losses.groups, s.replayed.outliers.tolist(), strict=True)
-            left_out = ", ".join(f"{group} {count}" for group, count in counts if count)
-            console.print(
-                f"{where} left out as outliers: {left_out}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
-        if s.replayed.rejected:
-            console.print(
-                f"{where}: {s.replayed.rejected} proposals were no weights and changed nothing"
-            )
+    for summary in summaries:
+        for line in _what_happened(losses, summary):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _what_happened(losses: GroupLosses, summary: ReplaySummary) -> Iterator[str]:
+    """Lines on the actions drawn, on values left out, and on proposals that were no weights."""
+    replayed = summary.replayed
+    where = f"{replayed.setting.scheme}, interval {replayed.setting.interval}"
+    if summary.actions:
+        drawn = ", ".join(f"{name} {count}" for name, count in summary.actions.items())
+        yield f"{where} drew: {drawn}"
+    if replayed.outliers.any():
+        counts = zip(losses.groups, replayed.outliers.tolist(), strict=True)
+        left_out = ", ".join(f"{group} {count}" for group, count in counts if count)
+        yield f"{where} left out as outliers: {left_out}"
+    if replayed.rejected:
+        yield f"{where}: {replayed.rejected} proposals were no weights and changed nothing"
 
 
 def _by_group(losses: GroupLosses, summaries: Sequence[ReplaySummary], kind: Kind) -> Table:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from scalewise.lab.report.figure import Figure, figure_html, number, plain, stacked
+from scalewise.lab.report.figure import Figure, chart_text, figure_html, number, rows_axis, stacked
 from scalewise.lab.report.markup import Html, Section, Table, absent, join
 from scalewise.lab.report.subjects import Comparison, Series
+from scalewise.lab.training.kinds import percent
 
 SIZES = {
     "AP": "all sizes",
@@ -18,11 +19,6 @@ SIZES = {
     "AP_large": "large (above 96²)",
 }
 ROW = 26  # pixels of a row of dots
-
-
-def percent(value: float) -> str:
-    """An AP in 0..1 as AP points."""
-    return "-" if math.isnan(value) else f"{100 * value:.1f}"
 
 
 def sizes_section(comparisons: list[Comparison]) -> Section:
@@ -86,43 +82,8 @@ def _reference(comparison: Comparison, metric: str) -> float:
 
 def _dots(comparison: Comparison, identity: str, title: str, rows: dict[str, str]) -> Figure:
     """One row a metric, one dot a series, with the standard deviation over its seeds."""
-    series_count = len(comparison.series)
-    traces: list[dict[str, Any]] = []
-    for place, series in enumerate(comparison.series):
-        color, symbol, _ = series.style
-        offset = 0.28 * ((place - (series_count - 1) / 2) / max(1, (series_count - 1) / 2))
-        found = [series.values(metric) for metric in rows.values()]
-        means = [100 * float(np.mean(v)) if v else math.nan for v in found]
-        spreads = [100 * _deviation(v) for v in found]
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": stacked(series.label),
-                "x": means,
-                "y": [i + (offset if series_count > 1 else 0) for i in range(len(rows))],
-                "customdata": [
-                    f"{plain(row)}: {number(mean)}"
-                    + (f" ± {number(spread, 2)}" if len(values) > 1 else "")
-                    for row, mean, spread, values in zip(rows, means, spreads, found, strict=True)
-                ],
-                "hovertemplate": "%{customdata}",
-                "marker": {
-                    "color": color,
-                    "symbol": symbol.replace("line-ew-open", "line-ns-open"),
-                    "size": 9,
-                    "line": {"width": 2.5 if symbol.endswith("open") else 0, "color": color},
-                },
-                "error_x": {
-                    "type": "data",
-                    "array": spreads,
-                    "visible": any(s > 0 for s in spreads),
-                    "thickness": 1.2,
-                    "width": 2,
-                    "color": color,
-                },
-            }
-        )
+    count = len(comparison.series)
+    offsets = np.linspace(-0.28, 0.28, count) if count > 1 else np.zeros(1)
     several = max(len(series.runs) for series in comparison.series) > 1
     reading = (
         "Further right is more precise, in AP points (percent), at the last epoch; "
@@ -133,33 +94,60 @@ def _dots(comparison: Comparison, identity: str, title: str, rows: dict[str, str
         )
         + (f"{comparison.baseline} is the grey tick." if comparison.baseline else "")
     ).strip()
-    per_row = max(ROW, 7 * series_count + 8)
-    layout = {
-        "xaxis": {"title": {"text": "AP, points"}, "rangemode": "tozero", "side": "bottom"},
-        "yaxis": {
-            "tickvals": list(range(len(rows))),
-            "ticktext": [plain(row) for row in rows],
-            "range": [len(rows) - 0.5, -0.5],
-            "fixedrange": True,
-            "zeroline": False,
-        },
-        "hovermode": "closest",
-    }
+    values = [
+        [row, *(mean_text(series, metric) for series in comparison.series)]
+        for row, metric in rows.items()
+    ]
     return Figure(
         identity,
         title,
         reading,
-        traces,
-        Table(
-            ["", *(series.label for series in comparison.series)],
-            [
-                [row, *(mean_text(series, metric) for series in comparison.series)]
-                for row, metric in rows.items()
-            ],
-        ),
-        layout,
-        height=110 + per_row * len(rows),
+        [
+            _dots_of_series(series, rows, float(offset))
+            for series, offset in zip(comparison.series, offsets, strict=True)
+        ],
+        Table(["", *(series.label for series in comparison.series)], values),
+        {
+            "xaxis": {"title": {"text": "AP, points"}, "rangemode": "tozero", "side": "bottom"},
+            "yaxis": rows_axis([chart_text(row) for row in rows]),
+            "hovermode": "closest",
+        },
+        height=110 + max(ROW, 7 * count + 8) * len(rows),
     )
+
+
+def _dots_of_series(series: Series, rows: dict[str, str], offset: float) -> dict[str, Any]:
+    color, symbol, _ = series.style
+    found = [series.values(metric) for metric in rows.values()]
+    means = [100 * float(np.mean(v)) if v else math.nan for v in found]
+    spreads = [100 * _deviation(v) for v in found]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": stacked(series.label),
+        "x": means,
+        "y": [place + offset for place in range(len(rows))],
+        "customdata": [
+            f"{chart_text(row)}: {number(mean)}"
+            + (f" ± {number(spread, 2)}" if len(values) > 1 else "")
+            for row, mean, spread, values in zip(rows, means, spreads, found, strict=True)
+        ],
+        "hovertemplate": "%{customdata}",
+        "marker": {
+            "color": color,
+            "symbol": symbol.replace("line-ew-open", "line-ns-open"),
+            "size": 9,
+            "line": {"width": 2.5 if symbol.endswith("open") else 0, "color": color},
+        },
+        "error_x": {
+            "type": "data",
+            "array": spreads,
+            "visible": any(s > 0 for s in spreads),
+            "thickness": 1.2,
+            "width": 2,
+            "color": color,
+        },
+    }
 
 
 def mean_text(series: Series, metric: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from scalewise.lab.report.figure import Figure, figure_html, number, plain, stacked
+from scalewise.lab.report.figure import Figure, chart_text, figure_html, number, rows_axis, stacked
 from scalewise.lab.report.markup import Html, Section, Table, absent, join, paragraph
 from scalewise.lab.report.subjects import Comparison, ReportRun, Series
 
@@ -72,48 +72,6 @@ def cost_section(comparisons: list[Comparison]) -> Section:
 
 
 def _time_figure(comparison: Comparison, timed: list[Series]) -> Figure:
-    traces: list[dict[str, Any]] = []
-    rows = []
-    for place, series in enumerate(timed):
-        color = series.style[0]
-        times = _all_times(series)
-        middle = series_time(series)
-        traces += [
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "x": times,
-                "y": [place] * len(times),
-                "hovertemplate": f"{plain(series.label)}: %{{x:.4g}} ms<extra></extra>",
-                "marker": {"color": color, "size": 7, "opacity": 0.35},
-                "showlegend": False,
-            },
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "x": [middle],
-                "y": [place],
-                "hovertemplate": f"{plain(series.label)}, median: %{{x:.4g}} ms<extra></extra>",
-                "marker": {
-                    "color": color,
-                    "symbol": "line-ns-open",
-                    "size": 20,
-                    "line": {"width": 3.5, "color": color},
-                },
-                "showlegend": False,
-            },
-        ]
-        validation = [e.get("validation_seconds", math.nan) for r in series.runs for e in r.history]
-        known = [seconds for seconds in validation if not math.isnan(seconds)]
-        rows.append(
-            [
-                series.label,
-                number(middle, 4),
-                f"{number(min(times), 4)} to {number(max(times), 4)}",
-                overhead(comparison, series),
-                number(float(np.median(known))) if known else "-",
-            ]
-        )
     shown = 3 * max(series_time(series) for series in timed)
     beyond = sum(time > shown for series in timed for time in _all_times(series))
     note = "Each pale dot is an epoch of a run, the bar their median; further left is faster."
@@ -121,25 +79,54 @@ def _time_figure(comparison: Comparison, timed: list[Series]) -> Figure:
     if beyond:  # a machine that slept, or a debugger
         axis["range"] = [0, shown]
         note += f" {beyond} epoch{'s' * (beyond > 1)} beyond the axis; the table has the slowest."
-    layout = {
-        "xaxis": axis,
-        "yaxis": {
-            "tickvals": list(range(len(timed))),
-            "ticktext": [stacked(series.label) for series in timed],
-            "range": [len(timed) - 0.5, -0.5],
-            "fixedrange": True,
-            "zeroline": False,
-        },
-        "hovermode": "closest",
-    }
+    header = ["", "ms a step, median", "lowest to highest epoch", "overhead", "s a validation"]
     return Figure(
         f"{comparison.key}-cost",
         f"{comparison.title}: time of a training step",
         note,
-        traces,
-        Table(
-            ["", "ms a step, median", "lowest to highest epoch", "overhead", "s a validation"], rows
-        ),
-        layout,
+        [trace for place, series in enumerate(timed) for trace in _time_traces(series, place)],
+        Table(header, [_time_row(comparison, series) for series in timed]),
+        {
+            "xaxis": axis,
+            "yaxis": rows_axis([stacked(series.label) for series in timed]),
+            "hovermode": "closest",
+        },
         height=110 + 46 * len(timed),
     )
+
+
+def _time_traces(series: Series, place: int) -> list[dict[str, Any]]:
+    """A dot for each epoch, and a bar at their median."""
+    color = series.style[0]
+    times = _all_times(series)
+    common = {"type": "scatter", "mode": "markers", "showlegend": False}
+    bar = {"symbol": "line-ns-open", "size": 20, "line": {"width": 3.5, "color": color}}
+    return [
+        common
+        | {
+            "x": times,
+            "y": [place] * len(times),
+            "hovertemplate": f"{chart_text(series.label)}: %{{x:.4g}} ms<extra></extra>",
+            "marker": {"color": color, "size": 7, "opacity": 0.35},
+        },
+        common
+        | {
+            "x": [series_time(series)],
+            "y": [place],
+            "hovertemplate": f"{chart_text(series.label)}, median: %{{x:.4g}} ms<extra></extra>",
+            "marker": {"color": color} | bar,
+        },
+    ]
+
+
+def _time_row(comparison: Comparison, series: Series) -> list[str]:
+    times = _all_times(series)
+    validation = [e.get("validation_seconds", math.nan) for r in series.runs for e in r.history]
+    known = [seconds for seconds in validation if not math.isnan(seconds)]
+    return [
+        series.label,
+        number(series_time(series), 4),
+        f"{number(min(times), 4)} to {number(max(times), 4)}",
+        overhead(comparison, series),
+        number(float(np.median(known))) if known else "-",
+    ]

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from scalewise.lab.report.figure import Figure, figure_html, plain
-from scalewise.lab.report.group_charts import selection_note, shown_note, shown_runs
+from scalewise.lab.report.figure import Figure, chart_text, figure_html
+from scalewise.lab.report.group_charts import selection_note, shown_runs
+from scalewise.lab.report.group_course import shown_note
 from scalewise.lab.report.markup import (
     Html,
     Section,
@@ -215,14 +216,14 @@ def _share_figure(run: ReportRun, trace: GroupTrace, grams: Floats | None, ident
         {
             "type": "bar",
             "orientation": "h",
-            "name": plain(name),
+            "name": chart_text(name),
             "y": list(parts),
             "x": [100 * part[i] for part in parts.values()],
             "text": [f"{100 * p[i]:.0f}" if p[i] >= 0.04 else "" for p in parts.values()],
             "textposition": "inside",
             "insidetextanchor": "middle",
             "textangle": 0,
-            "hovertemplate": f"{plain(name)}: %{{x:.3g}} %<extra></extra>",
+            "hovertemplate": f"{chart_text(name)}: %{{x:.3g}} %<extra></extra>",
             "marker": {"color": colors[i]},
         }
         for i, name in enumerate(names)
@@ -271,7 +272,7 @@ def _matrix(
 ) -> Html:
     cells = [[_two(float(value)) for value in row] for row in matrix]
     groups = [trace.groups[i] for i in trace.shown]
-    names = [plain(group) for group in groups]
+    names = [chart_text(group) for group in groups]
     many = len(groups) > 6
     content = {
         "type": "heatmap",

@@ -1,136 +1,135 @@
-"""Detections drawn on validation images, as pictures inside the page."""
+"""What runs found in the validation images in which they differ most, as pictures in the page."""
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+import numpy.typing as npt
+from PIL import Image
 
 from scalewise.lab.data.images import load_image
 from scalewise.lab.data.split import ImageRecord, Split
 from scalewise.lab.detectors.pyramid import level_names
-from scalewise.lab.evaluation.detections import ImageDetections
-from scalewise.lab.evaluation.stored import read_detections
-from scalewise.lab.inference.drawing import draw
-from scalewise.lab.report.markup import Html, join, paragraph, text
+from scalewise.lab.evaluation.judged import Judged
+from scalewise.lab.report.changed_images import ObjectGroups, chosen, group_objects, judged_run
+from scalewise.lab.report.image_boxes import Mark, draw_marks
+from scalewise.lab.report.markup import Html, Table, join, paragraph, picture, piece, table
 from scalewise.lab.report.subjects import ReportRun
 from scalewise.lab.training.building import open_splits
-from scalewise.lab.training.trace_picture import level_color
 
-IMAGES = 6  # where few runs are shown
-ALL_PICTURES = 60  # of a page, so that it stays small
-THRESHOLD = 0.3
-SIDE = 400  # pixels of the longer side: labels stay legible where a picture is shown small
+IMAGES = 4  # where few runs are shown
+ALL_PICTURES = 40  # of a page, so that it stays small
+FOUND, WRONG, MISSED, ANNOTATED = "#15803d", "#c2410c", "#111111", "#1d4ed8"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A run in the table of pictures, with its detections by image."""
+    """A run in the table of pictures, and what became of each image's objects with it."""
 
     title: str
-    run: ReportRun
-    found: dict[int, ImageDetections]
+    judged: list[Judged]
 
 
 def drawings(runs: Sequence[tuple[str, ReportRun]], tables: int) -> Html:
-    """A table of pictures: a row an image, a column a run, the annotation first.
+    """What the runs found: totals of the split, and pictures, a row an image, a column a run.
 
     Args:
         runs: Title and run; each with a `detections.parquet` on the same validation split.
         tables: Tables of pictures on the page, which share its room.
 
     Raises:
-        UserError: when the data set or an image cannot be read.
+        UserError: when the data set or an image cannot be read, or is not what the runs saw.
     """
-    columns = [
-        Column(title, run, {i.image_id: i for i in read_detections(_detections(run))})
-        for title, run in runs
-    ]
-    split = open_splits(runs[0][1].config)[1]
-    records = chosen(split, min(IMAGES, max(2, ALL_PICTURES // (tables * (len(columns) + 1)))))
+    training, split = open_splits(runs[0][1].config)
+    columns = [Column(title, judged_run(title, run, split)) for title, run in runs]
+    groups = group_objects(runs[0][1], training, split)
+    count = min(IMAGES, max(2, ALL_PICTURES // (tables * (len(columns) + 1))))
+    places = chosen([column.judged for column in columns], groups, count)
     titles = ["annotated", *(column.title for column in columns)]
-    head = "".join(f'<th scope="col">{text(title)}</th>' for title in titles)
-    rows = join(_row(record, split, columns) for record in records)
+    rows = [_row(split.records[place], place, split, columns, groups) for place in places]
+    which = "in which most was missed" if len(columns) == 1 else "in which the runs differ most"
     return join(
         [
             paragraph(
-                f"Boxes with a score of at least {THRESHOLD} after the last epoch, in the colour "
-                f"of the level they came from. The {len(records)} images were picked by the size "
-                "of their objects alone, from the smallest to the largest, not by what was found."
+                "Detections after the last epoch in all validation images, each class from the "
+                "score at which its F1 is best in that run. A detection is right if it overlaps "
+                "a free object of its class with an IoU of at least 0.5."
             ),
-            _key(),
-            Html(
-                '<div class="scroll" role="region" tabindex="0" aria-label="Detections side by '
-                f'side"><table class="pictures"><thead><tr>{head}</tr></thead>\n'
-                f"<tbody>{rows}</tbody></table></div>"
+            table(_totals(columns, groups), "What was found in all validation images"),
+            paragraph(
+                f"Below are the {len(rows)} images {which}; the fewer objects a group has, the "
+                "more each of them counts. They show what changed, not how good a run is."
             ),
+            piece("picture_table", "Detections side by side", titles, rows, _key(groups)),
         ]
     )
 
 
-def chosen(split: Split, count: int) -> list[ImageRecord]:
-    """Images spread over the sizes of the objects in them, smallest first.
-
-    Args:
-        split: The validation split.
-        count: Images at most.
-    """
-    known = [record for record in split.records if (~record.crowd).any()]
-    known.sort(key=lambda r: (float(np.median(r.area[~r.crowd])), r.image_id))
-    places = np.unique(np.linspace(0, len(known) - 1, min(count, len(known))).round().astype(int))
-    return [known[place] for place in places]
-
-
-def _detections(run: ReportRun) -> Path:
-    return run.folder / "detections.parquet"
-
-
-def _row(record: ImageRecord, split: Split, columns: Sequence[Column]) -> Html:
-    image = Image.fromarray(load_image(record.path))
-    factor = SIDE / max(image.size)
-    size = (round(image.width * factor), round(image.height * factor))
-    image = image.resize(size, Image.Resampling.BICUBIC)
-    cells = [_truth(record, split.classes, image, factor)]
+def _totals(columns: Sequence[Column], groups: ObjectGroups) -> Table:
+    """Objects found and wrong detections of each run, with the rare group's."""
+    named = [] if groups.rare is None else [f"{groups.names[groups.rare]} found"]
+    rows = []
     for column in columns:
-        classes = column.run.environment.get("classes") or split.classes
-        cells.append(_found(column.found.get(record.image_id), classes, image, factor))
-    return Html("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+        found = np.zeros_like(groups.counts)
+        for one in column.judged:
+            np.add.at(found, groups.ids[one.record.image_id][one.hits[one.right]], 1)
+        wrong = sum(int((~one.right).sum()) for one in column.judged)
+        rare = (
+            [] if groups.rare is None else [f"{found[groups.rare]} of {groups.counts[groups.rare]}"]
+        )
+        rows.append([column.title, f"{found.sum()} of {groups.counts.sum()}", *rare, str(wrong)])
+    return Table(["run", "objects found", *named, "wrong detections"], rows)
 
 
-def _truth(record: ImageRecord, classes: Sequence[str], image: Image.Image, factor: float) -> Html:
-    canvas = image.copy()
-    pen = ImageDraw.Draw(canvas)
-    for box in record.boxes[~record.crowd]:
-        x1, y1, x2, y2 = (float(edge) * factor for edge in box)
-        corners = (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1))
-        pen.rectangle(corners, outline="black", width=4)
-        pen.rectangle(corners, outline="white", width=2)
-    names = [classes[label] for label in record.labels[~record.crowd]]
-    return _picture(canvas, f"{record.path.name}, annotated: {_counted(names)}")
-
-
-def _found(
-    found: ImageDetections | None, classes: Sequence[str], image: Image.Image, factor: float
-) -> Html:
-    if found is None or not (keep := found.scores >= THRESHOLD).any():
-        empty = np.zeros((0, 4), np.float32)
-        canvas = draw(image, empty, np.zeros(0), [], np.zeros(0, int), [])
-        return _picture(canvas, f"nothing with a score of at least {THRESHOLD}")
-    order = np.argsort(-found.scores[keep], kind="stable")
-    labels = [classes[label] for label in found.labels[keep][order]]
-    scores, levels = found.scores[keep][order], found.levels[keep][order]
-    names = list(level_names())
-    canvas = draw(image, found.boxes[keep][order] * factor, scores, labels, levels, names)
-    listed = [
-        f"{label} {score:.2f} {names[level]}"
-        for label, score, level in zip(labels, scores, levels, strict=True)
+def _row(
+    record: ImageRecord, place: int, split: Split, columns: Sequence[Column], groups: ObjectGroups
+) -> list[tuple[Html, str]]:
+    """A picture and its words for the annotation and for each run."""
+    image = Image.fromarray(load_image(record.path))
+    several = len(split.classes) > 1
+    objects = np.flatnonzero(~record.crowd)
+    names = [split.classes[label] for label in record.labels]
+    rare = groups.ids[record.image_id] == groups.rare
+    marks = [
+        Mark(record.boxes[i], ANNOTATED, strong=bool(rare[i]), name=names[i] if several else "")
+        for i in objects
     ]
-    return _picture(canvas, "found: " + ", ".join(listed))
+    words = f"{record.path.name}, annotated: {_counted([names[i] for i in objects])}"
+    cells = [(draw_marks(image, marks), words)]
+    for column in columns:
+        one = column.judged[place]
+        marks = list(_marks(one, names, split.classes, rare))
+        cells.append((draw_marks(image, marks), _words(one, names, split.classes)))
+    return [(picture(drawn, words), words) for drawn, words in cells]
+
+
+def _marks(
+    one: Judged, names: Sequence[str], classes: Sequence[str], rare: npt.NDArray[np.bool_]
+) -> Iterator[Mark]:
+    """Boxes of what was found, wrong and missed; the rare group's are strong and have a name."""
+    for box, label, hit in zip(one.kept.boxes, one.kept.labels, one.hits, strict=True):
+        if hit < 0:
+            yield Mark(box, WRONG, name=classes[label])
+        else:
+            yield Mark(box, FOUND, strong=bool(rare[hit]), name=names[hit] if rare[hit] else "")
+    for i in one.missed:
+        yield Mark(one.record.boxes[i], MISSED, True, bool(rare[i]), names[i] if rare[i] else "")
+
+
+def _words(one: Judged, names: Sequence[str], classes: Sequence[str]) -> str:
+    kept, levels = one.kept, level_names()
+
+    def listed(rows: npt.NDArray[np.bool_]) -> str:
+        found = [
+            f"{classes[kept.labels[i]]} {kept.scores[i]:.2f} {levels[kept.levels[i]]}"
+            for i in np.flatnonzero(rows)
+        ]
+        return ", ".join(found) or "nothing"
+
+    missed = _counted([names[i] for i in one.missed])
+    return f"found: {listed(one.right)}; wrong: {listed(~one.right)}; missed: {missed}"
 
 
 def _counted(names: Sequence[str]) -> str:
@@ -138,20 +137,12 @@ def _counted(names: Sequence[str]) -> str:
     return ", ".join(name if n == 1 else f"{n} {name}" for name, n in counts.items()) or "nothing"
 
 
-def _picture(image: Image.Image, words: str) -> Html:
-    held = io.BytesIO()
-    image.save(held, "JPEG", quality=72, optimize=True)
-    data = base64.b64encode(held.getvalue()).decode("ascii")
-    return Html(
-        f'<img src="data:image/jpeg;base64,{data}" width="{image.width}" height="{image.height}" '
-        f'alt="{text(words)}"><details><summary>in words</summary>{text(words)}</details>'
-    )
-
-
-def _key() -> Html:
-    names = level_names()
-    items = "".join(
-        f'<span><i style="background:{level_color(i)}"></i>{name}</span>'
-        for i, name in enumerate(names)
-    )
-    return Html(f'<p class="key">{items}<span>white: annotated</span></p>')
+def _key(groups: ObjectGroups) -> list[tuple[str, str, str]]:
+    """Colour, line and meaning."""
+    thin, dashed = "2px solid", "2px dashed"
+    lines = ((ANNOTATED, thin), (FOUND, thin), (MISSED, dashed), (WRONG, thin))
+    words = ("annotated", "found", "missed", "wrong")
+    key = [(color, line, word) for (color, line), word in zip(lines, words, strict=True)]
+    if groups.rare is not None:
+        key.append(("#555555", "4px solid", f"{groups.names[groups.rare]}, the rarest"))
+    return key

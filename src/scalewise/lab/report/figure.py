@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import html
-import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from scalewise.lab.report.markup import Html, Table, folded, table, text
+from scalewise.lab.report.markup import Html, Table, piece, table
 
 DIGITS = 5  # of the numbers that charts are drawn from: more than a screen can show
 
@@ -50,17 +50,8 @@ class Figure:
 def figure_html(figure: Figure) -> Html:
     """The figure as HTML; the page's script draws it."""
     layout = {"legend": LEGEND, "margin": {"l": 12, "r": 14, "t": 32, "b": 40}} | figure.layout
-    content = json.dumps(
-        {"data": compact(figure.traces), "layout": compact(layout)}, separators=(",", ":")
-    ).replace("<", "\\u003c")
-    label = f"Chart: {figure.heading}. {figure.reading} Its values are in the table that follows."
-    return Html(
-        f"<figure><figcaption><h3>{text(figure.heading)}</h3><p>{text(figure.reading)}</p>"
-        f'</figcaption>\n<div class="chart" id="{figure.identity}" role="img" '
-        f'aria-label="{text(label)}" style="height:{figure.height}px"></div>\n'
-        f'<script type="application/json" id="{figure.identity}-data">{content}</script>\n'
-        f"{folded('The values as a table', table(figure.values, figure.heading))}</figure>"
-    )
+    drawing = {"data": compact(figure.traces), "layout": compact(layout)}
+    return piece("figure", figure, drawing, table(figure.values, figure.heading))
 
 
 def compact(value: Any) -> Any:
@@ -77,7 +68,7 @@ def compact(value: Any) -> Any:
     return value
 
 
-def plain(name: str) -> str:
+def chart_text(name: str) -> str:
     """A name as plotly shows it: its text knows some HTML."""
     return html.escape(name, quote=False)
 
@@ -99,7 +90,18 @@ def name_lines(name: str, width: int = 32) -> list[str]:
 
 def stacked(name: str) -> str:
     """The lines of a name as plotly shows them."""
-    return "<br>".join(plain(line) for line in name_lines(name))
+    return "<br>".join(chart_text(line) for line in name_lines(name))
+
+
+def rows_axis(names: Sequence[str]) -> dict[str, Any]:
+    """A vertical axis with a row for each name, the first on top."""
+    return {
+        "tickvals": list(range(len(names))),
+        "ticktext": list(names),
+        "range": [len(names) - 0.5, -0.5],
+        "fixedrange": True,
+        "zeroline": False,
+    }
 
 
 def number(value: float | None, digits: int = 3) -> str:

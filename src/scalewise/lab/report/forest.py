@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from scalewise.lab.report.figure import Figure, figure_html, plain, stacked
+from scalewise.lab.report.figure import Figure, chart_text, figure_html, rows_axis, stacked
 from scalewise.lab.report.markup import Html, Section, Table, absent, bullets, choice, join
 from scalewise.lab.report.subjects import Comparison
 from scalewise.lab.report.summary_table import METRICS, differences, metric_values
@@ -40,12 +40,47 @@ def forest_section(comparisons: list[Comparison], metric: str) -> Section:
 def _forest(
     comparison: Comparison, metric: str, found: Sequence[Difference], identity: str, words: bool
 ) -> Html:
+    baseline = str(comparison.baseline)
+    color = next(s.style[0] for s in comparison.series if s.label == baseline)
+    line = {"color": color, "width": 2, "dash": "dot"}
+    header = ["", "difference", "95% (t)", "95% (BCa)", "seeds above 0", "p (Holm)", "seeds needed"]
+    figure = Figure(
+        identity,
+        f"{comparison.title}: {metric} against {baseline}",
+        f"Each row is a scheme minus {baseline} at the same seed: the thick bar is "
+        "Student's 95% interval, the thin one the BCa bootstrap's, the dots are single seeds. A "
+        "bar that crosses the dotted line at 0 leaves the direction open.",
+        _forest_traces(comparison, metric, found),
+        Table(header, [_forest_row(d) for d in found]),
+        {
+            "xaxis": {
+                "title": {"text": f"{metric} − {metric} of {chart_text(baseline)}, points"},
+                "zeroline": False,
+                "rangemode": "tozero",
+            },
+            "yaxis": rows_axis([stacked(d.scheme) for d in found]) | {"showgrid": False},
+            "shapes": [
+                {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1, "line": line}
+            ],
+            "hovermode": "closest",
+        },
+        height=130 + 80 * len(found),
+    )
+    notes = [absent(line) for line in _unpaired(found)]
+    sentences = [bullets(verdict(d, metric) for d in found)] if words else []
+    return join([figure_html(figure), *notes, *sentences])
+
+
+def _forest_traces(
+    comparison: Comparison, metric: str, found: Sequence[Difference]
+) -> list[dict[str, Any]]:
+    """Both intervals and the single seeds of each scheme."""
     values = metric_values(comparison, metric)
-    styles = {series.label: series.style for series in comparison.series}
-    traces: list[dict[str, Any]] = []
     base = values[str(comparison.baseline)]
+    colors = {series.label: series.style[0] for series in comparison.series}
+    traces: list[dict[str, Any]] = []
     for place, d in enumerate(found):
-        color = styles[d.scheme][0]
+        color = colors[d.scheme]
         single = [100 * (values[d.scheme][seed] - base[seed]) for seed in d.seeds]
         traces += [
             _interval(d, d.t_interval, place - 0.1, color, 3.5, "Student's t", place == 0),
@@ -57,67 +92,24 @@ def _forest(
                 "showlegend": place == 0,
                 "x": single,
                 "y": [place + 0.3] * len(single),
-                "text": [f"{plain(d.scheme)}, seed {seed}" for seed in d.seeds],
+                "text": [f"{chart_text(d.scheme)}, seed {seed}" for seed in d.seeds],
                 "hovertemplate": "%{text}: %{x:+.2f}<extra></extra>",
                 "marker": {"color": color, "size": 8, "opacity": 0.75},
             },
         ]
-    layout = {
-        "xaxis": {
-            "title": {"text": f"{metric} − {metric} of {plain(str(comparison.baseline))}, points"},
-            "zeroline": False,
-            "rangemode": "tozero",
-        },
-        "yaxis": {
-            "tickvals": list(range(len(found))),
-            "ticktext": [stacked(d.scheme) for d in found],
-            "range": [len(found) - 0.5, -0.5],
-            "fixedrange": True,
-            "zeroline": False,
-            "showgrid": False,
-        },
-        "shapes": [
-            {
-                "type": "line",
-                "x0": 0,
-                "x1": 0,
-                "yref": "paper",
-                "y0": 0,
-                "y1": 1,
-                "line": {"color": styles[str(comparison.baseline)][0], "width": 2, "dash": "dot"},
-            }
-        ],
-        "hovermode": "closest",
-    }
-    rows = [
-        [
-            d.scheme,
-            points(d.difference),
-            interval_points(d.t_interval),
-            interval_points(d.bca_interval),
-            f"{d.improving} of {len(d.seeds)}",
-            "n/a" if d.p_holm is None else f"{d.p_holm:.2g}",
-            seeds_text(d.seeds_needed),
-        ]
-        for d in found
+    return traces
+
+
+def _forest_row(d: Difference) -> list[str]:
+    return [
+        d.scheme,
+        points(d.difference),
+        interval_points(d.t_interval),
+        interval_points(d.bca_interval),
+        f"{d.improving} of {len(d.seeds)}",
+        "n/a" if d.p_holm is None else f"{d.p_holm:.2g}",
+        seeds_text(d.seeds_needed),
     ]
-    figure = Figure(
-        identity,
-        f"{comparison.title}: {metric} against {comparison.baseline}",
-        f"Each row is a scheme minus {comparison.baseline} at the same seed: the thick bar is "
-        "Student's 95% interval, the thin one the BCa bootstrap's, the dots are single seeds. A "
-        "bar that crosses the dotted line at 0 leaves the direction open.",
-        traces,
-        Table(
-            ["", "difference", "95% (t)", "95% (BCa)", "seeds above 0", "p (Holm)", "seeds needed"],
-            rows,
-        ),
-        layout,
-        height=130 + 80 * len(found),
-    )
-    notes = [absent(line) for line in _unpaired(found)]
-    sentences = [bullets(verdict(d, metric) for d in found)] if words else []
-    return join([figure_html(figure), *notes, *sentences])
 
 
 def _interval(
@@ -139,7 +131,7 @@ def _interval(
         "showlegend": legend,
         "x": [low, center, high],
         "y": [place] * 3,
-        "hovertemplate": f"{plain(d.scheme)}, {name}: {center:+.2f}, {words}<extra></extra>",
+        "hovertemplate": f"{chart_text(d.scheme)}, {name}: {center:+.2f}, {words}<extra></extra>",
         "line": {"color": color, "width": width},
         "marker": {
             "color": color,

@@ -9,7 +9,7 @@ import numpy as np
 
 from scalewise.lab.report.figure import Figure, figure_html, stacked
 from scalewise.lab.report.markup import Html, Section, Table, absent, join
-from scalewise.lab.report.subjects import Comparison
+from scalewise.lab.report.subjects import Comparison, Series
 
 
 def learning_section(comparisons: list[Comparison], metric: str) -> Section:
@@ -26,56 +26,15 @@ def learning_section(comparisons: list[Comparison], metric: str) -> Section:
 
 
 def _learning_figure(comparison: Comparison, metric: str) -> Figure | None:
-    traces: list[dict[str, Any]] = []
-    columns: dict[str, dict[int, str]] = {}
-    for series in comparison.series:
-        epochs = sorted({int(e["epoch"]) for run in series.runs for e in run.history})
-        found = [
-            [
-                100 * e[metric]
-                for run in series.runs
-                for e in run.history
-                if int(e["epoch"]) == epoch and not math.isnan(e.get(metric, math.nan))
-            ]
-            for epoch in epochs
-        ]
-        kept = [(epoch, values) for epoch, values in zip(epochs, found, strict=True) if values]
-        if not kept:
-            continue
-        color, _, dash = series.style
-        x = [epoch for epoch, _ in kept]
-        if len(series.runs) > 1:
-            traces.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines",
-                    "legendgroup": series.label,
-                    "showlegend": False,
-                    "hoverinfo": "skip",
-                    "x": x + x[::-1],
-                    "y": [max(v) for _, v in kept] + [min(v) for _, v in kept][::-1],
-                    "fill": "toself",
-                    "fillcolor": color,
-                    "opacity": 0.16,
-                    "line": {"width": 0},
-                }
-            )
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": stacked(series.label),
-                "legendgroup": series.label,
-                "x": x,
-                "y": [float(np.mean(v)) for _, v in kept],
-                "line": {"color": color, "dash": dash, "width": 2},
-                "marker": {"size": 4},
-            }
-        )
-        columns[series.label] = {epoch: f"{np.mean(v):.1f}" for epoch, v in kept}
-    if not columns:
+    curves = {series.label: _curve(series, metric) for series in comparison.series}
+    if not any(curves.values()):
         return None
-    shown = sorted({epoch for column in columns.values() for epoch in column})
+    drawn = [series for series in comparison.series if curves[series.label]]
+    epochs = sorted({epoch for curve in curves.values() for epoch in curve})
+    rows = [
+        [str(epoch), *(_mean_text(curves[series.label].get(epoch)) for series in drawn)]
+        for epoch in epochs
+    ]
     several = max(len(series.runs) for series in comparison.series) > 1
     return Figure(
         f"{comparison.key}-learning",
@@ -86,20 +45,59 @@ def _learning_figure(comparison: Comparison, metric: str) -> Figure | None:
             if several
             else ", one line a run."
         ),
-        traces,
-        Table(
-            ["epoch", *columns],
-            [
-                [str(epoch), *(column.get(epoch, "-") for column in columns.values())]
-                for epoch in shown
-            ],
-        ),
+        [trace for series in drawn for trace in _curve_traces(series, curves[series.label])],
+        Table(["epoch", *(series.label for series in drawn)], rows),
         {
             "hovermode": "x unified",
             "xaxis": {
                 "title": {"text": "epoch"},
-                **({"dtick": 1} if len(shown) < 20 else {"tickformat": "d"}),
+                **({"dtick": 1} if len(epochs) < 20 else {"tickformat": "d"}),
             },
             "yaxis": {"title": {"text": f"{metric}, points"}, "rangemode": "tozero"},
         },
     )
+
+
+def _curve(series: Series, metric: str) -> dict[int, list[float]]:
+    """The metric in points of every run that has it, by epoch."""
+    found: dict[int, list[float]] = {}
+    for run in series.runs:
+        for epoch in run.history:
+            value = epoch.get(metric, math.nan)
+            if not math.isnan(value):
+                found.setdefault(int(epoch["epoch"]), []).append(100 * value)
+    return dict(sorted(found.items()))
+
+
+def _curve_traces(series: Series, curve: dict[int, list[float]]) -> list[dict[str, Any]]:
+    """The mean line, with the span of the runs behind it where there are several."""
+    color, _, dash = series.style
+    x, found = list(curve), list(curve.values())
+    span = {
+        "type": "scatter",
+        "mode": "lines",
+        "legendgroup": series.label,
+        "showlegend": False,
+        "hoverinfo": "skip",
+        "x": x + x[::-1],
+        "y": [max(values) for values in found] + [min(values) for values in found][::-1],
+        "fill": "toself",
+        "fillcolor": color,
+        "opacity": 0.16,
+        "line": {"width": 0},
+    }
+    line = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": stacked(series.label),
+        "legendgroup": series.label,
+        "x": x,
+        "y": [float(np.mean(values)) for values in found],
+        "line": {"color": color, "dash": dash, "width": 2},
+        "marker": {"size": 4},
+    }
+    return [span, line] if len(series.runs) > 1 else [line]
+
+
+def _mean_text(values: list[float] | None) -> str:
+    return f"{np.mean(values):.1f}" if values else "-"

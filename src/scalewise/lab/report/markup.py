@@ -1,14 +1,22 @@
-"""Pieces of HTML whose words are escaped where they come in."""
+"""Pieces of HTML; words in them are escaped where they come in."""
 
 from __future__ import annotations
 
-import html
+import base64
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NewType
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-Html = NewType("Html", str)
-EMPTY = Html("")
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Html = Markup
+QUALITY = 80  # of the pictures in a page, as JPEG takes it
 
 
 @dataclass(frozen=True)
@@ -28,68 +36,70 @@ class Section:
     body: Html
 
 
-def text(value: object) -> Html:
-    """A value as text that holds no markup."""
-    return Html(html.escape(str(value)))
+@cache
+def templates() -> Environment:
+    """The templates of pages, in which every value is escaped and none may be missing."""
+    found = Environment(
+        loader=PackageLoader("scalewise.lab.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    found.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return found
+
+
+def piece(name: str, *values: Any) -> Html:
+    """A piece by the name of its macro in `parts.html.j2`."""
+    macro = getattr(templates().get_template("parts.html.j2").module, name)
+    return Html(macro(*values))
 
 
 def join(parts: Iterable[Html]) -> Html:
     """Pieces in a row."""
-    return Html("\n".join(part for part in parts if part))
+    return Html("\n").join(part for part in parts if part)
 
 
 def paragraph(words: str) -> Html:
     """A paragraph."""
-    return Html(f"<p>{text(words)}</p>")
+    return Html("<p>{}</p>").format(words)
 
 
 def absent(words: str) -> Html:
     """A paragraph that says what a record does not hold."""
-    return Html(f'<p class="absent">{text(words)}</p>')
+    return Html('<p class="absent">{}</p>').format(words)
 
 
-def heading(words: str, level: int = 3) -> Html:
-    """A heading; a section's own is of level 2."""
-    return Html(f"<h{level}>{text(words)}</h{level}>")
-
-
-def bullets(lines: Iterable[str]) -> Html:
-    """A list."""
-    return Html("<ul>" + "".join(f"<li>{text(line)}</li>" for line in lines) + "</ul>")
+def heading(words: str) -> Html:
+    """A heading within a section."""
+    return Html("<h3>{}</h3>").format(words)
 
 
 def code(lines: Iterable[str]) -> Html:
     """Commands, in a box that scrolls."""
-    return Html(
-        '<pre tabindex="0"><code>' + "\n".join(text(line) for line in lines) + "</code></pre>"
-    )
+    return Html('<pre tabindex="0"><code>{}</code></pre>').format("\n".join(lines))
 
 
-def table(content: Table, caption: str) -> Html:
-    """A table in a box of its own that scrolls sideways where the page is narrow."""
-    head = "".join(f'<th scope="col">{text(name)}</th>' for name in content.header)
-    rows = "".join(
-        f'<tr><th scope="row">{_breakable(row[0])}</th>'
-        + "".join(f"<td>{text(cell)}</td>" for cell in row[1:])
-        + "</tr>\n"
-        for row in content.rows
-    )
-    return Html(
-        f'<p class="caption">{text(caption)}</p>\n'
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{text(caption)}"><table>'
-        f"<thead><tr>{head}</tr></thead>\n"
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+def bullets(lines: Iterable[str]) -> Html:
+    """A list."""
+    return piece("bullets", lines)
 
 
-def _breakable(words: str) -> Html:
-    """Text whose long words, such as a scheme with its arguments, may break after each colon."""
-    return Html(text(words).replace(":", ":<wbr>"))
+def table(content: Table, caption: str, kind: str = "") -> Html:
+    """A table in a box of its own that scrolls sideways where the page is narrow.
+
+    Args:
+        content: Header and rows.
+        caption: Stands above it.
+        kind: A class of the page's style: `words` for cells that break into lines.
+    """
+    return piece("table", content, caption, kind)
 
 
 def folded(summary: str, body: Html) -> Html:
     """A part that opens at a click."""
-    return Html(f"<details><summary>{text(summary)}</summary>{body}</details>")
+    return Html("<details><summary>{}</summary>{}</details>").format(summary, body)
 
 
 def choice(identity: str, label: str, options: Sequence[tuple[str, Html]]) -> Html:
@@ -100,20 +110,7 @@ def choice(identity: str, label: str, options: Sequence[tuple[str, Html]]) -> Ht
         label: Says what is picked.
         options: Name and content; the first is shown.
     """
-    if len(options) == 1:
-        return options[0][1]
-    names = "".join(
-        f'<option value="{identity}-pick-{i}">{text(name)}</option>'
-        for i, (name, _) in enumerate(options)
-    )
-    panels = "\n".join(
-        f'<div class="panel" id="{identity}-pick-{i}"{" hidden" if i else ""}>{body}</div>'
-        for i, (_, body) in enumerate(options)
-    )
-    return Html(
-        f'<div class="choice"><label>{text(label)} <select autocomplete="off">{names}</select>'
-        f"</label>\n{panels}</div>"
-    )
+    return options[0][1] if len(options) == 1 else piece("choice", identity, label, options)
 
 
 def searchable(identity: str, label: str, content: Html) -> Html:
@@ -124,13 +121,16 @@ def searchable(identity: str, label: str, content: Html) -> Html:
         label: Says what is looked for.
         content: From `table`.
     """
-    return Html(
-        f'<div class="find" id="{identity}"><label>{text(label)} '
-        '<input type="search" autocomplete="off" spellcheck="false"></label> '
-        f'<span role="status"></span>\n{content}</div>'
-    )
+    return piece("searchable", identity, label, content)
 
 
 def side_by_side(parts: Sequence[Html]) -> Html:
     """Parts beside each other where the page is wide enough, else below."""
-    return Html(f'<div class="pair">{join(parts)}</div>')
+    return Html('<div class="pair">{}</div>').format(join(parts))
+
+
+def picture(image: Image, words: str) -> Html:
+    """An image inside the page; `words` say what is on it."""
+    held = io.BytesIO()
+    image.save(held, "JPEG", quality=QUALITY, optimize=True)
+    return piece("picture", base64.b64encode(held.getvalue()).decode("ascii"), image, words)

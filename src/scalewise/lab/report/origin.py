@@ -76,7 +76,7 @@ def _versions(runs: list[ReportRun]) -> Html:
         values = dict.fromkeys(row.get(name, "-") for row in told)
         rows.append([name, "; ".join(values)])
     caption = "Versions and machine; several values: the runs differ"
-    return folded("Versions and machine", _words(Table(["", "value"], rows), caption))
+    return folded("Versions and machine", table(Table(["", "value"], rows), caption, "words"))
 
 
 def environment_rows(
@@ -141,10 +141,10 @@ def _options(runs: list[ReportRun]) -> Html:
         else Html("")
     )
     return join(
-        [note, folded("Options", _words(Table(["option", "value"], rows), "Options of the runs"))]
+        [
+            note,
+            folded(
+                "Options", table(Table(["option", "value"], rows), "Options of the runs", "words")
+            ),
+        ]
     )
-
-
-def _words(content: Table, caption: str) -> Html:
-    """A table of words, which may break into lines."""
-    return Html(table(content, caption).replace("<table>", '<table class="words">', 1))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from scalewise.lab.report.figure import SERIES_COLORS, Figure, number, plain
+from scalewise.lab.report.figure import SERIES_COLORS, Figure, chart_text, number
 from scalewise.lab.report.markup import Table
 from scalewise.lab.report.subjects import ReportRun
 from scalewise.lab.report.trace_series import Floats, GroupTrace, block_means, blocks
@@ -30,7 +30,7 @@ def policy_figure(run: ReportRun, trace: GroupTrace, identity: str, points: int)
         {
             "type": "scatter",
             "mode": "lines",
-            "name": plain(name),
+            "name": chart_text(name),
             "x": marks,
             "y": held(block_means(trace.probabilities[name], first)),
             "line": {"shape": "hv", "width": 2, "color": _action_color(i)},
@@ -81,7 +81,7 @@ def action_strip(trace: GroupTrace, axis: str, names: list[str]) -> list[dict[st
             "type": "heatmap",
             "x": [*trace.steps[edges].tolist(), int(trace.steps[-1]) + 1],
             "z": [[names.index(name) if name is not None else None for name in drawn]],
-            "text": [[plain(name) if name is not None else "none" for name in drawn]],
+            "text": [[chart_text(name) if name is not None else "none" for name in drawn]],
             "hovertemplate": "drawn: %{text}<extra></extra>",
             "hoverongaps": False,
             "yaxis": axis,
@@ -101,7 +101,7 @@ def action_keys(names: list[str], legend: str) -> list[dict[str, Any]]:
             "mode": "markers",
             "x": [None],
             "y": [None],
-            "name": plain(name),
+            "name": chart_text(name),
             "legend": legend,
             "marker": {"symbol": "square", "size": 11, "color": _action_color(i)},
         }
