@@ -112,6 +112,8 @@ def test_graphs_of_the_step_train_as_plain_steps_do(
     A step's losses follow from all gradients before it.
     """
     if device.type == "cpu":  # a rehearsal: without graphs, traced only
+        if detector != "atss":
+            pytest.skip("rehearsed with ATSS alone")
         compiled = torch.compile
         monkeypatch.setattr(torch, "compile", lambda work, mode: compiled(work, backend="eager"))
         monkeypatch.setattr("scalewise.lab.training.fit.check_graphs", lambda *_: None)
