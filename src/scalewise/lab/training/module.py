@@ -137,8 +137,8 @@ class DetectionModule(L.LightningModule):
             warnings.warn(
                 f"--warmup {config.warmup} is no shorter than the {total} steps of the whole "
                 f"training, which ends before the learning rate has reached --lr {config.lr:g}: "
-                f"take a --warmup of {total // 10} or so",
-                stacklevel=2,
+                f"take --warmup {total // 10}, for example",
+                stacklevel=1,  # Lightning, which called this, would name its own file
             )
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: rate(step, total, config.warmup, config.schedule)
