@@ -54,7 +54,7 @@ def ap_of_classes(
 
 
 def found_row(split: Split, run: Path, rare: str, title: str, color: str) -> Row:
-    """What a run found in the first images that hold an object of a class.
+    """What a run found in the images that hold most objects of a class.
 
     Args:
         split: The images.
@@ -68,7 +68,7 @@ def found_row(split: Split, run: Path, rare: str, title: str, color: str) -> Row
     label = split.classes.index(rare)
     objects = sum(int((one.record.labels == label).sum()) for one in judged)
     found = sum(int((one.kept.labels[one.right] == label).sum()) for one in judged)
-    shown = [one for one in judged if (one.record.labels == label).any()]
+    shown = sorted(judged, key=lambda one: -int((one.record.labels == label).sum()))
     return Row(f"{title}: {found} of {objects} {rare}s found", color, shown[:PICTURES])
 
 
