@@ -159,3 +159,14 @@ def test_64_bits_are_refused_with_what_there_is(
     file.write_text("data: demo\nprecision: 64-true\n")
     with pytest.raises(RunError, match=r"config\.yaml cannot be read: .*precision.*64-true"):
         load_config(tmp_path)
+
+
+def test_a_study_cannot_take_the_place_of_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "study"
+    out.write_text("kept")
+    words = ["compare", "--data", "demo:images=8,size=64", "--size", "64", "--out", str(out)]
+    assert main([*words, "--schemes", "equal,avw", "--seeds", "1"]) == 1
+    assert "could not be made: there is a file of that name" in capsys.readouterr().err
+    assert out.read_text() == "kept"

@@ -61,6 +61,7 @@ LAUNCHERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "JSM_NAMESPACE_RANK", *SLURM, "S
         (SLURM | {"SLURM_PROCID": "1", "SLURM_JOB_NAME": "interactive"}, True),
         ({"SLURM_PROCID": "1"}, True),  # not started by srun
         ({"JSM_NAMESPACE_RANK": "2"}, False),
+        ({"RANK": ""}, True),
     ],
 )
 def test_the_process_that_writes(
