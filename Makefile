@@ -1,6 +1,8 @@
 # Two commands: `make demo` shows the whole way, `make test` runs every check.
 PYTHON ?= python3
 BIN := .venv/bin
+# tests start many processes: let Python keep what it has compiled for the next one
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test fuzz lint types unit test-lowest test-mmdet docs package results clean
 

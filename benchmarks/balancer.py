@@ -1,9 +1,9 @@
 """What weighting costs per training step, beside the plain sum and other implementations.
 
-Every contender gets the same five level losses and does forward and backward. Rounds are
-interleaved in a fresh random order, so that a slow spell of the machine hits all alike, and the
-cost above `losses.sum()` is taken within a round. A round holds whole intervals: what happens once
-per interval is spread over its steps.
+Every method gets the same five level losses and runs forward and backward. In each round all
+methods run in a new random order, so that a slow moment of the machine hits all of them, and the
+cost above `losses.sum()` is computed within a round. A round holds whole intervals, so what happens
+once per interval is spread over its steps.
 
     python benchmarks/balancer.py --device cpu
 """

@@ -1,4 +1,4 @@
-"""What a weighted and recorded step cannot do without, for `benchmarks/balancer.py`."""
+"""The least work that a weighted and recorded step needs, for `benchmarks/balancer.py`."""
 
 from __future__ import annotations
 

@@ -3,18 +3,18 @@
     python benchmarks/control_runs.py fixed BALANCED_RUN --draw 0 --out runs/controls [--run]
     python benchmarks/control_runs.py cls_pw EQUAL_RUN --power 0.5 --out runs/controls
 
-`fixed` prints the commands that train again, or trains (--run), with fixed weights instead of a
-rule: each class's mean weight over the steps of a balanced run ("static"); the same weights given
-to the wrong classes ("shuffled"), in a permutation drawn by --draw in which as few classes as
-possible get the weight they had; and for all classes alike the weight of a mean positive in the
-balanced run ("uniform"), since a rule that lifts rare classes raises the loss of all positives
-together. Shuffled weights are not scaled, so that it is another loss then; the commands say it.
+`fixed` prints commands that train again with fixed weights instead of a rule; with --run it trains.
+"static" is each class's mean weight over the steps of a balanced run. "shuffled" gives these
+weights to the wrong classes, in a permutation drawn by --draw in which as few classes as possible
+keep their weight. "uniform" gives all classes the weight of a mean positive in the balanced run,
+since a rule that lifts rare classes also raises the loss of all positives together. Shuffled
+weights are not scaled, so the size of the loss changes; the commands say by how much.
 
 `cls_pw` trains as Ultralytics does with its option of this name (8.4, 2026): the classification
 loss of a class, negatives too, is multiplied by (1 / objects of the class in the training
 split)^power, divided by the mean over the classes; the other losses stay as they are.
 
-What a control has trained is a run folder like any other: `controls.py --other NAME RUN ...`.
+The result is a run folder like any other: compare it with `controls.py --other NAME RUN ...`.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ from torch import Tensor
 
 from scalewise.default import GIVEN
 from scalewise.errors import UsageError
-from scalewise.lab.detectors.losses import focal_loss
+from scalewise.lab.detectors.focal import focal_loss
 from scalewise.lab.training.building import open_splits
 from scalewise.lab.training.fit import train
 from scalewise.lab.training.grouping import count_objects
-from scalewise.lab.training.runs import load_config, write_json
-from scalewise.lab.training.trace import group_names, read_trace
+from scalewise.lab.training.run_options import load_config
+from scalewise.lab.training.runs import write_json
+from scalewise.lab.training.trace_reading import group_names, read_trace
 from scalewise.weighting import by_class
 
 

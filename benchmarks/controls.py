@@ -2,23 +2,23 @@
 
     python benchmarks/controls.py --tune train --equal RUN ... --balanced RUN ... --out FILE
 
-It answers "is it only the scores' scale?". Runs are paired by their seed and judged by their
-last checkpoint, on the split they were validated on. It gives each run's
+It answers the question "do only the scales of the scores differ?". Runs are paired by their seed.
+The last checkpoint of each run is scored on the split on which the run was validated. The table has
 
-- AP; pooled AP, for which the detections of all classes are ranked in one list and still have to
-  match an object of their own class; precision and recall at the score at which F1 is best, chosen
-  over all classes together on the scored split; the expected calibration error, 15 bins of equal
-  width, a detection being right when it matches an object at an IoU of 0.5. The mean over classes.
-- AP with all detections kept, above a score of 0.001 instead of 0.05 and 1000 an image instead of
-  100. COCO ranks each class by itself and takes 100 of it in an image, so that no rescaling of the
-  scores of a class, as long as it keeps their order, can change this figure.
+- AP; pooled AP, where the detections of all classes are ranked in one list but must still match an
+  object of their own class; precision and recall at the score with the best F1, which is chosen
+  over all classes together on the scored split; the expected calibration error in 15 bins of equal
+  width, as the mean over classes, where a detection is right if it matches an object at IoU 0.5.
+- AP with all detections kept: above a score of 0.001 instead of 0.05, and 1000 per image instead of
+  100. COCO ranks each class alone and takes 100 detections of it per image. So a rescaling of the
+  scores of a class cannot change this figure, as long as it keeps their order.
 
-"equal, rescaled" is the equal run with one factor per class on the odds s / (1 - s) of its
-scores, which keeps their order and never reaches 1. The factor is fitted on the tuning split, by
-likelihood: the mean score of a class's detections becomes the share of them that is right. A class
-without a right detection there, or without a wrong one, keeps its scores. A rescaling changes which
-detections are among the 100 of an image, how classes rank among each other (pooled AP, F1) and the
-calibration; but for the cap it cannot change the AP of a class.
+"equal, rescaled" is the equal run with one factor per class on the odds s / (1 - s) of its scores,
+which keeps their order and never reaches 1. The factor is fitted by likelihood on the tuning split:
+the mean score of a class's detections becomes the share of them that is right. A class that has no
+right detection there, or no wrong one, keeps its scores. A rescaling changes which detections are
+among the 100 of an image, how classes rank among each other (pooled AP, F1) and the calibration.
+Apart from the limit of 100, it cannot change the AP of a class.
 
 `control_runs.py` trains the controls that need a training: `--other NAME RUN ...` shows them.
 """
@@ -47,20 +47,18 @@ from score_figures import (
 
 from scalewise.data import Split, open_split
 from scalewise.errors import UserError
+from scalewise.files import write_text
 from scalewise.lab.evaluation.ranking import rank
 from scalewise.lab.evaluation.stored import read_detections, write_detections
-from scalewise.lab.inference.trained import detect_all, load_run
+from scalewise.lab.inference.detecting import detect_all
+from scalewise.lab.inference.trained import load_run
 from scalewise.lab.study.records import read_metrics
 from scalewise.lab.study.statistics import paired
 from scalewise.lab.study.verdicts import interval_points, points
 from scalewise.lab.training.building import open_splits
-from scalewise.lab.training.config import (
-    DataOptions,
-    DetectorOptions,
-    OptimizerOptions,
-    TrainConfig,
-)
-from scalewise.lab.training.runs import load_config, write_text
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.option_groups import DataOptions, DetectorOptions, OptimizerOptions
+from scalewise.lab.training.run_options import load_config
 
 SCORE = 0.05  # detectors keep what scores higher
 WIDE_SCORE, WIDE_MOST = 0.001, 1000

@@ -2,8 +2,8 @@
 
 Both train the same network: backbone with frozen BatchNorm and stem, pyramid P3 to P7, head with
 GroupNorm, of equal width and depth, on the same images and boxes. A step is forward, loss, backward
-and SGD. Contenders take turns in a fresh random order, so that a slow spell of the machine hits all
-alike, and ratios are taken within a round.
+and SGD. In each round the detectors take turns in a new random order, so that a slow moment of the
+machine hits all of them, and ratios are computed within a round.
 
     python benchmarks/detector_step.py
     python benchmarks/detector_step.py --device cuda --size 320 --batch 32 --width 256 --depth 4
@@ -37,7 +37,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import scalewise
-from scalewise.lab.detectors import Batch, DenseDetector, atss, fcos, retinanet
+from scalewise.detectors import Batch, DenseDetector, atss, fcos, retinanet
 from scalewise.lab.detectors.detector import MEAN, STD
 from scalewise.lab.detectors.head import norm_groups
 

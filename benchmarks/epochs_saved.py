@@ -1,11 +1,11 @@
-"""In which epoch a run first has the AP with which equal weights end.
+"""Finds the epoch in which a run first reaches the last AP of equal weights.
 
     python benchmarks/epochs_saved.py --equal RUN ... --balanced RUN ...
 
-Runs of `scalewise train` that were validated after every epoch, paired by their seed. It prints a
-Markdown table: the AP with which equal weights end, the first epoch in which the other run is at
-or above it, and both runs' last AP. Equal weights themselves may pass their last AP before
-their last epoch, so the first epoch in which they have it stands beside it.
+It takes runs of `scalewise train` that were validated after every epoch, paired by their seed, and
+prints a Markdown table: the last AP of equal weights, the first epoch in which the other run is at
+or above it, and both runs' last AP. The run with equal weights may also reach its last AP before
+its last epoch, so the table has that epoch too.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """One visit to a GPU: tests, speed, a profile and a study, each bounded in time.
 
-Nothing needs to be installed but what training needs: PYTHONPATH=src is enough.
+Only the packages that training needs must be installed; PYTHONPATH=src is enough for scalewise.
 
     python benchmarks/gpu.py --out visit --minutes 8
     python benchmarks/gpu.py --out visit --minutes 2 --device cpu   # a rehearsal of tiny size
 
-Every part writes to the folder as it finishes, so that a visit that is cut short has still brought
-something. What fails is reported and the next part goes on. The folder then has
+Each part writes to the folder when it ends, so that a visit that is cut short still gives results.
+If a part fails, this is reported and the next part runs. The folder then has
 
     visit.md      the card, versions, and what became of each part
     tests.txt     the tests marked cuda
@@ -37,12 +37,14 @@ from pathlib import Path
 
 import torch
 from kept import table_rows
+from tiny_runs import TINY
 
 from scalewise.errors import UserError
+from scalewise.files import write_text
 from scalewise.lab.study.local import run_local
-from scalewise.lab.study.plan import Cell, Plan, cell_folder, load_plan, save_plan
+from scalewise.lab.study.plan_file import load_plan, save_plan
+from scalewise.lab.study.planned_cells import Cell, Plan, cell_folder
 from scalewise.lab.study.records import Record
-from scalewise.lab.training.runs import write_text
 
 ROOT = Path(__file__).parents[1]
 STUDY = "gpu-groups"
@@ -138,7 +140,7 @@ def run_tests(visit: Visit, seconds: float) -> None:
     if visit.device == "cuda":
         words += ["-n", "4", "-p", "no:cacheprovider"]
     else:  # which the suite has anyway; one of each kind, to see the script at work
-        words += ["-k", "(never_wait or attached) and (atss or rlo or fcos)"]
+        words += ["-k", "(never_wait or attached) and (atss or rlo or fcos-class)"]
     visit.run("tests", words, seconds, visit.out / "tests.txt")
 
 
@@ -164,12 +166,12 @@ def run_speed(visit: Visit, seconds: float, work: Path) -> None:
             "evaluation": ["evaluation.py", "--batch", "32", "--batches", "20", "--bf16"],
         }
     else:
-        tiny = ["--size", "64", "--batch", "2"]
+        tiny, once = ["--size", "64", "--batch", "2"], ["--rounds", "1"]
         scripts = {
             "balancer": ["balancer.py", "--rounds", "2", "--steps", "100"],
             "detector_step": ["detector_step.py", *tiny, "--width", "32", "--rounds", "2"],
             "overhead": ["overhead.py", *tiny, "--seconds", "0.1", "--only", "scalewise ATSS"],
-            "evaluation": ["evaluation.py", *tiny, "--batches", "2"],
+            "evaluation": ["evaluation.py", *tiny, "--batches", "1", "--images", "20", *once],
         }
     end = time.monotonic() + seconds
     for name, (script, *words) in scripts.items():
@@ -215,20 +217,14 @@ def tiny_plan(plan: Plan) -> Plan:
     """Two cells of the plan at a size that a CPU trains in seconds."""
     options = dataclasses.replace(
         plan.options,
+        **TINY,
         data="demo:images=8,size=64",
-        size=64,
-        batch_size=4,
-        workers=0,
         cache="none",
-        backbone="mobilenet_v3_small",
         weights_backbone=None,
-        width=16,
-        depth=1,
         epochs=1,
         val_every=1,
         warmup=1,
         precision="32-true",
-        accelerator="cpu",
     )
     return Plan(plan.detectors[:1], plan.schemes[:2], (0,), plan.baseline, options)
 

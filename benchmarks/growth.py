@@ -1,11 +1,11 @@
 """How the cost of a training step grows with images, classes, levels and image side.
 
-ATSS, with equal weights (the plain loss) and with weights by class (`avw`). One of the four varies
-at a time, the others stay at the middle setting. A step is forward, loss, backward and SGD. In
-every round each setting and kind takes one step, in a fresh random order, so that a slow spell of
-the machine hits all alike; figures are medians over the rounds, and ratios are taken within them.
-Rounds that are done are kept in OUT/growth_DEVICE.json, so that a call goes on where another one
-stopped.
+The detector is ATSS, with equal weights (the plain loss) and with weights by class (`avw`). One of
+the four varies at a time; the others stay at the middle setting. A step is forward, loss, backward
+and SGD. In every round each setting takes one step with each kind of weights, in a new random
+order, so that a slow moment of the machine hits all of them. Figures are medians over the rounds,
+and ratios are computed within a round. Finished rounds are kept in OUT/growth_DEVICE.json, so that
+the next call goes on where the last one stopped.
 
     python benchmarks/growth.py --threads 2
     python benchmarks/growth.py --device cuda --width 256 --depth 4
@@ -32,8 +32,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import scalewise as sw
+from scalewise.detectors import Batch, DenseDetector
 from scalewise.files import whole
-from scalewise.lab.detectors import Batch, DenseDetector
 from scalewise.lab.detectors.pyramid import STRIDES
 
 KINDS = ("equal", "by class")

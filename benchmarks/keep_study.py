@@ -1,6 +1,6 @@
 """Keep a study in `results/`: its plan, the table of its runs, tables and figures; no raw records.
 
-Only finished runs count, so that a study can be kept while it goes on, and again when it has ended.
+Only finished runs count. So a study can be kept while it still runs, and again when it has ended.
 
     python benchmarks/keep_study.py study/bccd results/groups/bccd
 """

@@ -6,7 +6,7 @@ import csv
 import math
 from pathlib import Path
 
-from scalewise.lab.study.plan import Cell, cell_folder
+from scalewise.lab.study.planned_cells import Cell, cell_folder
 from scalewise.lab.study.records import Record, StudyRecords, load_study
 from scalewise.lab.training.runs import RunError
 

@@ -2,12 +2,12 @@
 
 python benchmarks/kill.py --trainings 30 --studies 30
 
-A training runs in a forked process, so that hundreds of moments cost minutes. Moments are points of
-time, the opening of any file or a few milliseconds after it, the writing of a checkpoint, and its
+A training runs in a forked process, so that hundreds of moments take minutes. A moment is a point
+in time, the opening of a file or a few milliseconds after it, the writing of a checkpoint, or its
 renaming. Every killed run goes on until it is done, and may be killed again. It must then equal the
-undisturbed one: every tensor of both checkpoints, optimizer and weighting state included, every row
-of the trace, every figure but times. Of a study, `scalewise compare` is killed alone, or with the
-run that it trains, or that run alone; then it is called again.
+run that was left alone: every tensor of both checkpoints, optimizer and weighting state included,
+every row of the trace, and every figure except times. In a study, the script kills `scalewise
+compare` alone, or the run that it trains, or both; then it calls the command again.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ from typing import Any
 import torch
 import yaml
 from kill_moments import LOG, PLACE, Forking, a_moment, in_fork
+from tiny_runs import tiny_run
 
 from scalewise import cli
 from scalewise.data import open_split
 from scalewise.errors import UserError
 from scalewise.lab.study import local
-from scalewise.lab.study.plan import Cell, cell_folder
+from scalewise.lab.study.planned_cells import Cell, cell_folder
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import resume, train
 from scalewise.lab.training.reading import read_checkpoint
-from scalewise.lab.training.runs import load_metrics
-from scalewise.lab.training.trace import read_trace
+from scalewise.lab.training.run_metrics import load_metrics
+from scalewise.lab.training.trace_reading import read_trace
 
 MOST_KILLS = 3  # of one run
 TIMES = ("seconds", "rate")  # endings of figures that no two runs share
@@ -46,15 +47,9 @@ TIMES = ("seconds", "rate")  # endings of figures that no two runs share
 
 def config(folder: Path) -> TrainConfig:
     """A training of seconds that has all that a state can be in: average, policy, momentum."""
-    return TrainConfig(
-        data=f"demo:images=20,size=64,folder={folder / 'data'}",
-        out=str(folder),
-        backbone="mobilenet_v3_small",
-        width=16,
-        depth=1,
-        size=64,
-        batch_size=4,
-        scheme="rlo",
+    return tiny_run(
+        folder / "data",
+        folder,
         by="class",
         epochs=3,
         interval=2,
@@ -62,11 +57,6 @@ def config(folder: Path) -> TrainConfig:
         ema=0.9,
         gradient_every=3,
         checkpoint_every=1,
-        warmup=2,
-        log_every=2,
-        workers=0,
-        accelerator="cpu",
-        progress="plain",
     )
 
 

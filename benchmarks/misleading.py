@@ -3,16 +3,16 @@
     python benchmarks/misleading.py make data/misleading
     python benchmarks/misleading.py plan data/misleading --seeds 3
 
-The rule to be put to the test is `share`, which weighs rare classes up whatever they are like:
+They test the rule `share`, which gives rare classes more weight, whatever they look like:
 
-rare-easy   The rare class is easy: large, in full colour, unlike all else. The frequent ones are
-            hard: small, faint, of one colour, and told from each other, and from shapes without a
-            label, by their outline alone. Weight on the rare class buys nothing. That a frequent
-            class is hard and a rare one easy is one case, not two, so there is one set for it.
-rare-noisy  All classes are alike but for their shape. A third of what is labelled as the rare class
-            is wrong, in the training images alone: one half lies on an object of another class,
-            which has the rare object's box and label exchanged for its own, the other half on a
-            place where there is nothing. Weight on the rare class is weight on these errors.
+rare-easy   The rare class is easy: large, in full colour, unlike all others. The frequent classes
+            are hard: small, faint and of one colour. Only their outlines differ from each other,
+            and from shapes without a label. Weight on the rare class gains nothing. "A frequent
+            class is hard" and "a rare class is easy" are one case here, so there is one set for it.
+rare-noisy  Classes differ only in their shape. A third of the labels of the rare class are wrong,
+            in the training images only. One half of these lie on an object of another class, which
+            has changed box and label with the rare object; the other half lie on a place where
+            there is nothing. Weight on the rare class is weight on these errors.
 
 `make` writes COCO folders with PNG pictures, the same bytes for the same seed and library versions.
 `plan` prints the commands of the studies; they train from random weights, so nothing is downloaded.

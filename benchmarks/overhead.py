@@ -1,10 +1,10 @@
 """What level weights cost: time of a training step with and without scalewise.
 
-Each detector is trained twice from the same weights on the same batch, plain and weighted, and a
-third time plain: the null pair shows what the machine's noise alone makes of a ratio. A step is
-forward, loss, backward and SGD. The three take turns in a fresh random order in every round, and
-ratios are taken within a round. The interval holds the median ratio with at least 95 % (order
-statistics, no assumption on the noise).
+Each detector is trained three times from the same weights on the same batch: plain, weighted, and
+plain again. The two plain ones show how far the machine's noise alone moves a ratio. A step is
+forward, loss, backward and SGD. The three take turns in a new random order in every round, and
+ratios are computed within a round. The interval contains the median ratio with a probability of at
+least 95 % (from order statistics, without assumptions on the noise).
 
     python benchmarks/overhead.py --threads 2
     python benchmarks/overhead.py --device cuda --size 640 --batch 16 --bf16
@@ -38,7 +38,7 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 import scalewise as sw
-from scalewise.lab.detectors import Batch
+from scalewise.detectors import Batch
 
 Losses = Callable[[], Tensor]
 CONTENDERS = ("plain", "weighted", "plain again")

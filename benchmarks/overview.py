@@ -1,4 +1,4 @@
-"""One table and one figure over all studies that were measured, not tuned on ("-tune", held out).
+"""One table and one figure of all studies, without those for tuning ("-tune", or with --holdout).
 
 python benchmarks/results.py calls this.
 """
@@ -13,12 +13,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
+from scalewise.files import write_text
 from scalewise.lab.report.figure import name_lines
 from scalewise.lab.study.comparisons import study_tables
 from scalewise.lab.study.records import StudyRecords
 from scalewise.lab.study.statistics import Difference
 from scalewise.lab.study.verdicts import interval_points, points
-from scalewise.lab.training.runs import write_text
 from scalewise.weighting.scheme import scheme_class
 
 Found = dict[str, dict[str, Difference]]  # by scheme, then by study

@@ -3,11 +3,11 @@
     python benchmarks/paired_runs.py --equal RUN ... --other NAME RUN ... [--out FILE.csv]
     python benchmarks/paired_runs.py FILE.csv
 
-A RUN is a folder of `scalewise train`, or FILE.csv:SCHEME for runs of which a study has kept the
-figures. The table has AP and, of up to six classes, AP of each, at the last epoch, in points, the
-mean over the seeds; the difference to equal weights, with Student's 95 % interval where there are
-two seeds or more. `--out` keeps the figures of all runs as one small file, which gives the table
-again.
+A RUN is a folder of `scalewise train`, or FILE.csv:SCHEME for runs whose figures a study has kept.
+The table has the AP at the last epoch in points, as the mean over the seeds, and the AP of each
+class if there are at most six. It also has the difference to equal weights, with Student's 95 %
+interval if there are two seeds or more. `--out` writes the figures of all runs to one small file,
+from which the table can be made again.
 """
 
 from __future__ import annotations

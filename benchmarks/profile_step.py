@@ -1,4 +1,4 @@
-"""Where a training step's time goes: kernels, launches, the device's idle share, host waits.
+"""Where the time of a training step goes: kernels, launches, idle time of the device, host waits.
 
 python benchmarks/profile_step.py --device cuda --size 320 --batch 32 --bf16
 """
@@ -15,7 +15,7 @@ from detector_step import CLASSES, make_batch, processor
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import scalewise as sw
-from scalewise.lab.detectors import Batch
+from scalewise.detectors import Batch
 
 MARK = "training step"
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")

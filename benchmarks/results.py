@@ -1,6 +1,6 @@
 """Rebuild the tables and figures of `results/` from what its studies keep.
 
-That is runs.csv, and the raw records where they have been brought back (see results/README.md).
+These are runs.csv, and the raw records if they were brought back (see results/README.md).
 
 python benchmarks/results.py
 """
@@ -20,14 +20,15 @@ from kept import kept_study
 from matplotlib.axes import Axes
 from overview import write_overview
 
+from scalewise.files import write_text
 from scalewise.lab.report.figure import name_lines
 from scalewise.lab.study.comparisons import MetricTable, study_tables
+from scalewise.lab.study.csv_tables import runs_csv
 from scalewise.lab.study.other_images import image_bootstrap
 from scalewise.lab.study.records import Record, StudyRecords
-from scalewise.lab.study.study_tables import markdown, runs_csv
-from scalewise.lab.training.runs import write_text
-from scalewise.lab.training.trace import read_trace
-from scalewise.lab.training.trace_picture import group_losses, level_color
+from scalewise.lab.study.study_tables import markdown
+from scalewise.lab.training.group_style import level_color
+from scalewise.lab.training.trace_reading import group_losses, read_trace
 
 RESULTS = Path(__file__).parents[1] / "results"
 POINTS = 100.0

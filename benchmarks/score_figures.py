@@ -1,6 +1,6 @@
 """Figures of a run's detections beside AP: pooled AP, precision at the best F1, calibration.
 
-Also scores rescaled by class after training, as a control: see controls.py.
+It also rescales scores by class after training, as a control: see controls.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from scalewise.data import Split
 from scalewise.lab.evaluation import ImageDetections, coco_metrics
-from scalewise.lab.evaluation.matching import Matches, average_precision
+from scalewise.lab.evaluation.match_curves import average_precision
+from scalewise.lab.evaluation.matching import Matches
 from scalewise.lab.evaluation.ranking import Ranking, best_f1, rank
 
 Floats = npt.NDArray[np.float64]

@@ -1,7 +1,7 @@
-"""How long commands take to answer, in `python -c "import torch"`.
+"""How long commands take to answer, as a multiple of `python -c "import torch"`.
 
-Commands take turns in every round, with `import torch` among them, and ratios are taken within a
-round, so that a slow spell of the machine hits all alike. `train` to its first step runs until a
+In every round all commands take turns, `import torch` among them. Ratios are computed within a
+round, so that a slow moment of the machine hits all of them. `train` to its first step runs until a
 batch has reached the detector, on a data set that was drawn before.
 
     python benchmarks/start.py

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from defusedxml.ElementTree import parse
 
+from scalewise.files import write_text
 from scalewise.integrations.options import KINDS
-from scalewise.lab.training.runs import write_text
 
 HEAD = """# Frameworks and what is tested on them
 
@@ -37,6 +37,18 @@ is fixed, or its own code fails. Empty: not run.
 
 """
 
+COLUMNS = (
+    *(f"by {kind}" for kind in KINDS),
+    "bf16",
+    "accumulation",
+    "checkpoint",
+    "1 level",
+    "7 levels",
+    "2 processes",
+)
+FRAMEWORKS = ("torchvision", "Ultralytics", "MMDetection", "transformers", "scalewise")
+OUTCOMES = ("yes", "-", "**fails**")
+
 
 def read(reports: list[Path]) -> tuple[list[str], dict[tuple[str, str, str], dict[str, str]]]:
     """Names of the checks, and the outcome of each by framework, family and way."""
@@ -56,10 +68,30 @@ def read(reports: list[Path]) -> tuple[list[str], dict[tuple[str, str, str], dic
     return checks, found
 
 
-def _place(check: str) -> int:
-    """Of a column: what is weighed comes first; the others stay in the order of the tests."""
-    kinds = [f"by {kind}" for kind in KINDS]
-    return kinds.index(check) if check in kinds else len(kinds)
+def table(reports: list[Path]) -> tuple[list[str], list[str]]:
+    """The lines of the table, the same for any order of the tests, and the outcomes in it.
+
+    Raises:
+        ValueError: a report has a check or a framework that has no place in the table yet.
+    """
+    checks, found = read(reports)
+    frameworks = {framework.split()[0] for framework, _, _ in found}
+    for what, seen, known in (
+        ("check", checks, COLUMNS),
+        ("framework", frameworks, FRAMEWORKS),
+    ):
+        if unknown := sorted(set(seen) - set(known)):
+            raise ValueError(f"no place for {what} {unknown[0]!r}; add it to {__file__}")
+    columns = [check for check in COLUMNS if check in checks]
+    rows = sorted(found, key=lambda row: (FRAMEWORKS.index(row[0].split()[0]), row))
+    lines = [
+        "| framework | family | way | " + " | ".join(columns) + " |",
+        "| --- | --- | --- |" + " --- |" * len(columns),
+    ]
+    for row in rows:
+        cells = [*row, *(found[row].get(check, "") for check in columns)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines, [found[row][check] for row in rows for check in columns if check in found[row]]
 
 
 def main() -> None:
@@ -67,17 +99,8 @@ def main() -> None:
     parser.add_argument("reports", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, default=Path("docs/frameworks.md"))
     options = parser.parse_args()
-    checks, found = read(options.reports)
-    checks.sort(key=_place)
-    lines = [
-        "| framework | family | way | " + " | ".join(checks) + " |",
-        "| --- | --- | --- |" + " --- |" * len(checks),
-    ]
-    for (framework, family, way), row in found.items():
-        cells = " | ".join(row.get(check, "") for check in checks)
-        lines.append(f"| {framework} | {family} | {way} | {cells} |")
-    counts = [value for row in found.values() for value in row.values()]
-    summary = ", ".join(f"{counts.count(word)} {word}" for word in dict.fromkeys(counts))
+    lines, counts = table(options.reports)
+    summary = ", ".join(f"{counts.count(word)} {word}" for word in OUTCOMES if word in counts)
     write_text(options.out, HEAD + "\n".join(lines) + f"\n\n{len(counts)} tests: {summary}.\n")
     print(f"{options.out}: {summary}")
 

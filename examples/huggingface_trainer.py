@@ -31,7 +31,7 @@ class MyDetector(nn.Module):
         self.detector = sw.detectors.atss(
             "mobilenet_v3_small", len(classes), width=16, depth=1, grouping=sw.by_class(classes)
         )
-        self.detector.to(memory_format=torch.contiguous_format)  # safetensors takes no other
+        self.detector.to(memory_format=torch.contiguous_format)  # the only layout for safetensors
         self.balancer = sw.LossBalancer(
             classes, by="class", scheme="rlo", interval=3, accumulate=accumulate
         )
@@ -53,7 +53,7 @@ class MyDetector(nn.Module):
 
 
 class Images(Dataset[Item]):
-    """A detection data set that is asked for by plain numbers."""
+    """A detection data set whose items are read by plain numbers."""
 
     def __init__(self, data: DetectionDataset) -> None:
         self.data = data
@@ -78,7 +78,7 @@ def train(out: Path, steps: int, images: int, **options: Any) -> MyDetector:
         out: where checkpoints and drawn images go.
         steps: optimizer steps.
         images: how many to draw.
-        options: more of `TrainingArguments`.
+        options: more arguments of `TrainingArguments`.
 
     Returns:
         The trained model.

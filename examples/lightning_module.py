@@ -1,4 +1,4 @@
-"""Weights by class in a LightningModule of one's own; trains on drawn images in seconds.
+"""Weights by class in your own LightningModule; trains on drawn images in seconds.
 
 python examples/lightning_module.py --out runs/lightning --epochs 2
 python examples/lightning_module.py --out runs/lightning --epochs 4    # goes on from the second
@@ -41,11 +41,11 @@ class MyDetector(L.LightningModule):
         return total
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One for all."""
+        """One optimizer for all parameters."""
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
     def on_train_epoch_start(self) -> None:
-        """Another order and augmentation each epoch."""
+        """Change the order and the augmentation in each epoch."""
         loader: Any = self.trainer.train_dataloader
         loader.batch_sampler.set_epoch(self.current_epoch)
 

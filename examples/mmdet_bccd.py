@@ -20,7 +20,7 @@ STRIDES = [8, 16, 32, 64, 128]
 
 
 def model() -> dict[str, Any]:
-    """ATSS on a ResNet-18 of a quarter of the width."""
+    """ATSS on a ResNet-18 with a quarter of the usual width."""
     return {
         "type": "ATSS",
         "data_preprocessor": {
@@ -81,7 +81,7 @@ def loader(data: Path, split: str, size: int, train: bool) -> dict[str, Any]:
     """Batches of a split; training images are flipped."""
     resize = {"type": "Resize", "scale": (size, size), "keep_ratio": True}
     boxes = {"type": "LoadAnnotations", "with_bbox": True}
-    # in evaluation the boxes stay as they are: detections are scaled back to the full image
+    # for evaluation boxes are not resized: detections are scaled back to the full image
     steps = [boxes, resize, {"type": "RandomFlip", "prob": 0.5}] if train else [resize, boxes]
     keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
     pack = {"type": "PackDetInputs", "meta_keys": keys + ("flip", "flip_direction") * train}

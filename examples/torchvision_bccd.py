@@ -1,4 +1,4 @@
-"""torchvision's FCOS or RetinaNet, trained on a VOC folder with weights for its classes.
+"""Train torchvision's FCOS or RetinaNet on a VOC folder, with weights for its classes.
 
 python examples/torchvision_bccd.py --data data/bccd --backbone mobilenet_v2-b0353104.pth
 """
@@ -25,7 +25,7 @@ from scalewise.lab.evaluation import ImageDetections, coco_metrics
 
 
 def model(name: str, classes: int, size: int, weights: Path | None) -> Any:
-    """The detector of this name on MobileNetV2, with anchors for small images."""
+    """The detector with this name on MobileNetV2, with anchors for small images."""
     body = mobilenet_v2(norm_layer=FrozenBatchNorm2d)
     if weights is not None:
         body.load_state_dict(torch.load(weights, weights_only=True), strict=False)

@@ -1,4 +1,4 @@
-"""A small RT-DETR of transformers, from scratch, on a VOC folder, with weights for its classes.
+"""Train a small RT-DETR of transformers, from scratch, on a VOC folder, with class weights.
 
 python examples/transformers_bccd.py --data data/bccd --epochs 12
 """
@@ -22,7 +22,7 @@ from scalewise.lab.evaluation import ImageDetections, coco_metrics
 
 
 def model(classes: tuple[str, ...]) -> Any:
-    """RT-DETR on a quarter of ResNet-18, its decoder of two layers."""
+    """RT-DETR on a ResNet-18 with a quarter of the width, and a decoder of two layers."""
     body = RTDetrResNetConfig(
         embedding_size=16,
         hidden_sizes=[16, 32, 64, 128],
@@ -50,7 +50,7 @@ def model(classes: tuple[str, ...]) -> Any:
 
 
 def example(record: ImageRecord, size: int, flip: bool) -> tuple[Tensor, dict[str, Tensor]]:
-    """An image [3, size, size] and its objects, boxes relative to it."""
+    """An image [3, size, size] and its objects, with boxes relative to the image."""
     image = torch.from_numpy(load_image(record.path)).permute(2, 0, 1)
     height, width = image.shape[-2:]
     boxes = torch.from_numpy(record.boxes) / torch.tensor([width, height, width, height])
@@ -67,7 +67,7 @@ def example(record: ImageRecord, size: int, flip: bool) -> tuple[Tensor, dict[st
 
 @torch.no_grad()
 def detections(detector: Any, record: ImageRecord, size: int) -> ImageDetections:
-    """The 100 best boxes of an image, in its pixels."""
+    """The 100 best boxes of an image, in pixels of the image."""
     pixels, target = example(record, size, flip=False)
     found = detector(pixel_values=pixels[None])
     scores = found.logits[0].sigmoid()  # [queries, classes]

@@ -20,7 +20,7 @@ SPLITS = ("train", "val")
 
 
 def label_line(box: list[float], label: int, record: ImageRecord) -> str:
-    """An object as YOLO writes it: class, centre and size in parts of the image."""
+    """An object as YOLO writes it: class, centre and size as shares of the image."""
     x1, y1, x2, y2 = box
     centre = [(x1 + x2) / 2 / record.width, (y1 + y2) / 2 / record.height]
     size = [(x2 - x1) / record.width, (y2 - y1) / record.height]
@@ -78,7 +78,7 @@ def main() -> None:
         imgsz=options.size,
         batch=8,
         nbs=8,
-        amp=False,  # Ultralytics' test of it downloads a model
+        amp=False,  # Ultralytics tests it with a model that it downloads
         project=str(options.out.resolve()),
         name="train",
     )

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import PIL.Image
 import pytest
 import torch
 from hypothesis import settings
+from tiny_runs import tiny_run
 
 from scalewise.lab.training.config import TrainConfig
 
@@ -24,6 +24,16 @@ PILLOW_OPEN = PIL.Image.open
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the tests for a GPU be rehearsed without one."""
     parser.addoption("--device", default="cuda", help="of the tests marked cuda: cuda or cpu")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests that share what their module makes on one worker, which makes it once."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("xdist_group") is None:
+            fixtures = item._fixtureinfo.name2fixturedefs.values()
+            if any(fixture.scope == "module" for (*_, fixture) in fixtures):
+                item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")
@@ -63,24 +73,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainConfig]
     folder = tmp_path_factory.mktemp("data") / "demo"
 
     def make(out: Path, **changes: Any) -> TrainConfig:
-        config = TrainConfig(
-            data=f"demo:images=20,size=64,folder={folder}",
-            out=str(out),
-            backbone="mobilenet_v3_small",
-            width=16,
-            depth=1,
-            size=64,
-            batch_size=4,
-            scheme="rlo",
-            epochs=2,
-            interval=3,
-            warmup=2,
-            log_every=2,
-            workers=0,
-            accelerator="cpu",
-            progress="plain",
-        )
-        return replace(config, **changes)
+        return tiny_run(folder, out, **{"epochs": 2, "interval": 3} | changes)
 
     return make
 

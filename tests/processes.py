@@ -1,4 +1,4 @@
-"""Processes of their own for a test: forks of a server that imports the heavy packages once."""
+"""Runs test code in own processes, forked from a server that has imported the heavy packages."""
 
 from __future__ import annotations
 

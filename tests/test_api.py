@@ -1,4 +1,4 @@
-"""The commands as functions: the same options, the same figures, errors instead of exits."""
+"""The commands as functions: same options, same numbers, and errors instead of exits."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ from scalewise.cli.predict import PredictOptions
 from scalewise.data import open_split
 from scalewise.errors import UsageError, UserError
 from scalewise.lab.results import TrainResult, read_run
-from scalewise.lab.study.plan import Cell, cell_config, cell_folder, load_plan
+from scalewise.lab.study.plan_file import load_plan
+from scalewise.lab.study.planned_cells import Cell, cell_config, cell_folder
 from scalewise.lab.training.config import TrainConfig
-from scalewise.lab.training.runs import load_config, load_json
+from scalewise.lab.training.run_options import load_config
+from scalewise.lab.training.runs import load_json
 
 Tiny = Callable[..., TrainConfig]
 PNG = b"\x89PNG"

@@ -1,4 +1,4 @@
-"""The site builds without a warning, fetches nothing, and what its pages tell one to type works."""
+"""The docs site builds without warnings, loads nothing from the network, and its commands work."""
 
 from __future__ import annotations
 
@@ -24,6 +24,23 @@ train: images/train
 val: images/val
 names: [disc, square, triangle, ring, cross]  # of the demo data set
 """
+TINY = """import scalewise as sw
+tiny = dict(
+    data="demo:images=10,size=64", backbone="mobilenet_v3_small", width=16, depth=1, size=64,
+    batch_size=4, epochs=1, workers=0, progress="plain",
+)
+"""
+# The pages with Python in them, and the file of tests that runs it.
+RUN_BY = {
+    "data": "test_docs", "python": "test_docs", "tutorials/rare-class": "test_docs",
+    "tutorials/small-objects": "test_docs", "tutorials/yolo": "test_docs",
+    "torchvision": "test_readme", "ultralytics": "integrations/test_ultralytics",
+    "mmdetection": "mmdetection/test_mmdet_runner", "replay": "replay/test_replay_page",
+    "method": "weighting/test_method_examples", "details": "weighting/test_method_examples",
+    "plain-pytorch": "test_examples", "lightning": "test_examples",
+    "huggingface": "test_examples", "other-detectors": "test_examples",
+    "export": "export/test_export",
+}  # fmt: skip
 FAST = 'epochs=1, imgsz=64, batch=4, workers=0, device="cpu", amp=False, plots=False, project="{}"'
 
 
@@ -110,7 +127,8 @@ def test_commands_parse(page: Path) -> None:
     from scalewise.cli import COMMANDS, compare, train
     from scalewise.cli.parsing import build, parse
     from scalewise.lab.study.plan import GridOptions, make_plan
-    from scalewise.lab.training.config import GROUPS, TrainConfig, check
+    from scalewise.lab.training.config import GROUPS, TrainConfig
+    from scalewise.lab.training.option_check import check
 
     for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
@@ -167,3 +185,39 @@ def test_tutorials_run(
     said = capsys.readouterr().out
     expected = {"rare-class": "platelet", "small-objects": "'small'", "yolo": "weight/disc"}
     assert expected[page.stem] in said
+
+
+def test_every_page_with_python_is_run() -> None:
+    with_python = {
+        str(page.relative_to(ROOT / "docs").with_suffix(""))
+        for page in PAGES
+        if "```python" in page.read_text()
+    }
+    assert with_python == RUN_BY.keys()
+    for page, tests in RUN_BY.items():
+        assert page.rpartition("/")[2] in (ROOT / "tests" / f"{tests}.py").read_text(), page
+
+
+@pytest.mark.parametrize("name", ["data", "python"])
+def test_pages_run_on_a_tiny_set(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("jsonargparse")
+    from scalewise.data import open_split
+
+    monkeypatch.chdir(tmp_path)
+    images = open_split("demo:images=10,size=64", "val").records[0].path.parent
+    page = ROOT / "docs" / f"{name}.md"
+    code = TINY + "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+    changes = [
+        ('"path/to/data"', 'tiny["data"]'), ("range(12)", "range(1)"), ("workers=2", "workers=0"),
+        ('inspect(data="my-data"', 'inspect(data=tiny["data"]'), ('"photos"', repr(str(images))),
+        ('train(data="my-data", epochs=24, weights_backbone="imagenet")', "train(**tiny)"),
+        ('compare(data="my-data"', "compare(dry_run=True, **tiny"),
+        ('TrainConfig(data="my-data", size=640', "TrainConfig(**tiny"),
+    ]  # fmt: skip
+    for long, short in changes:
+        code = code.replace(long, short)
+    assert "my-data" not in code
+    assert "path/to" not in code
+    exec(compile(code, str(page), "exec"), {"__name__": name})

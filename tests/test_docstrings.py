@@ -1,4 +1,4 @@
-"""Every public class and function stands in the API reference, with an example that runs."""
+"""Every public class and function is in the API reference and has an example that runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples run, and so do the code blocks of the pages about training loops."""
+"""The examples run, and so do the code blocks of the docs about training loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files are the old one or the new one, whatever the system does meanwhile."""
+"""A file is always completely the old one or the new one, also if the system fails."""
 
 from __future__ import annotations
 

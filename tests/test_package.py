@@ -1,4 +1,4 @@
-"""What stands in more than one file about the package agrees."""
+"""Facts about the package that stand in several files agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the README and the configs promise can be run."""
+"""Commands and code in the README and in the configs can be run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from scalewise.cli.compare import parser as compare_parser
 from scalewise.cli.parsing import build, parse
 from scalewise.cli.train import parser as train_parser
 from scalewise.lab.study.plan import GridOptions, make_plan
-from scalewise.lab.training.config import GROUPS, TrainConfig, check
+from scalewise.lab.training.config import GROUPS, TrainConfig
+from scalewise.lab.training.option_check import check
 from scalewise.lab.training.scheme_options import parse_scheme
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +39,7 @@ def test_python_blocks_run(code: str) -> None:
 def test_a_change_of_a_training_runs(change: str) -> None:
     """What a reader has after it: all lines but those that it takes away."""
     code = "".join(line[2:] for line in change.splitlines(keepends=True) if line[0] != "-")
-    if "YOLO(" in code:  # its data set is the reader's; the same line runs in test_docs_blocks
+    if "YOLO(" in code:  # its data set is the reader's; the same line runs in test_ultralytics
         assert compile(code, "README.md", "exec")
         assert "trainer=balanced_trainer(by=" in ULTRALYTICS
         return
@@ -49,7 +50,8 @@ def test_a_change_of_a_training_runs(change: str) -> None:
 
 def commands(text: str = README) -> list[list[str]]:
     blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-    return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True) for line in lines]
 
 
 def test_commands_exist() -> None:
@@ -97,5 +99,5 @@ def test_configs_are_valid(path: Path) -> None:
 
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", README):
-        if not target.startswith("http"):
+        if not target.startswith(("http", "#")):
             assert (ROOT / target).is_file(), target

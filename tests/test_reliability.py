@@ -1,4 +1,4 @@
-"""Each row of the table in docs/reliability.md names a test that there is."""
+"""Each row of the table in docs/reliability.md names an existing test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A clone stays light: results keep tables, not the raw records they were made from."""
+"""The repository stays small: `results/` keeps tables, but no raw records."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MOST_BYTES = 8 * 2**20
-MOST_FILES = 620
+MOST_FILES = 690
 
 
 def git(*words: str) -> str:

@@ -1,7 +1,7 @@
 """The commands as functions, for notebooks and scripts: their options are keyword arguments.
 
-Each takes the options of the command of its name, checks them as the command does, and raises
-`UserError` where the command would stop with a line. Importing this module costs nothing.
+Each function has the options of the command of its name, checks them as the command does, and
+raises `UserError` where the command would print an error and end. Heavy imports come with the call.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ def train(
     """Train a detector, as `scalewise train` does.
 
     Args:
-        config: Options to start from, with names that an editor completes.
-        resume: A run that was interrupted and is to go on with its own options; alone.
-        options: Those of `TrainConfig`, in place of those of `config`.
+        config: Options to start from.
+        resume: An interrupted run that is to go on with its own options; give nothing else then.
+        options: Fields of `TrainConfig`; they replace those of `config`.
 
     Returns:
-        The run, with its figures.
+        The run, with its metrics.
 
     Raises:
-        UserError: for options, data or weights that cannot work.
+        UserError: for options, data or weights that cannot be used.
 
     Examples:
         >>> import scalewise as sw
@@ -78,14 +78,14 @@ def train(
 
 
 def evaluate(run: str | Path | TrainResult, **options: Any) -> EvaluateResult:
-    """Average precision of a run on any split, as `scalewise evaluate` measures it.
+    """Measure the average precision of a run on a split, as `scalewise evaluate` does.
 
     Args:
         run: The run, or its folder.
         options: `data`, `split`, `checkpoint`, `no_clip`, `device`.
 
     Raises:
-        UserError: for options, a run or data that cannot work.
+        UserError: for options, a run or data that cannot be used.
 
     Examples:
         >>> import scalewise as sw
@@ -95,7 +95,7 @@ def evaluate(run: str | Path | TrainResult, **options: Any) -> EvaluateResult:
     """
     with packages("evaluate"):
         from scalewise.cli.evaluate import EvaluateOptions
-        from scalewise.lab.inference.trained import evaluate as measure
+        from scalewise.lab.inference.scored import evaluate as measure
         from scalewise.lab.inference.trained import load_run
 
         values = checked("evaluate", parser_of(EvaluateOptions), (EvaluateOptions,), options)
@@ -107,7 +107,7 @@ def evaluate(run: str | Path | TrainResult, **options: Any) -> EvaluateResult:
 def predict(
     run: str | Path | TrainResult, images: str | Path | Iterable[str | Path], **options: Any
 ) -> PredictResult:
-    """Detections drawn on images and videos, as `scalewise predict` draws them.
+    """Draw a run's detections on images and videos, as `scalewise predict` does.
 
     Args:
         run: The run, its folder, or a file of `scalewise export`.
@@ -119,7 +119,7 @@ def predict(
         The drawn files and what is on them; files that could not be read are named in it.
 
     Raises:
-        UserError: for options or a run that cannot work, or where no file can be read.
+        UserError: for options or a run that cannot be used, or if no file can be read.
 
     Examples:
         >>> import scalewise as sw
@@ -144,19 +144,19 @@ def predict(
 
 
 def compare(config: TrainConfig | None = None, **options: Any) -> CompareResult:
-    """The same training under several schemes and seeds, as `scalewise compare` runs it.
+    """Train with several schemes and seeds, and compare them, as `scalewise compare` does.
 
     Args:
         config: Options of the runs to start from; its scheme, seed, out and name do not count.
         options: `schemes`, `seeds`, `detectors`, `baseline`, `out` (the study folder), `jobs`,
-            `dry_run`, `ray`, and those of `TrainConfig`. Where the study exists, what is missing is
+            `dry_run`, `ray`, and those of `TrainConfig`. If the study exists, what is missing is
             run, and its own options are the defaults.
 
     Returns:
-        The study, with what it showed; runs that failed are named in it.
+        The study with its differences; runs that failed are named in it.
 
     Raises:
-        UserError: for options or data that cannot work, or where no run was finished.
+        UserError: for options or data that cannot be used, or if no run was finished.
 
     Examples:
         >>> import scalewise as sw
@@ -170,7 +170,7 @@ def compare(config: TrainConfig | None = None, **options: Any) -> CompareResult:
     with packages("compare"):
         from scalewise.cli import compare as command
         from scalewise.lab.study.plan import VARIED, GridOptions
-        from scalewise.lab.training.runs import read_yaml
+        from scalewise.lab.training.run_options import read_yaml
 
     fixed = {name: value for name, value in named_options(config).items() if name not in VARIED[1:]}
     study = Path(options.get("out") or command.StudyOptions.out)
@@ -190,14 +190,14 @@ def compare(config: TrainConfig | None = None, **options: Any) -> CompareResult:
 
 
 def inspect(**options: Any) -> InspectResult:
-    """What a data set asks of a detector, before any training, as `scalewise inspect` shows it.
+    """A look at a data set before training, as `scalewise inspect` shows it.
 
     Args:
         options: `data`, `split`, `size`, `detector`, `anchor_scale`, `size_edges`, `out`. Without
             `out`, nothing is written.
 
     Raises:
-        UserError: for options or data that cannot work.
+        UserError: for options or data that cannot be used.
 
     Examples:
         >>> import scalewise as sw

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scalewise.lab.data.dataset import DetectionDataset, Item, Request
-    from scalewise.lab.data.demo_set import DemoOptions, make_demo
+    from scalewise.lab.data.demo_options import DemoOptions
+    from scalewise.lab.data.demo_set import make_demo
     from scalewise.lab.data.device_cache import DeviceCache
     from scalewise.lab.data.faults import BadData
+    from scalewise.lab.data.image_record import ImageRecord
     from scalewise.lab.data.images import load_image
-    from scalewise.lab.data.loader import Collate, EpochSampler, make_loader
+    from scalewise.lab.data.loader import Collate, make_loader
     from scalewise.lab.data.open import open_split
-    from scalewise.lab.data.split import ImageRecord, Split
+    from scalewise.lab.data.sampler import EpochSampler
+    from scalewise.lab.data.split import Split
     from scalewise.lab.data.transforms import eval_transforms, train_transforms
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What is weighed and how where nothing is named; results/ says by what rule it was chosen."""
+"""The defaults for what is weighed and how; results/ says how they were chosen."""
 
 BY = "class"
 SCHEME = "avw"
@@ -7,11 +7,11 @@ GIVEN = ("class", "size", "level-positives")  # words that begin weights given b
 
 
 def default_by(scheme: str) -> str:
-    """What a scheme weighs where that is not said: "class:platelet=2" weighs classes."""
+    """What a scheme weighs if `by` is not given: "class:platelet=2" weighs classes."""
     kind = scheme.partition(":")[0]
     return kind if kind in GIVEN else BY
 
 
 def default_scheme(by: str) -> str:
-    """How groups are weighed where that is not said."""
+    """The scheme for groups if none is given."""
     return LEVEL_SCHEME if by == "level" else SCHEME

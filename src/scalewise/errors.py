@@ -1,4 +1,4 @@
-"""The base of every error whose message is meant for the user and needs no traceback."""
+"""Errors whose message is for the user, without a traceback."""
 
 
 class UserError(Exception):
@@ -6,4 +6,4 @@ class UserError(Exception):
 
 
 class UsageError(UserError):
-    """Words, keys or values that no option takes."""
+    """An option that does not exist, or a value that it cannot have."""

@@ -1,4 +1,4 @@
-"""Files that are the old one or the new one, whole, whatever happens while they are written."""
+"""Writes files safely: at any moment a file is completely the old one or the new one."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 
 from scalewise.errors import UserError
 
-_ASIDE = re.compile(r"\..+\.(\d+)(\.part(\.\w+)?|\.png|\.npz)?")  # the last two: of version 0.1.0
+_ASIDE = re.compile(r"\..+\.(\d+)(\.part(\.\w+)?|\.png|\.npz)?")  # version 0.1.0 wrote .png, .npz
 
 
 class WriteError(UserError):
-    """A file that could not be written; the message says which, why, and what is left."""
+    """A file could not be written; the message says which one, why, and what is kept."""
 
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Write a file beside its place, and rename it when all of it is on disk.
+    """Write a file under another name, and rename it when all of it is on disk.
 
-    Both the file and its folder are synced, so that a power cut leaves the old file or the new one.
-    When anything fails, what was written is removed and the old file stays.
+    Both the file and its folder are synced, so that after a power cut there is the old file or the
+    new one. If anything fails, the new file is removed and the old one stays.
 
     Args:
         path: Where the file belongs; its folder must exist.
@@ -32,7 +32,7 @@ def whole(path: Path) -> Iterator[Path]:
         The name to write to, with the suffix of `path`.
 
     Raises:
-        WriteError: the system refused: the disk is full, the folder is read-only or gone.
+        WriteError: the system could not write: the disk is full, the folder is read-only or gone.
 
     Examples:
         >>> with whole(Path("table.csv")) as aside:
@@ -54,13 +54,13 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, where they are missing.
+    """Make a folder, and the folders above it, if they are missing.
 
     Args:
-        path: Of the folder.
+        path: Path of the folder.
 
     Raises:
-        WriteError: the system refused, or a file has that name.
+        WriteError: the system could not make it, or a file has that name.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -71,24 +71,24 @@ def make_folder(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as UTF-8, see `whole`.
+    """Write a text file as UTF-8, completely or not at all (see `whole`).
 
     Raises:
-        WriteError: the system refused.
+        WriteError: the system could not write the file.
     """
     with whole(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
 def remove_leftovers(folder: Path) -> list[Path]:
-    """Remove what processes that were killed left half-written in a folder.
+    """Remove the half-written files that killed processes left in a folder.
 
     Args:
-        folder: Its own files are looked at, not those of its sub-folders. Where it is missing or
-            read-only nothing is done.
+        folder: The folder; its sub-folders are not searched. If it is missing or read-only,
+            nothing happens.
 
     Returns:
-        The files removed. Those of a process that still runs on this machine stay.
+        The removed files. Files of a process that still runs on this machine stay.
     """
     removed = []
     with contextlib.suppress(OSError):
@@ -100,7 +100,7 @@ def remove_leftovers(folder: Path) -> list[Path]:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a file is half of one that a process was writing which no longer runs here."""
+    """Whether a file was left half-written by a process that no longer runs here."""
     found = _ASIDE.fullmatch(path.name)
     return found is not None and path.is_file() and not _runs(int(found[1]))
 
@@ -116,9 +116,10 @@ def _runs(process: int) -> bool:
 
 
 def _has_ended(process: int) -> bool:
-    """Whether a process is dead but still listed, as in containers whose first one waits for none.
+    """Whether a process is dead but still listed (a "zombie").
 
-    False where the system does not say.
+    This happens in containers whose first process does not wait for others. False if the system
+    does not say.
     """
     try:
         facts = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
@@ -132,7 +133,7 @@ def _sync(path: Path) -> None:
     try:
         handle = os.open(path, os.O_RDONLY)
     except PermissionError:
-        if path.is_dir():  # one that may be written to but not listed
+        if path.is_dir():  # we may write into this folder but not list it
             return
         raise
     try:
@@ -145,7 +146,7 @@ def _sync(path: Path) -> None:
 
 
 def system_error(error: BaseException | None) -> OSError | None:
-    """The system's refusal behind an error, None without one: others are raised on top of it."""
+    """The error of the system that caused this error, through the chain of causes; None without."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, OSError) and error.errno is not None:

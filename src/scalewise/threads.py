@@ -1,4 +1,4 @@
-"""How many cores a process may use, and threads that leave the others alone while they wait."""
+"""How many cores a process may use, and how its threads wait for work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: those it is bound to, and no more than its quota.
+    """Number of cores that this process may use, by its CPU binding and its container's quota.
 
     Examples:
         >>> from scalewise.threads import usable_cores
@@ -24,7 +24,7 @@ def usable_cores() -> int:
 
 
 def _quota() -> int | None:
-    """Cores that a container may use at a time, rounded up; None without a limit."""
+    """Number of cores that the container grants, rounded up; None without a limit."""
     try:  # version 2 of cgroups
         limit, period = (_CGROUP / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -41,25 +41,25 @@ def _quota() -> int | None:
 
 
 def wait_passively(environment: MutableMapping[str, str]) -> None:
-    """Let threads sleep while they wait for work; to be called before torch is loaded.
+    """Let threads sleep while they wait for work. Call this before torch is loaded.
 
-    By default they spin, which takes a core from whatever else runs, and from the thread that they
-    wait for where there are fewer cores than threads.
+    By default, waiting threads keep a core busy. This slows down other programs and, if there are
+    fewer cores than threads, even the thread that they wait for.
 
     Args:
-        environment: Changed in place, unless it says already how threads wait.
+        environment: Variables; changed in place unless they already say how threads wait.
     """
     if not any(name in environment for name in _WAITING):
         environment["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def limit_threads(environment: MutableMapping[str, str]) -> None:
-    """Keep the threads of torch to the cores that a container grants.
+    """Limit the threads of torch to the cores that the container grants.
 
-    Torch sees the cores that a process is bound to, but no quota.
+    Torch knows the cores that a process is bound to, but not the quota of a container.
 
     Args:
-        environment: Changed in place, unless it names a number of threads already.
+        environment: Variables; changed in place unless they already set a number of threads.
     """
     if not any(name in environment for name in _COUNTS) and _quota() is not None:
         environment["OMP_NUM_THREADS"] = str(usable_cores())

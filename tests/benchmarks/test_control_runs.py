@@ -1,4 +1,4 @@
-"""Trainings with fixed weights and with weighted columns."""
+"""Runs with fixed weights, and runs whose columns are weighted."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from torchvision.ops import sigmoid_focal_loss
 from scalewise.cli.train import parser
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import train
-from scalewise.lab.training.runs import load_config, load_json
-from scalewise.lab.training.trace import read_trace
+from scalewise.lab.training.run_options import load_config
+from scalewise.lab.training.runs import load_json
+from scalewise.lab.training.trace_reading import read_trace
 
 Tiny = Callable[..., TrainConfig]
 

@@ -1,4 +1,4 @@
-"""The table of the controls, on finished runs."""
+"""The table of the control runs, made from finished runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from scalewise.errors import UserError
 from scalewise.lab.evaluation.stored import read_detections
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import train
-from scalewise.lab.training.runs import load_config, load_json
+from scalewise.lab.training.run_options import load_config
+from scalewise.lab.training.runs import load_json
 
 Tiny = Callable[..., TrainConfig]
 

@@ -1,4 +1,4 @@
-"""In which epoch a run reaches the AP of another."""
+"""The epoch in which a run reaches the AP of another run."""
 
 from __future__ import annotations
 

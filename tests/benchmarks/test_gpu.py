@@ -1,4 +1,4 @@
-"""The visit to a GPU, rehearsed on the CPU, and its parts by themselves."""
+"""The benchmark for a GPU, run as a rehearsal on the CPU, and its parts one by one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kept import kept_study
 from profile_step import covered, summary
 
 from scalewise.errors import UserError
-from scalewise.lab.study.plan import Cell, cell_folder
+from scalewise.lab.study.planned_cells import Cell, cell_folder
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.xdist_group("compare")  # beside the other studies, not on top of them

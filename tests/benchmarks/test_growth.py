@@ -1,4 +1,4 @@
-"""The benchmark of a step's cost: settings are what they say, and what was measured is kept."""
+"""The benchmark of step cost: it uses the settings it names, and keeps what it measured."""
 
 from __future__ import annotations
 

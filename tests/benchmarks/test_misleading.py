@@ -1,4 +1,4 @@
-"""The sets on which shares mislead."""
+"""The data sets on which the shares of groups mislead."""
 
 from __future__ import annotations
 

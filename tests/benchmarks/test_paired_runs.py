@@ -1,4 +1,4 @@
-"""Runs under several names against equal weights."""
+"""Runs of several settings, compared with equal weights in pairs of the same seed."""
 
 from __future__ import annotations
 

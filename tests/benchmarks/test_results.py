@@ -1,4 +1,4 @@
-"""What `results/` keeps of a study gives the same tables again."""
+"""The files of a study in `results/` give the same tables again."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from scalewise.data import open_split
 from scalewise.errors import UserError
 from scalewise.lab.evaluation import ImageDetections, coco_metrics
 from scalewise.lab.evaluation.stored import write_detections
-from scalewise.lab.study.plan import Cell, Plan, cell_config, cell_folder, save_plan
-from scalewise.lab.study.study_tables import runs_csv
+from scalewise.lab.study.csv_tables import runs_csv
+from scalewise.lab.study.plan_file import save_plan
+from scalewise.lab.study.planned_cells import Cell, Plan, cell_config, cell_folder
 from scalewise.lab.training.config import TrainConfig
-from scalewise.lab.training.runs import RunError, save_config, write_json
+from scalewise.lab.training.run_options import save_config
+from scalewise.lab.training.runs import RunError, write_json
 
 RESULTS = Path(__file__).parents[2] / "results"
 KEPT = sorted(plan.parent for plan in RESULTS.rglob("runs.csv"))

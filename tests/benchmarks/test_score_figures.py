@@ -1,4 +1,4 @@
-"""Pooled AP, precision at the best F1, calibration and rescaled scores, on detections by hand."""
+"""Pooled AP, precision at the best F1, calibration and rescaled scores, on hand-made detections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each command imports before it refuses, and what it never imports; threads; public names."""
+"""Which modules each command imports at its start; threads; public names."""
 
 from __future__ import annotations
 

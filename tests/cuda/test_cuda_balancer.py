@@ -1,4 +1,4 @@
-"""The balancer on a GPU: it never waits, draws as on the CPU, can be captured, and moves."""
+"""The balancer on a GPU: it never waits, draws as on the CPU, and can be captured and moved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole runs on a GPU: repeatable, resumable to the bit, readable on the CPU, in 16 bits."""
+"""Whole runs on a GPU: repeatable, resumable bit for bit, readable on the CPU, and in 16 bits."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 import torch
 from waiting import no_waits
 
-from scalewise.lab.detectors import Batch
-from scalewise.lab.inference.trained import evaluate, load_run
+from scalewise.detectors import Batch
+from scalewise.lab.inference.scored import evaluate
+from scalewise.lab.inference.trained import load_run
 from scalewise.lab.training.average import MovingAverage
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import resume, train

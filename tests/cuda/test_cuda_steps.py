@@ -15,9 +15,9 @@ from torch import Tensor
 from waiting import count_waits, no_waits
 
 from scalewise.data import DetectionDataset, DeviceCache, Request, open_split
+from scalewise.detectors import Batch
 from scalewise.integrations.options import Options
 from scalewise.integrations.torchvision import attach_torchvision
-from scalewise.lab.detectors import Batch
 from scalewise.lab.training.average import update
 from scalewise.weighting import LossBalancer
 

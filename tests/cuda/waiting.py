@@ -1,4 +1,4 @@
-"""Watches for steps that wait for the device: by CUDA itself, or by operator on the CPU."""
+"""Detects steps that wait for the device: by CUDA itself, or by operator on the CPU."""
 
 from __future__ import annotations
 

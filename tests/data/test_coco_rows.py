@@ -1,4 +1,4 @@
-"""Rows of COCO files against the whole file as Python's own reader has it, and their memory."""
+"""Rows of COCO files, compared with Python's own JSON reader, and the memory for reading them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from scalewise.data import BadData, open_split
-from scalewise.lab.data import coco_rows
+from scalewise.lab.data import json_cursor
 from scalewise.lab.data.coco_rows import read_tables
 from scalewise.lab.data.faults import Faults
 
@@ -47,7 +47,7 @@ def test_rows_are_those_of_the_whole_file(
     tmp_path: Path, room: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In windows of any size; text cut anywhere is told."""
-    monkeypatch.setattr(coco_rows, "_ROOM", room)
+    monkeypatch.setattr(json_cursor, "ROOM", room)
     file, draw = tmp_path / "a.json", random.Random(0)
     for _ in range(100):
         table = _table(draw)
@@ -88,7 +88,7 @@ BOMBS = {
 def test_what_is_no_coco_file_costs_no_memory(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coco_rows, "_ROOM", HUGE // 20)
+    monkeypatch.setattr(json_cursor, "ROOM", HUGE // 20)
     first, part, last = BOMBS[kind]
     (tmp_path / "annotations").mkdir()
     with (tmp_path / "annotations" / "instances_train.json").open("w") as file:

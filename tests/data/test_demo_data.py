@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from scalewise.data import BadData, open_split
+from scalewise.files import WriteError
 from scalewise.lab.data import demo_cells, demo_draw
 from scalewise.lab.data.demo_cells import CELLS, draw_cells
 from scalewise.lab.data.demo_draw import SHAPES, draw_image, draw_size, overlap
@@ -79,6 +80,20 @@ def test_skew_reaches_the_pictures() -> None:
         return float(np.median([np.sqrt((b[2] - b[0]) * (b[3] - b[1])) for b in boxes]))
 
     assert median(2.0) < median(0.0) < median(-2.0)
+
+
+def test_a_shape_larger_than_the_picture_is_left_out() -> None:
+    """A stretched square on its corner is up to 1.05 sides across; this seed draws one."""
+    rng = np.random.default_rng(1026)
+    pixels, objects = draw_image(rng, 64, -8.0)
+    assert pixels.shape == (64, 64, 3)
+    assert all(max(box) <= 64 for _, box in objects)
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match=r"file could not be made: there is a file of that name"):
+        make_demo(f"images=5,size=64,folder={tmp_path}/file/demo")
 
 
 def test_boxes_hug_what_is_painted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,6 +176,9 @@ def test_boxes_of_cells_lie_on_what_is_painted(monkeypatch: pytest.MonkeyPatch) 
         ("seed=-1", "seed >= 0"),
         ("kind=cats", "no kind 'cats'; there are shapes, cells"),
         ("kind=cells,skew=2", "skew is for shapes"),
+        ("images=10,size=64,images=12", "option images is given twice"),
+        ("folder=.", "folder=. has no name"),
+        ("folder=/", "folder=/ has no name"),
     ],
 )
 def test_bad_options(options: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Batches made as a whole, against the transforms of torchvision for one image after the other."""
+"""Batches augmented as a whole, compared with torchvision's transforms of single images."""
 
 from __future__ import annotations
 
@@ -23,18 +23,14 @@ from scalewise.data import (
     open_split,
     train_transforms,
 )
+from scalewise.detectors import Batch
 from scalewise.errors import UserError
+from scalewise.lab.data.batch_draws import Draw, draw_augmentation
 from scalewise.lab.data.batch_mosaic import FlatObjects, put_together
-from scalewise.lab.data.batch_transforms import (
-    Draw,
-    draw_augmentation,
-    fit_boxes,
-    fit_images,
-    fitting_size,
-)
+from scalewise.lab.data.batch_transforms import fit_boxes, fit_images, fitting_size
 from scalewise.lab.data.mosaic import draw_collage
-from scalewise.lab.data.transforms import Augmentation, Window, as_boxes
-from scalewise.lab.detectors import Batch
+from scalewise.lab.data.transforms import Augmentation, as_boxes
+from scalewise.lab.data.window import Window
 
 CPU = torch.device("cpu")
 GREY = torch.tensor([124, 116, 104])

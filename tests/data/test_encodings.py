@@ -1,4 +1,4 @@
-"""Annotations in any encoding, and texts that are none or nested without end."""
+"""Annotation files in any text encoding, and files that are not text or are nested too deeply."""
 
 from __future__ import annotations
 

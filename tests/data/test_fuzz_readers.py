@@ -1,4 +1,4 @@
-"""Sets changed at random: read as an independent reading has them, or refused in one line.
+"""Randomly changed data sets: they are read as another reader does, or refused in one line.
 
 `make fuzz` runs more of it, FUZZ=100000 for so many changes.
 """

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scalewise.data import BadData, Split
-from scalewise.lab.data.split import Objects, hold_out
+from scalewise.lab.data.hold_out import hold_out
+from scalewise.lab.data.image_record import Objects
 
 
 def _split(count: int) -> Split:

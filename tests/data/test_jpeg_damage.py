@@ -1,9 +1,11 @@
-"""Damage inside JPEGs, against what libjpeg itself says of the same files through OpenCV."""
+"""Damaged JPEGs: what we report, compared with what libjpeg reports through OpenCV."""
 
 from __future__ import annotations
 
 import io
 import random
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 from scalewise.data import BadData, load_image
+from scalewise.lab.data.images import load_shrunk
 
 RNG = np.random.default_rng(0)
 BLOBS = Image.fromarray(RNG.integers(0, 256, (20, 25, 3)).astype(np.uint8)).resize((200, 160))
@@ -23,6 +26,7 @@ KINDS: dict[str, tuple[Image.Image, dict[str, Any]]] = {
     "progressive": (BLOBS, {"progressive": True}),
     "progressive restarts": (BLOBS, {"progressive": True, "restart_marker_blocks": 5}),
 }
+SIZES = (40, 20, 10)  # for which 200 pixels are large
 BASELINE = ("baseline", "grey", "full colour", "restarts")
 
 
@@ -33,16 +37,24 @@ def _file(image: Image.Image, options: dict[str, Any]) -> bytes:
 
 
 def _complaint(path: Path, data: bytes) -> str:
+    """What loading says, alike of the whole image and at a half, a quarter and an eighth."""
     path.write_bytes(data)
-    try:
-        load_image(path)
-    except BadData as error:
-        words = str(error)
-    else:
+    words = _said(load_image, path)
+    for size in SIZES:
+        assert _said(partial(load_shrunk, size=size), path) == words
+    if not words:
         return ""
     assert words.startswith(f"{path}: ")
     assert "\n" not in words
     return words
+
+
+def _said(load: Callable[[Path], object], path: Path) -> str:
+    try:
+        load(path)
+    except BadData as error:
+        return str(error)
+    return ""
 
 
 @pytest.mark.parametrize("kind", KINDS)

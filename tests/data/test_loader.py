@@ -244,13 +244,13 @@ def test_the_cache_changes_nothing_and_spares_decoding(
     expected = [plain[index].image for index in range(5)]
     assert all(torch.equal(cached[index].image, expected[index]) for index in range(5))
     copied = pickle.loads(pickle.dumps(cached))  # as workers that are not forked receive it
-    monkeypatch.setattr("scalewise.lab.data.dataset._decode", _fail)
+    monkeypatch.setattr("scalewise.lab.data.pixel_cache.decode_image", _fail)
     assert all(torch.equal(cached[index].image, expected[index]) for index in range(5))
     with pytest.raises(AssertionError, match="decoded"):
         copied[0]
 
 
-def _fail(_: object) -> None:
+def _fail(*_: object) -> None:
     raise AssertionError("decoded")
 
 
@@ -261,7 +261,7 @@ def test_forked_workers_fill_the_cache_for_all(
         pytest.skip("workers are not forked on this platform")
     dataset = DetectionDataset(split, 64, augment=False, cache="ram")
     through_workers = list(make_loader(dataset, 4, shuffle=False, workers=2))
-    monkeypatch.setattr("scalewise.lab.data.dataset._decode", _fail)
+    monkeypatch.setattr("scalewise.lab.data.pixel_cache.decode_image", _fail)
     assert _equal(through_workers, list(make_loader(dataset, 4, shuffle=False)))
 
 

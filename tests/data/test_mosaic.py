@@ -1,4 +1,4 @@
-"""Collages in which every pixel tells the image and the object that it came from."""
+"""Mosaics of images whose pixels encode the image and the object that they come from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Annotations that mean something else than they seem to: ids, values, lines, names."""
+"""Annotations that are easy to misread: ids, values, lines, names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are named, linked or spelled otherwise than a reader expects: found, or told."""
+"""Files with unexpected names, links or spelling: they are found or reported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataset_writers import coco_table, voc_xml, write_coco, write_image, write_
 from PIL import Image
 
 from scalewise.data import BadData, load_image, open_split
-from scalewise.lab.data.images import walk
+from scalewise.lab.data.image_files import walk
 
 DOG = [("dog", (2.0, 2.0, 9.0, 9.0))]
 BOX = "1 0.5 0.5 0.5 0.4\n"

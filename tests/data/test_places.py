@@ -1,4 +1,4 @@
-"""Where images and labels lie: odd names, links, pipes, other systems' paths, other layouts."""
+"""Where images and labels are found: odd names, links, pipes, foreign paths, other layouts."""
 
 from __future__ import annotations
 

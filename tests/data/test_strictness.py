@@ -1,4 +1,4 @@
-"""How many faults are borne, and which stop a reading even if they are few."""
+"""How many faults a reader tolerates, and which few faults stop it at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from dataset_writers import (
 
 from scalewise.data import BadData, open_split
 from scalewise.errors import UsageError
-from scalewise.lab.training.config import TrainConfig, check
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.option_check import check
 
 DOG = [("dog", (2.0, 2.0, 9.0, 9.0))]
 

@@ -1,4 +1,4 @@
-"""YOLO data sets, against what Ultralytics reads from the same files."""
+"""YOLO data sets, compared with what Ultralytics reads from the same files."""
 
 from __future__ import annotations
 

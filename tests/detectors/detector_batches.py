@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scalewise.lab.detectors import Batch, DenseDetector, atss, fcos, retinanet
+from scalewise.detectors import Batch, DenseDetector, atss, fcos, retinanet
 
 FACTORIES = {"atss": atss, "fcos": fcos, "retinanet": retinanet}
 

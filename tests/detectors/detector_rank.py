@@ -1,4 +1,4 @@
-"""One of two data parallel ranks: a process of its own, so it imports little."""
+"""One of two data-parallel ranks; it runs in its own process, so it imports little."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from detector_batches import random_batch, tiny, total
 from torch import Tensor
 
-from scalewise.lab.detectors import Batch
+from scalewise.detectors import Batch
 
 
 def half(rank: int, name: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Levels whose object sizes are scaled, against torchvision and against the levels below."""
+"""Anchor scales, compared with torchvision and with the next lower pyramid levels."""
 
 from __future__ import annotations
 

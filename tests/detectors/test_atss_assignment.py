@@ -1,4 +1,4 @@
-"""The batched ATSS assignment against plain loops written from the paper's text."""
+"""Batched ATSS assignment, compared with plain loops written from the paper's text."""
 
 from __future__ import annotations
 

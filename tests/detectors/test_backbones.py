@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import get_model, mobilenet_v2, resnet18
 
-from scalewise.lab.detectors import atss
+from scalewise.detectors import atss
 from scalewise.lab.detectors.backbone import Backbone, make_backbone
 
 
@@ -97,6 +97,21 @@ def test_folded_batch_norm_gives_the_features_and_gradients_of_frozen_batch_norm
             assert parameter.grad is not None
             assert expected is not None
             torch.testing.assert_close(parameter.grad, expected)
+
+
+def test_a_convolution_whose_output_is_used_twice_is_not_folded_in_silence() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+            nn.init.constant_(self.norm.bias, 0.5)
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            x = self.conv(x)
+            return [self.norm(x) + x]
+
+    with pytest.raises(ValueError, match="used elsewhere too"):
+        Backbone(Twice(), [4, 4, 4], freeze_bn=True)
 
 
 def test_frozen_statistics_do_not_move_and_live_ones_do() -> None:

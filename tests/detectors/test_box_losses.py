@@ -1,4 +1,4 @@
-"""Geometry and losses against torchvision's own."""
+"""Box geometry and losses, compared with those of torchvision."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from torchvision.models.detection._utils import BoxCoder, BoxLinearCoder
 from torchvision.ops import box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 
 from scalewise.lab.detectors import boxes as geometry
-from scalewise.lab.detectors import losses
-from scalewise.lab.detectors.losses import average_over_ranks, focal_loss, sum_per_level
-from scalewise.lab.detectors.retinanet import _overlaps
+from scalewise.lab.detectors import focal
+from scalewise.lab.detectors.focal import focal_loss
+from scalewise.lab.detectors.group_sums import sum_per_level
+from scalewise.lab.detectors.losses import average_over_ranks
+from scalewise.lab.detectors.overlap_match import _overlaps
 
 
 def _boxes(*shape: int) -> torch.Tensor:
@@ -60,7 +62,7 @@ def test_the_focal_loss_keeps_nothing_but_its_inputs_and_works_in_pieces_alike(
         whole = focal_loss(logits, labels)
     assert {tensor.data_ptr() for tensor in kept} == {logits.data_ptr(), labels.data_ptr()}
     (expected,) = torch.autograd.grad(whole, logits, slope)
-    monkeypatch.setattr(losses, "CACHE", 17)
+    monkeypatch.setattr(focal, "CACHE", 17)
     with operations() as seen:
         pieces = focal_loss(logits, labels)
     torch.testing.assert_close(pieces, whole)

@@ -8,7 +8,8 @@ from detector_batches import FACTORIES, make_batch, random_batch, tiny, total
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
-from scalewise.lab.detectors import Batch, decoding
+from scalewise.detectors import Batch
+from scalewise.lab.detectors import nms
 from scalewise.lab.detectors.decoding import select
 from scalewise.lab.detectors.method import Predictions
 
@@ -54,10 +55,10 @@ def test_suppression_of_a_batch_is_torchvisions_image_by_image(
 ) -> None:
     boxes, score, label, among = _random_candidates(0, 12)
     if way == "in parts":
-        monkeypatch.setattr(decoding, "MOST", 70)
+        monkeypatch.setattr(nms, "MOST", 70)
     else:  # the one for GPUs too
-        monkeypatch.setattr(decoding, "_group_by_group", getattr(decoding, way))
-    kept = decoding._suppress(boxes, score, label, among, 0.5)
+        monkeypatch.setattr(nms, "_group_by_group", getattr(nms, way))
+    kept = nms._suppress(boxes, score, label, among, 0.5)
     for image in range(12):
         own = among[image].nonzero()[:, 0]
         keep = batched_nms(boxes[image, own], score[image, own], label[image, own], 0.5)
@@ -74,7 +75,7 @@ def test_far_images_and_classes_are_suppressed_as_exactly_as_near_ones() -> None
     score, label = torch.tensor([[0.9, 0.8]]).expand(32, -1), torch.full((32, 2), 79)
     groups = (torch.arange(32)[:, None] * 80 + label).flatten()
     for iou, remain in ((0.5, 32), (0.502, 64)):  # the two overlap by 0.501
-        keep = decoding._all_at_once(boxes.flatten(0, 1), score.flatten(), groups, iou)
+        keep = nms._all_at_once(boxes.flatten(0, 1), score.flatten(), groups, iou)
         assert len(keep) == remain
 
 

@@ -1,4 +1,4 @@
-"""Losses by the group of the object that an anchor is assigned to, against loops over anchors."""
+"""Losses by the group of the object of each anchor, compared with loops over anchors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from scalewise.lab.detectors import Batch, DenseDetector
-from scalewise.lab.detectors.losses import object_factor
+from scalewise.detectors import Batch, DenseDetector, pad_objects
+from scalewise.lab.detectors.group_sums import object_factor
 from scalewise.lab.detectors.method import AnchorLosses
 from scalewise.weighting import (
     Grouping,
@@ -265,8 +265,7 @@ def test_a_step_of_groups_never_waits_for_the_device(name: str, by: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "by"),
-    [("atss", "level"), ("atss", "size*class"), ("fcos", "size"), ("retinanet", "class")],
+    ("name", "by"), [("atss", "size*class"), ("fcos", "size"), ("retinanet", "class")]
 )
 def test_a_step_of_groups_compiles_to_one_graph(name: str, by: str) -> None:
     """And to one more for any number of objects."""
@@ -276,14 +275,14 @@ def test_a_step_of_groups_compiles_to_one_graph(name: str, by: str) -> None:
     compiled: Callable[[Batch], dict[str, Tensor]] = torch.compile(
         detector, fullgraph=True, backend=counter
     )
-    for objects in (3, 5, 8):
+    for objects in (3, 5, 8, 0, 1, 31):  # unpadded, 0 and 1 would be graphs of their own
         batch = random_batch(objects, 2, objects, 64, 96)
-        losses = compiled(batch)
+        losses = compiled(pad_objects(batch) if objects in (0, 1, 31) else batch)
         positives = detector.positives.clone()
         for term, expected in detector(batch).items():
             torch.testing.assert_close(losses[term], expected, rtol=1e-4, atol=1e-6)
         assert torch.equal(positives, detector.positives)
-        assert positives.sum() > 0
+        assert objects < 2 or positives.sum() > 0
     assert counter.frame_count <= 2
     torch._dynamo.reset()
 

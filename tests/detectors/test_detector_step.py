@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,8 @@ from processes import run_ranks
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from scalewise.lab.detectors import Batch, DenseDetector, pad_objects
+from scalewise.detectors import Batch, DenseDetector, pad_objects
+from scalewise.lab.detectors import grid
 from scalewise.lab.detectors.head import norm_groups
 from scalewise.lab.detectors.losses import average_over_ranks
 
@@ -104,7 +104,6 @@ def test_objects_padded_to_a_few_counts_give_the_same_losses(name: str) -> None:
 
 def test_what_an_evaluation_made_serves_a_training_step() -> None:
     """Grid and anchors are kept, and a tensor made in inference mode could not be trained with."""
-    grid = importlib.import_module("scalewise.lab.detectors.grid")
     for name in FACTORIES:
         grid._kept.cache_clear()
         detector = tiny(name)
@@ -253,11 +252,10 @@ def test_every_methods_losses_compile_to_one_graph(name: str) -> None:
     torch._dynamo.reset()
 
 
-@every_method
-def test_batches_of_many_object_counts_share_two_graphs(name: str) -> None:
+def test_batches_of_many_object_counts_share_two_graphs() -> None:
     """One for the first batch, then one for any number of objects."""
     torch._dynamo.reset()
-    detector = tiny(name, width=8, depth=0)
+    detector = tiny("atss", width=8, depth=0)
     counter = CompileCounterWithBackend("eager")
     compiled = torch.compile(detector, fullgraph=True, backend=counter)
     for objects in (3, 5, 8, 2, 30):
@@ -298,6 +296,11 @@ def test_a_copy_is_the_same_detector(name: str) -> None:
 def test_sides_that_are_no_multiple_of_32_are_refused() -> None:
     with pytest.raises(ValueError, match="multiples of 32 pixels, got 64 x 72"):
         tiny("atss")(random_batch(11, 1, 1, 64, 72))
+
+
+def test_what_the_detectors_share_is_no_detector() -> None:
+    with pytest.raises(TypeError, match="call atss, fcos or retinanet"):
+        DenseDetector("resnet18", 3)
 
 
 @pytest.mark.parametrize("wrong", [{"num_classes": 0}, {"width": 0}, {"depth": -1}])

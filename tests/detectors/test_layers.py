@@ -1,4 +1,4 @@
-"""Layers that are lighter than torch's, against torch's."""
+"""Layers that cost less than those of torch, compared with those of torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 
-from scalewise.lab.detectors.layers import Conv, ReLU6, lighten
+from scalewise.lab.detectors.layers import ReLU6, lighten
+from scalewise.lab.detectors.pointwise import Conv
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,8 +1,7 @@
-"""FCOS and RetinaNet against torchvision's own, with the same weights: losses and gradients."""
+"""FCOS and RetinaNet with the weights of torchvision's own: same losses and gradients."""
 
 from __future__ import annotations
 
-import importlib
 from collections import OrderedDict
 from functools import partial
 from typing import Any
@@ -17,7 +16,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead, _default_anchorgen
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from scalewise.lab.detectors import Batch, DenseDetector, Detections, retinanet, room
+from scalewise.detectors import Batch, DenseDetector, Detections, retinanet
+from scalewise.lab.detectors import room
 from scalewise.lab.detectors.detector import MEAN, STD
 from scalewise.lab.detectors.grid import make_grid
 from scalewise.lab.detectors.method import Predictions
@@ -241,10 +241,8 @@ def test_retinanet_gives_the_same_whatever_memory_is_free(
         asked.append(needed)
         return pieces
 
-    monkeypatch.setattr(
-        importlib.import_module("scalewise.lab.detectors.retinanet"), "at_once", at_once
-    )
-    monkeypatch.setattr("scalewise.lab.detectors.losses.CACHE", pieces)
+    monkeypatch.setattr("scalewise.lab.detectors.overlap_match.at_once", at_once)
+    monkeypatch.setattr("scalewise.lab.detectors.focal.CACHE", pieces)
     losses = detector(batch)
     torch.autograd.backward(total(losses))
     anchors = 9 * sum((-(-SIZE // stride)) ** 2 for stride in (8, 16, 32, 64, 128))

@@ -1,4 +1,4 @@
-"""What was found, missed and wrong, against the evaluation's own matching."""
+"""Found, missed and wrong objects, compared with the matching of the evaluation."""
 
 from __future__ import annotations
 

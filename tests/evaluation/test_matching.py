@@ -13,12 +13,9 @@ from hypothesis import strategies as st
 from scalewise.data import ImageRecord, Split
 from scalewise.errors import UserError
 from scalewise.lab.evaluation import ImageDetections, coco_metrics
-from scalewise.lab.evaluation.matching import (
-    average_precision,
-    load_matches,
-    matched,
-    save_matches,
-)
+from scalewise.lab.evaluation.match_curves import average_precision
+from scalewise.lab.evaluation.match_files import load_matches, save_matches
+from scalewise.lab.evaluation.matching import matched
 
 _KEYS = ("AP", "AP50", "AP75")
 

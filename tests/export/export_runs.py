@@ -1,4 +1,4 @@
-"""Small detectors as if they had been trained, for tests of exports and predictions."""
+"""Small untrained detectors that look like trained runs, for tests of exports and predictions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scalewise.lab import detectors
-from scalewise.lab.detectors import Batch
+from scalewise import detectors
+from scalewise.detectors import Batch
 from scalewise.lab.detectors.layers import lighten
 from scalewise.lab.export import write
 from scalewise.lab.inference.trained import TrainedRun

@@ -1,8 +1,9 @@
-"""Exported files compute what their run does, say what they are, and are refused where not ours."""
+"""Exported files compute the same as their run, say what they are, and refuse what does not fit."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,20 +17,20 @@ from export_runs import CLASSES, SIZE, needs_onnx, pictures, small_run
 from PIL import Image
 from torch import Tensor, nn
 
+from scalewise import detectors
 from scalewise.cli import main
+from scalewise.detectors import Detections
 from scalewise.errors import UserError
-from scalewise.lab import detectors
-from scalewise.lab.detectors import Detections
 from scalewise.lab.export import write
 from scalewise.lab.export.agreement import check_images, compare_outputs
-from scalewise.lab.export.exported import load_exported
 from scalewise.lab.export.graph import Decoded, Suppressed, _survivors, of_plain_layers
+from scalewise.lab.export.loading import load_exported
 from scalewise.lab.export.write import export_run
 from scalewise.lab.inference import trained
 from scalewise.lab.inference.prediction import predict
 from scalewise.lab.inference.trained import TrainedRun
-from scalewise.lab.training import runs
 from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.run_options import save_config
 
 SIDE = 96
 KINDS = ("atss", "fcos", "retinanet")
@@ -160,7 +161,7 @@ def test_plain_layers_compute_what_the_projects_do(backbone: str) -> None:
 
 
 def test_suppression_in_one_call_is_the_detectors() -> None:
-    from scalewise.lab.detectors.decoding import _suppress
+    from scalewise.lab.detectors.nms import _suppress
 
     torch.manual_seed(1)
     corner, size = torch.rand(3, 60, 2) * 60, torch.rand(3, 60, 2) * 60 + 1
@@ -184,7 +185,7 @@ def test_a_file_that_computes_something_else_is_not_kept(
     assert bias is not None
     bias.data.add_(0.01)
     assert not compare_outputs(run.detector, load_exported(path), batches).holds
-    monkeypatch.setattr(write, "_traced", lambda *_: torch.export.load(path))
+    monkeypatch.setattr(write, "traced", lambda *_: torch.export.load(path))
     with pytest.raises(UserError, match=r"model\.pt2 was not written: it does not") as error:
         export_run(run, "torch", nms=True)
     assert "\n" not in str(error.value)
@@ -197,7 +198,7 @@ def test_predictions_of_a_file_are_those_of_its_run(files: Files, tmp_path: Path
     run = files.runs["atss"]
     folder = tmp_path / "images"
     folder.mkdir()
-    for number, size in enumerate([(90, 60), (200, 310), (33, 90)]):
+    for number, size in enumerate([(90, 60), (200, 310), (33, 90), (477, 501)]):
         pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     expected = _written(run, folder, tmp_path / "out")
@@ -227,6 +228,21 @@ def test_onnx_files_are_valid_and_say_what_they_are(files: Files) -> None:
     assert (facts["size"], facts["side"], facts["strides"]) == (SIZE, SIDE, [8, 16, 32, 64, 128])
     assert facts["opset"] == model.opset_import[0].version
     assert sum(facts["anchors"]) == 12**2 + 6**2 + 3**2 + 2**2 + 1
+
+
+@needs_onnx
+@pytest.mark.xdist_group("exports")
+def test_the_code_of_the_page_runs(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "export.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    (tmp_path / "detector.onnx").write_bytes(files.get("atss", "onnx", True).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    made: dict[str, Any] = {}
+    exec(compile(code, str(page), "exec"), made)
+    assert made["classes"] == CLASSES
+    assert made["found"] == [CLASSES[label] for label in made["labels"][0, : made["counts"][0]]]
 
 
 def _written(run: Any, images: Path, out: Path) -> list[dict[str, Any]]:
@@ -268,7 +284,7 @@ def test_the_commands_export_a_run_and_predict_with_its_file(
         asked.append(words)
         return run
 
-    runs.save_config(run.folder, run.config)
+    save_config(run.folder, run.config)
     (run.folder / "checkpoints").mkdir()
     (run.folder / "checkpoints" / "last.ckpt").touch()
     monkeypatch.setattr(trained, "load_run", load)
@@ -276,7 +292,7 @@ def test_the_commands_export_a_run_and_predict_with_its_file(
     Image.new("RGB", (64, 40), "red").save(image)
     file = tmp_path / "new" / "small.pt2"
     made = files.get("fcos", "torch", True)
-    monkeypatch.setattr(write, "_traced", lambda *_: torch.export.load(made))
+    monkeypatch.setattr(write, "traced", lambda *_: torch.export.load(made))
     words = [str(run.folder), "--format", "torch", "--checkpoint", "last", "--out", str(file)]
     assert main(["export", *words, "--nms"]) == 0
     assert asked == [(run.folder, "last", "cpu")]

@@ -1,4 +1,4 @@
-"""Files that are no export of ours are refused, and no object in them is unpickled."""
+"""Files that we did not export are refused, and no object in them is unpickled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from export_runs import needs_onnx
 from torch import nn
 
 from scalewise.errors import UserError
-from scalewise.lab.export.exported import load_exported
+from scalewise.lab.export.loading import load_exported
 
 
 @needs_onnx

@@ -1,4 +1,4 @@
-"""What is found out about a data set: positives, levels, doubtful labels, advice, examples."""
+"""The findings about a data set: positives, levels, doubtful labels, advice, examples."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from scalewise import by_class, by_level, by_size
+from scalewise import by_class, by_level, by_size, detectors
 from scalewise.data import DetectionDataset, ImageRecord, Split, make_loader, open_split
-from scalewise.lab import detectors
-from scalewise.lab.data.split import Objects
+from scalewise.lab.data.image_record import Objects
 from scalewise.lab.inspection.advice import Advice, Group, advise, unevenness
 from scalewise.lab.inspection.crops import EXAMPLES, SIDE, strips
 from scalewise.lab.inspection.found_tables import histogram

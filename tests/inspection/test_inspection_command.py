@@ -1,4 +1,4 @@
-"""`scalewise inspect`: its files, its page, what it refuses and what it leaves alone."""
+"""`scalewise inspect`: its files, its page, what it refuses, and what it does not change."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_command_writes_a_picture_and_a_page_and_leaves_the_data_alone(
     ("words", "said"),
     [
         (["--data", "demo", "--size", "0"], "--size must be above 0"),
-        (["--data", "demo", "--sise", "9"], "did you mean 'size'"),
+        (["--data", "demo", "--sise", "9"], "did you mean --size"),
         ([], "--data is missing"),
         (["--data", "nowhere"], "no such data set"),
         (["--data", "demo:images=10,size=64", "--size_edges", "5,2"], "must ascend"),

@@ -1,4 +1,4 @@
-"""A model of transformers that is nothing but its predictions, for every loss function."""
+"""A model of transformers that only holds predictions, for tests of every loss function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scalewise's own detectors as subjects: losses of groups through a `LossBalancer`."""
+"""Scalewise's own detectors as test subjects: losses of groups through a `LossBalancer`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from subject import Step, Subject
 from torch import Tensor, nn
 
 import scalewise as sw
+from scalewise.detectors import Batch, DenseDetector, atss, fcos, retinanet
 from scalewise.integrations.loops import keep_from_broadcast
-from scalewise.lab.detectors import Batch, DenseDetector, atss, fcos, retinanet
 from scalewise.weighting import LossBalancer, by_class, by_size
 
 SIDE, CLASSES = 128, 4

@@ -1,4 +1,4 @@
-"""Detectors of transformers: what they are attached to, refused, and given back."""
+"""Detectors of transformers: attaching to them, what is refused, and detaching."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ from scalewise.integrations.detr import attach_detr
 from scalewise.integrations.loops import LoopError
 from scalewise.integrations.options import AttachError, Options
 from scalewise.integrations.transformers import log_groups
+
+trace: Any = torch.jit.trace
 
 # What the gradients of matched queries are multiplied by, under one weight that is not 1
 
@@ -75,7 +77,7 @@ def test_sizes_are_those_of_the_original_image() -> None:
     assert set(factor(kind, options, labels).values()) == {3.0}  # of 64 x 96 pixels
     for one in labels:
         del one["size"]
-    with pytest.raises(AttachError, match="let each of the labels hold orig_size or size"):
+    with pytest.raises(AttachError, match="each entry of labels must hold orig_size or size"):
         factor(kind, options, labels)
     by_class = Options("class", "class:red=3")
     assert set(factor(kind, by_class, labels).values()) <= {1.0, 3.0}  # needs no sizes
@@ -105,6 +107,23 @@ def test_groups_are_named_by_the_model() -> None:
     assert attach_detr(predictions(kind), given)["queries"].names[:3] == (
         "small a", "small b", "small c",
     )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_traced_it_is_the_plain_model_and_moved_it_takes_the_balancer_along() -> None:
+    plain, model = make("Detr").eval(), make("Detr")
+    attach_detr(model, Options("class", "rlo"))
+    images = torch.rand(1, 3, 64, 64)
+    traced = trace(model.eval(), images, strict=False, check_trace=False)
+    assert torch.equal(traced(images)["logits"], plain(images).logits)
+    sw.detach(model)
+    bare = trace(model, images, strict=False, check_trace=False)
+    assert not [key for key in bare.state_dict() if NAME in key]
+    attached = attach_detr(model, Options("class", "rlo"))
+    model.double()
+    assert attached.weights["queries"].dtype == torch.float32
+    model.to("meta")
+    assert {buffer.device.type for buffer in attached.buffers()} == {"meta"}
 
 
 def test_evaluation_is_left_alone() -> None:
@@ -214,7 +233,7 @@ def test_what_cannot_work_is_refused_and_left_alone() -> None:
         (predictions(kind), Options(classes=["a"]), "names 1 classes, the model has 3"),
         (twice, Options(), "has weights already; detach it first"),
         (own, Options(), "is not transformers' own"),
-        (masks, Options(), "ForSegmentationLoss, .* is none that can be weighed"),
+        (masks, Options(), "ForSegmentationLoss, .* cannot be weighed"),
         (nn.Linear(1, 1), Options(), "the loss function of Linear"),
     ):
         before = None if isinstance(model, nn.Linear) else state_of(model)

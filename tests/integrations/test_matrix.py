@@ -1,4 +1,4 @@
-"""Every framework and model family x every check; `benchmarks/support.py` makes a table of it."""
+"""Every check for every framework and model family; `benchmarks/support.py` makes its table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The code of docs/other-detectors.md on effdet and YOLOX, against their own losses."""
+"""The code of docs/other-detectors.md with effdet and YOLOX, compared with their own losses."""
 
 from __future__ import annotations
 

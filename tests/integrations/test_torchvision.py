@@ -1,4 +1,4 @@
-"""Attached torchvision models against torchvision's own losses and gradients."""
+"""Attached torchvision models, compared with torchvision's own losses and gradients."""
 
 from __future__ import annotations
 
@@ -258,16 +258,16 @@ def test_what_cannot_be_handled_is_refused_and_left_alone() -> None:
         (own, r"Own.compute_loss is not torchvision's RetinaNet.compute_loss", {}),
         (wrapped, r"FCOSHead.compute_loss is not torchvision's", {}),
         (twice, "has weights already", {}),
-        (nn.Linear(1, 1), "Linear is no model of torchvision", {}),
-        (nn.Sequential(make("fcos")), "not one that wraps it", {}),
-        (make("ssd").backbone, "Pyramid is no model of", {}),
+        (nn.Linear(1, 1), "Linear is not a model of torchvision", {}),
+        (nn.Sequential(make("fcos")), "not a module that wraps it", {}),
+        (make("ssd").backbone, "Pyramid is not a model of", {}),
         (predictor, "of this model's box_predictor is not known; name them", {}),
         (make("fcos"), "names 2 classes, the model has 4 labels", {"classes": ["a", "b"]}),
         (make("fcos"), "no group b; there are: class0, class1", {"scheme": "class:b=2"}),
         (make("fcos"), "no group tiny; there are: small, medium", {"scheme": "size:tiny=2"}),
         (make("fcos"), "by='scale': choose one of 'class'", {"by": "scale"}),
         (make("fcos"), "losses= is for mmengine", {"losses": ["loss_cls"]}),
-        (make("fcos"), "trains weights by back-propagation", {"scheme": "uncertainty"}),
+        (make("fcos"), "trains its weights by back-propagation", {"scheme": "uncertainty"}),
     ):
         before = vars(model).copy()
         hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
@@ -294,7 +294,7 @@ def test_a_predictor_of_ones_own_needs_the_classes_names() -> None:
 def test_without_any_framework_the_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("torchvision", "ultralytics", "mmengine", "mmdet", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(AttachError, match="Linear is no model of torchvision"):
+    with pytest.raises(AttachError, match="Linear is not a model of torchvision"):
         sw.attach(nn.Linear(1, 1))
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer: what it logs, saves and resumes, against a plain loop."""
+"""Hugging Face's Trainer: what it logs, saves and resumes, compared with a plain loop."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_what_loading_spoils_is_refused(tmp_path: Path) -> None:
     refused("made or loaded in torch.bfloat16, which rounds", rounded, tmp_path)
     unset = Pretrained.from_pretrained(tmp_path / "without", config=Config())
     unset.balancer.weights.fill_(0.25)  # whatever the memory held
-    refused("from_pretrained leaves what a checkpoint lacks without values", unset, tmp_path)
+    refused("from_pretrained sets no values for what a checkpoint lacks", unset, tmp_path)
     later = Pretrained.from_pretrained(tmp_path / "without")
     later.balancer = balancer()
     train(tmp_path, later, 4)

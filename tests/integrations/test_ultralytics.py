@@ -1,4 +1,4 @@
-"""Runs of Ultralytics' trainers with weights by group, against plain ones and their own losses."""
+"""Ultralytics' trainers with weights by group, compared with plain runs and their losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What trainings with Ultralytics log of the groups, and plot."""
+"""What Ultralytics trainings log and plot about the groups."""
 
 from __future__ import annotations
 

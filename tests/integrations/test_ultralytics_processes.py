@@ -1,4 +1,4 @@
-"""Trainings with Ultralytics that compile the model, or run in several processes."""
+"""Ultralytics trainings that compile the model, or that run in several processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets for trainings of Ultralytics, their settings and logs."""
+"""Data sets, settings and logs for Ultralytics trainings."""
 
 from __future__ import annotations
 

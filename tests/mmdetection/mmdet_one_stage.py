@@ -1,4 +1,4 @@
-"""Configs of tiny MMDetection detectors of one stage, of every family that is weighed."""
+"""Configs of tiny one-stage MMDetection detectors of every supported family."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weighted gradients of MMDetection's detectors in another way: slow, and as plain as possible."""
+"""A slow, plain second way to compute the weighted gradients of MMDetection's detectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configs of tiny MMDetection detectors of two stages."""
+"""Configs of tiny two-stage MMDetection detectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses of the groups of attached detectors, against MMDetection's own losses and gradients."""
+"""Losses of groups of attached detectors, compared with MMDetection's losses and gradients."""
 
 from __future__ import annotations
 

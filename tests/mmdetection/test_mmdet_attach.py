@@ -1,12 +1,15 @@
-"""What can be attached to MMDetection's models, under which names, and given back."""
+"""Attaching to MMDetection's models, the names of the groups, and detaching."""
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 pytest.importorskip(
     "mmdet.registry", reason="MMDetection has an environment of its own: make test-mmdet"
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 else:
     from mmengine.model import BaseModel
 
+trace: Any = torch.jit.trace
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -69,6 +73,60 @@ def test_detach_restores_the_model(family: str, by: str) -> None:
         assert len(module._forward_hooks) == len(other._forward_hooks)
     for mine, own in zip(step(model, batch((2, 1))), step(plain, batch((2, 1))), strict=True):
         assert all(torch.equal(mine[key], own[key]) for key in own)
+
+
+@pytest.mark.parametrize("by", ["class", "level"])
+def test_traced_and_averaged_it_is_the_plain_model(by: str) -> None:
+    model, plain = make("RetinaNet"), make("RetinaNet")
+    balancer = attach(model, "avw", by=by, interval=1)["dense"]
+    averages = [AveragedModel(one, use_buffers=True) for one in (model, plain)]
+    for seed in range(3):
+        step(model, batch((2, 1), seed))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.01 * parameter.grad
+        plain.load_state_dict(model.state_dict())
+        for average, one in zip(averages, (model, plain), strict=True):
+            average.update_parameters(one)
+    assert balancer.calls == 3
+    images = batch((1,))[0]
+    for one, other in ((model, plain), [average.module for average in averages]):
+        traced = trace(one.eval(), images, strict=False, check_trace=False)
+        found, expected = traced(images), other.eval()(images)
+        assert traced.state_dict().keys() == plain.state_dict().keys()
+        for mine, own in zip(found, expected, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(mine, own, strict=True))
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_a_copy_has_weights_of_its_own(how: str) -> None:
+    model = make("Faster R-CNN")
+    attached = attach(model, "random", by="class", interval=1)
+    twin = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
+    own = twin.parse_losses.func.__self__
+    step(twin, batch((2, 1)))
+    assert (own["roi"].calls, attached["roi"].calls) == (1, 0)
+    assert (own["roi"].weights != 1).any()
+    detach_mmdet(twin)
+    step(model, batch((2, 1)))
+    assert (own["roi"].calls, attached["roi"].calls) == (1, 1)
+
+
+def test_the_weights_follow_the_model_and_stay_exact() -> None:
+    model, plain = make("Faster R-CNN").double(), make("Faster R-CNN").double()
+    attached = attach(model, "equal", by="size")
+    model.to(torch.float64)
+    images, samples = batch((2, 1))
+    for sample in samples:
+        for own in (sample.gt_instances, sample.ignored_instances):
+            own.bboxes = own.bboxes.double()
+    data = images.double(), samples
+    for mine, its, what in zip(step(model, data), step(plain, data), "lg", strict=True):
+        close(mine, its, what)
+    assert all(weights.dtype == torch.float32 for weights in attached.weights.values())
+    nn.ModuleList([model]).to("meta")  # of shapes alone, where nothing can be computed
+    found = [buffer for own in attached.balancers.values() for buffer in own.buffers()]
+    assert {buffer.device.type for buffer in found} == {"meta"}
 
 
 class Named(BaseModel):
@@ -213,7 +271,7 @@ def test_what_cannot_be_handled_is_refused_and_left_alone() -> None:
             attach(model, by=by)
         assert [vars(module) for module in model.modules()] == own_attributes
     for scheme, reason in (
-        ("uncertainty", "trains weights by back-propagation"),
+        ("uncertainty", "trains its weights by back-propagation"),
         ("avv", "unknown scheme 'avv'; did you mean 'avw'"),
     ):
         model = make("FCOS")

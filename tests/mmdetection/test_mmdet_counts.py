@@ -1,4 +1,4 @@
-"""What the balancer is told of MMDetection's heads: how many positives, and what they cost."""
+"""The number of positives and the losses that the balancer gets from MMDetection's heads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loops that do more than to train step after step: evaluation, copies, losses thrown away."""
+"""Loops that do more than train steps: evaluation, copies, unused losses."""
 
 from __future__ import annotations
 

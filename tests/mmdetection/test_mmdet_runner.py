@@ -1,4 +1,4 @@
-"""ScalewiseHook in mmengine's Runner, and two processes."""
+"""ScalewiseHook in mmengine's Runner, also with two processes."""
 
 from __future__ import annotations
 
@@ -100,6 +100,22 @@ def test_a_run_with_equal_weights_trains_the_plain_model(
         (tmp_path / name).mkdir()
         states.append(runner(tmp_path / name, hooks, family).train().state_dict())
     assert all(torch.equal(states[1][key], value) for key, value in states[0].items())
+
+
+def test_an_average_of_the_model_leaves_the_weights_alone(tmp_path: Path) -> None:
+    states, kept = [], []
+    for name, more in (("alone", []), ("averaged", [{"type": "EMAHook", "momentum": 0.1}])):
+        (tmp_path / name).mkdir()
+        run = runner(tmp_path / name, [HOOK, *more])
+        run.train()
+        states.append(attached_of(run).state_dict()["dense"])
+        kept.append(torch.load(tmp_path / name / "epoch_2.pth", weights_only=False))
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[1][key], own) for key, own in states[0].items())
+    assert (states[0]["weights"] != 1).any()
+    assert kept[1]["state_dict"].keys() == kept[0]["state_dict"].keys()
+    for key, own in kept[0]["state_dict"].items():  # the trained ones, which EMAHook swaps
+        assert torch.equal(kept[1]["ema_state_dict"][f"module.{key}"], own)
 
 
 def test_a_run_logs_losses_of_levels_and_their_weights(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Second stages: their regions and masks against MMDetection's own losses."""
+"""Second stages: regions and masks, compared with MMDetection's own losses."""
 
 from __future__ import annotations
 

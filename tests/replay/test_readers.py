@@ -1,4 +1,4 @@
-"""The same losses must come back from every kind of record, and doubtful ones be refused."""
+"""All kinds of records give back the same losses, and doubtful records are refused."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_log_of_lightning(tmp_path: Path) -> None:
     assert losses.notes[0].startswith("1 rows without any group's loss")
     assert "20 steps apart" in losses.notes[1]
     assert "100 rows, 2000 steps" in losses.notes[1]
-    assert "varies less" in losses.notes[1]
+    assert "vary less" in losses.notes[1]
 
 
 def test_parquet_keeps_what_is_not_finite_and_counts_it(tmp_path: Path) -> None:
@@ -138,8 +138,8 @@ def test_two_logs_are_not_mixed(tmp_path: Path) -> None:
     [
         ("step,P3,P4,lr", "0,1,1,1", "'lr' cannot be levels"),
         ("step", "0", "no others"),
-        ("P3,P4", "1,hello", "'P4' is no column of numbers"),
-        ("step,P3", "x,1", "'step' is no column of whole numbers"),
+        ("P3,P4", "1,hello", "'P4' does not hold numbers"),
+        ("step,P3", "x,1", "'step' does not hold whole numbers"),
         ("loss/P3,loss/box/P3", "1,1", "the same loss twice"),
         ("loss/a/P3,loss/b/P3,loss/a/P4", "1,1,1", "there is no b of P4"),
         ("step,loss/P3", "1,", "no row has a loss of a group"),
@@ -158,7 +158,7 @@ def test_unreadable_places_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.parquet").write_text("no parquet")
     for name, message in (
         ("missing.csv", "does not exist"),
-        ("text.txt", "none of a run folder"),
+        ("text.txt", "is not a run folder"),
         ("empty.parquet", "is empty"),
         ("broken.parquet", "is damaged"),
         (".", "neither a trace.parquet nor TensorBoard"),

@@ -1,4 +1,4 @@
-"""What a record holds is what the balancer saw and did."""
+"""A record holds what the balancer saw and did."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 import scalewise as sw
 from scalewise.errors import UsageError
-from scalewise.lab.replay.feed import Setting, replay
+from scalewise.lab.replay.feed import replay
 from scalewise.lab.replay.readers import read_losses
 from scalewise.lab.replay.record import RecordError, record
+from scalewise.lab.replay.settings import Setting
 
 
 class Model(nn.Module):

@@ -1,4 +1,4 @@
-"""A replay must decide as the run did that it replays."""
+"""A replay of a run makes the same decisions as the run."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalewise.errors import UsageError
-from scalewise.lab.replay.feed import Setting, grid, replay, replay_shuffled, run_setting
+from scalewise.lab.replay.feed import replay, replay_shuffled, run_setting
 from scalewise.lab.replay.readers import read_losses
+from scalewise.lab.replay.settings import Setting, grid
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import train
-from scalewise.lab.training.runs import load_config
+from scalewise.lab.training.run_options import load_config
 
 RECORDED = Path(__file__).parent / "recorded"  # 1,092 steps of RLO on photos
 
@@ -111,6 +112,15 @@ def test_shuffled_keeps_the_rows() -> None:
     assert not np.allclose(shuffled[0].means, shuffled[1].means)
 
 
+def test_shuffled_intervals_end_where_those_of_the_run_do() -> None:
+    """Epochs of 5 rows close windows of 3 early, in the run and in the shuffled rows."""
+    losses = torch.rand(60, 2, generator=torch.Generator().manual_seed(0))
+    setting, epochs = Setting("equal", interval=4, accumulate=3), np.arange(60) // 5
+    ordered = replay(losses, setting, epochs=epochs)
+    (shuffled,) = replay_shuffled(losses, setting, 1, epochs=epochs)
+    assert shuffled.starts.tolist() == ordered.starts.tolist() == [*range(0, 60, 10)]
+
+
 def test_values_that_are_not_finite_are_counted() -> None:
     losses = torch.ones(20, 2)
     losses[3, 1] = float("nan")
@@ -149,7 +159,7 @@ def test_grid_is_every_scheme_with_every_interval() -> None:
         ("uncertainty", "10", "trained by back-propagation"),
         ("avw,,rlo", "10", "empty entry"),
         ("avv", "10", "did you mean 'avw'"),
-        ("avw", "ten", "'ten' is no whole number above 0, nor auto"),
+        ("avw", "ten", "'ten' is neither a whole number above 0 nor auto"),
         ("avw", "0", "above 0"),
     ],
 )

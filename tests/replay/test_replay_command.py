@@ -1,4 +1,4 @@
-"""`scalewise replay` from words to files."""
+"""`scalewise replay`, from its options to its files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scalewise.cli.replay import LIMITS, main
 from scalewise.errors import UserError
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import train
-from scalewise.lab.training.runs import save_config
+from scalewise.lab.training.run_options import save_config
 from scalewise.lab.training.trace import Trace, TraceInterval
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -124,7 +124,7 @@ def test_the_defaults_in_the_help_are_those_in_force(
         (["--schemes", "uncertainty"], "cannot be replayed"),
         (["--interval", "1000"], "choose a shorter --interval"),
         (["--shuffles", "-1"], "must not be negative"),
-        (["--schmes", "avw"], "did you mean 'schemes'"),
+        (["--schmes", "avw"], "did you mean --schemes"),
         (["--tags", "x/{group}"], "nothing is named like"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The page on replay says what happens."""
+"""The docs page on replay: its code runs, and it shows what the command prints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of a replay, checked against what they must be by construction."""
+"""The numbers of a replay's summary, for losses whose result is known by construction."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import pytest
 import scipy.stats
 import torch
 
-from scalewise.lab.replay.feed import Setting, replay, replay_shuffled
+from scalewise.lab.replay.feed import replay, replay_shuffled
 from scalewise.lab.replay.replay_summary import loss_share, motion, summarise
+from scalewise.lab.replay.settings import Setting
 
 
 def test_motion_by_hand() -> None:

@@ -12,10 +12,13 @@ import torch
 from scalewise.data import open_split
 from scalewise.lab.evaluation.detections import ImageDetections
 from scalewise.lab.evaluation.stored import write_detections
-from scalewise.lab.study.plan import GridOptions, cell_config, cell_folder, make_plan, save_plan
+from scalewise.lab.study.plan import GridOptions, make_plan
+from scalewise.lab.study.plan_file import save_plan
+from scalewise.lab.study.planned_cells import cell_config, cell_folder
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.gradients import GradientLog
-from scalewise.lab.training.runs import save_config, write_json
+from scalewise.lab.training.run_options import save_config
+from scalewise.lab.training.runs import write_json
 from scalewise.lab.training.trace import Trace, TraceInterval
 
 LEVELS = ("P3", "P4", "P5", "P6", "P7")

@@ -1,4 +1,4 @@
-"""Names that mean something to a spreadsheet, a terminal, Markdown or TensorBoard."""
+"""Names that have a special meaning in a spreadsheet, a terminal, Markdown or TensorBoard."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from scalewise.cli.display import show_metrics, show_run
 from scalewise.data import open_split
 from scalewise.errors import UserError
 from scalewise.lab.report.build import report_csv, write_report
-from scalewise.lab.report.subjects import load_subjects
-from scalewise.lab.study.study_tables import markdown_cell, safe
-from scalewise.lab.training import runs
+from scalewise.lab.report.reading_subjects import load_subjects
+from scalewise.lab.study.csv_tables import safe
+from scalewise.lab.study.study_tables import markdown_cell
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import train
+from scalewise.lab.training.run_metrics import load_metrics
 
 Tiny = Callable[..., TrainConfig]
 NAMES = ["=1+2", "</script><script>alert(1)</script>", "a|b\nc", "\x1b[31mred[/red]", "@SUM(A1)"]
@@ -49,7 +50,7 @@ def run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_terminal_shows_them_as_text(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     show_run(run)
-    metrics = runs.load_metrics(run)["last"]
+    metrics = load_metrics(run)["last"]
     show_metrics({k: v for k, v in metrics.items() if isinstance(v, float)}, f"{RUN}\x1b[2J")
     printed = capsys.readouterr().out
     assert "\x1b[31m" not in printed

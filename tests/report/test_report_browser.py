@@ -1,4 +1,4 @@
-"""The page in headless Chromium: charts are drawn, nothing is asked of the network, phone, dark."""
+"""The page in headless Chromium: charts, no network requests, small screens, dark colours."""
 
 from __future__ import annotations
 

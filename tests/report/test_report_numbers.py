@@ -1,4 +1,4 @@
-"""What the charts are drawn from, against numpy and closed forms."""
+"""The numbers behind the charts, compared with NumPy and closed forms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_records import CLASSES, INTERVAL, SIX, STEPS, write_class_run, write_run
 
-from scalewise.lab.report.dependence import (
+from scalewise.lab.report.correlations import (
     correlation,
     detrended,
     group_shares,
@@ -23,18 +23,16 @@ from scalewise.lab.report.figure import compact, name_lines
 from scalewise.lab.report.group_charts import all_groups_table
 from scalewise.lab.report.origin import environment_rows
 from scalewise.lab.report.policy import policy_figure
-from scalewise.lab.report.subjects import load_subjects
-from scalewise.lab.report.trace_series import (
-    GroupTrace,
+from scalewise.lab.report.reading_subjects import load_subjects
+from scalewise.lab.report.smoothing import (
     block_losses,
     block_means,
     blocks,
     interval_variance,
-    read_gradients,
-    read_groups,
     smoothed,
     smoothed_loss,
 )
+from scalewise.lab.report.trace_series import GroupTrace, read_gradients, read_groups
 from scalewise.lab.training.config import TrainConfig
 
 

@@ -1,4 +1,4 @@
-"""The page without a browser: structure, text alternatives, escaping, what is said to be absent."""
+"""The page without a browser: structure, text alternatives, escaping, notes on missing records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scalewise.cli.report import main
 from scalewise.errors import UsageError
 from scalewise.lab.report.build import report_html, write_report
 from scalewise.lab.report.image_intervals import over_images
-from scalewise.lab.report.subjects import load_subjects
+from scalewise.lab.report.reading_subjects import load_subjects
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.runs import RunError
 
@@ -167,7 +167,7 @@ def test_eighty_classes_ten_drawn_all_in_a_table(tmp_path: Path, tiny: Tiny) -> 
     for part in (
         "What happened to each class",
         "loss per positive of each class",
-        "Shown are 10 of 80 classes: those whose weights went furthest from 1.",
+        "The chart shows 10 of 80 classes: those whose weights went furthest from 1.",
         "Grey: the loss of the background, which no weight touches.",
         "all 80 classes, over the whole run",
         "Find a class:",
@@ -204,7 +204,7 @@ def test_what_is_missing_is_said(page: Page) -> None:
     assert "rlo seed 3: not finished" in words
     assert "seeds without a partner, left out: 3" in words
     assert "No object to measure AP on: large" in words
-    assert "Without an object in the validation split: medium" in words
+    assert "Classes without an object in the validation split: medium" in words
 
 
 def test_differences_are_those_of_scipy(study: Path, tmp_path: Path, tiny: Tiny) -> None:
@@ -261,7 +261,7 @@ def test_bare_runs_say_what_they_lack(tmp_path: Path, tiny: Tiny) -> None:
         "No detections were kept (detections.parquet): one, two",
         "two: no metrics.json",
         "there is nothing to pair",
-        "The runs differ in size, cache, too",
+        "The runs also differ in size, cache, so more is compared",
         "Only a study",
     ):
         assert part in words, part
@@ -275,7 +275,7 @@ def test_images_that_are_gone_are_said(tmp_path: Path, tiny: Tiny, study: Path) 
     gone = re.sub(r"data: .*", f"data: {tmp_path / 'gone'}", text, count=1)
     (tmp_path / "run" / "config.yaml").write_text(gone)
     words = said(Page(_html([tmp_path / "run"], "x")))
-    assert "validation images are not at hand" in words
+    assert "the validation images cannot be read" in words
 
 
 def test_two_studies_and_a_run_stand_beside_each_other(
@@ -327,6 +327,6 @@ def test_an_epoch_that_took_for_ever_does_not_squeeze_the_others(
     metrics["history"][1]["step_seconds"] = 60.0
     path.write_text(json.dumps(metrics))
     slept = _html([tmp_path / "slept"], "Slept")
-    assert "1 epoch beyond the axis; the table has the slowest." in said(Page(slept))
+    assert "Not shown: 1 slow epoch; the table has the slowest." in said(Page(slept))
     assert "60000" in said(Page(slept))
     assert '"range":[0,360]' in slept, "three times the median of 100, 120 and 60 000 milliseconds"

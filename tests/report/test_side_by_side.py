@@ -1,4 +1,4 @@
-"""The pictures of a report: which images, what is marked in them, what is refused."""
+"""The pictures of a report: which images, what is marked in them, and what is refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from report_records import write_found, write_run
 
 from scalewise.data import open_split
-from scalewise.lab.data.split import Objects
+from scalewise.lab.data.image_record import Objects
 from scalewise.lab.evaluation import ImageDetections
 from scalewise.lab.evaluation.judged import Judged
 from scalewise.lab.evaluation.stored import read_detections, write_detections

@@ -1,4 +1,4 @@
-"""A study of a few tiny runs: killed, resumed, with a run that cannot work, and on Ray."""
+"""A study of a few tiny runs: killed, resumed, with a run that always fails, and on Ray."""
 
 from __future__ import annotations
 
@@ -9,24 +9,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from scalewise.cli import main
-from scalewise.lab.data import dataset
-from scalewise.lab.data.split import ImageRecord
-from scalewise.lab.study import estimate, local
-from scalewise.lab.study.local import share_of_machine
-from scalewise.lab.study.plan import Cell, cell_config, cell_folder, load_plan
+from scalewise.lab.study.plan_file import load_plan
+from scalewise.lab.study.planned_cells import Cell, cell_config, cell_folder
 from scalewise.lab.study.records import load_study, read_metrics
-from scalewise.lab.training.building import open_splits
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import train
-from scalewise.lab.training.trace import read_trace
+from scalewise.lab.training.trace_reading import read_trace
 
 TWO = "static:weights=1+2"  # of five classes
 EQUAL, RLO, BAD = (Cell("atss", scheme, 0) for scheme in ("equal", "rlo", TWO))
@@ -116,83 +109,6 @@ def resumed(killed: Path) -> tuple[Path, str, int, int]:
         check=False,
     )
     return killed, done.stdout + done.stderr, done.returncode, stamp
-
-
-def test_jobs_share_cores_loaders_and_the_memory_of_one_gpu(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(local, "usable_cores", lambda: 16)
-    monkeypatch.setattr(local, "_gpu_count", lambda: 1)
-    shares = [share_of_machine(slot, 4) for slot in range(4)]
-    assert {s.environment["OMP_NUM_THREADS"] for s in shares} == {"4"}
-    assert {s.environment["CUDA_VISIBLE_DEVICES"] for s in shares} == {"0"}
-    assert sum(s.gpu_memory for s in shares) == 1
-    assert [s.workers for s in shares] == [2] * 4
-    monkeypatch.setattr(local, "_gpu_count", lambda: 3)
-    assert [share_of_machine(slot, 4).gpu_memory for slot in range(4)] == [0.5] * 4
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    seen = [share_of_machine(slot, 4).environment["CUDA_VISIBLE_DEVICES"] for slot in range(4)]
-    assert seen == ["2", "5", "2", "5"]
-    assert share_of_machine(0, 1) == local.MachineShare({}, None, 1.0)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,4,-1")  # CUDA looks no further than -1
-    seen = [share_of_machine(s, 2, devices=2).environment["CUDA_VISIBLE_DEVICES"] for s in (0, 1)]
-    assert seen == ["0,1", "0,1"]
-
-
-@pytest.mark.parametrize(
-    ("gpus", "cores", "options", "environment", "jobs"),
-    [
-        (4, 64, {}, {}, 4),
-        (4, 64, {"devices": 2}, {}, 2),
-        (5, 64, {"devices": 2}, {}, 2),
-        (1, 64, {"devices": 2}, {}, 1),
-        (4, 64, {}, {"CUDA_VISIBLE_DEVICES": "1,3"}, 2),
-        (4, 64, {"accelerator": "cpu"}, {}, 16),
-        (0, 64, {}, {"CUDA_VISIBLE_DEVICES": ""}, 16),
-        (0, 64, {"accelerator": "gpu"}, {}, 1),
-        (0, 64, {}, {"OMP_NUM_THREADS": "16"}, 4),
-        (0, 3, {}, {}, 1),
-    ],
-)
-def test_jobs_that_fit_the_machine(
-    gpus: int,
-    cores: int,
-    options: dict[str, Any],
-    environment: dict[str, str],
-    jobs: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(local, "_gpu_count", lambda: gpus)
-    monkeypatch.setattr(local, "usable_cores", lambda: cores)
-    assert local.jobs_that_fit(TrainConfig(data="x", **options)) == jobs
-
-
-def test_jobs_auto_starts_a_cell_on_each_gpu_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cell = tmp_path / "cell"  # in place of `python -m scalewise.lab.study.cell FILE MEMORY`
-    cell.write_text('#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES $4" > "$3.seen"\nexit 7\n')
-    cell.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(cell))
-    monkeypatch.setattr(local, "_gpu_count", lambda: 3)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,5,6")
-    words = ["--data", f"demo:images=10,size=64,folder={tmp_path / 'data'}", "--schemes", "equal"]
-    study = tmp_path / "study"
-    assert main(["compare", *words, "--seeds", "5", "--jobs", "auto", "--out", str(study)]) == 1
-    printed = capsys.readouterr()
-    assert "5 runs, 5 to do, 3 at a time" in printed.out
-    events = [line.split()[0] for line in printed.out.splitlines() if "seed" in line.split()]
-    assert events[:4] == ["start", "start", "start", "failed"]
-    assert printed.err.count("exit status 7") == 5
-    seen = sorted(file.read_text().split() for file in study.rglob("*.seen"))
-    assert {gpu for gpu, _ in seen} == {"1", "5", "6"}
-    assert {memory for _, memory in seen} == {"1.0"}
 
 
 def test_ctrl_c_ends_tidily_and_says_how_to_go_on(stopped: tuple[Path, str, int]) -> None:
@@ -292,35 +208,13 @@ def test_a_dry_run_prints_the_grid_and_the_time_and_writes_nothing(
     assert not study.exists()
 
 
-@pytest.mark.parametrize("cache", ["none", "ram", "device"])
-def test_the_estimate_decodes_kept_images_once(
-    cache: str, tmp_path: Path, tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By a clock on which decoding an image takes a second, and nothing else any time."""
-    config = tiny(tmp_path, cache=cache, epochs=6, val_every=2)
-    decode, decoded = dataset._decode, list[Path]()
-
-    def slow(record: ImageRecord) -> torch.Tensor:
-        decoded.append(record.path)
-        return decode(record)
-
-    monkeypatch.setattr(dataset, "_decode", slow)
-    clock = SimpleNamespace(perf_counter=lambda: float(len(decoded)))
-    monkeypatch.setattr(estimate, "time", clock)
-    training, validation = (len(split.records) for split in open_splits(config))
-    batches = training // 4 * 6 + -(-validation // 4) * 3  # of four images
-    expected = 4 * batches if cache == "none" else training + validation
-    assert estimate.time_steps(config) == pytest.approx(expected)
-    assert len(set(decoded)) <= 24  # of six batches
-
-
 def test_a_ray_cluster_survives_a_killed_worker(
     tmp_path: Path, tiny: Callable[..., TrainConfig]
 ) -> None:
     pytest.importorskip("ray", reason="the extra scalewise[ray] is not installed")
     if not Path("/proc").is_dir():
         pytest.skip("needs /proc to find the worker")
-    config = tiny(tmp_path, epochs=8, checkpoint_every=2)
+    config = tiny(tmp_path, epochs=4, checkpoint_every=2)
     file = _study_file(config, tmp_path / "plan.yaml", ["equal", "rlo"])
     study = tmp_path / "study"
     process = subprocess.Popen(
@@ -339,7 +233,7 @@ def test_a_ray_cluster_survives_a_killed_worker(
     attempts = [len(list((folder / "logs").iterdir())) for folder in folders]
     assert sorted(attempts) == [1, 2], "one worker was killed, and its run goes on elsewhere"
     for folder in folders:
-        assert read_trace(folder / "trace.parquet")["step"].to_pylist() == list(range(8 * 5))
+        assert read_trace(folder / "trace.parquet")["step"].to_pylist() == list(range(4 * 5))
 
 
 def _ray_worker(driver: int) -> int:

@@ -13,10 +13,12 @@ from scalewise.data import Split, open_split
 from scalewise.lab.evaluation import ImageDetections, coco_metrics
 from scalewise.lab.evaluation.stored import write_detections
 from scalewise.lab.study.other_images import ImageBootstrap, ImageDifference, image_bootstrap
-from scalewise.lab.study.plan import Plan, cell_config, cell_folder, save_plan
+from scalewise.lab.study.plan_file import save_plan
+from scalewise.lab.study.planned_cells import Plan, cell_config, cell_folder
 from scalewise.lab.study.records import load_study
 from scalewise.lab.training.config import TrainConfig
-from scalewise.lab.training.runs import save_config, write_json
+from scalewise.lab.training.run_options import save_config
+from scalewise.lab.training.runs import write_json
 
 _NOISE = {"equal": 6.0, "avw": 2.0, "rlo": 6.0}
 

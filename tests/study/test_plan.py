@@ -9,17 +9,9 @@ import pytest
 import yaml
 
 from scalewise.errors import UsageError
-from scalewise.lab.study.plan import (
-    Cell,
-    GridOptions,
-    Plan,
-    cell_config,
-    cell_folder,
-    extend,
-    load_plan,
-    make_plan,
-    save_plan,
-)
+from scalewise.lab.study.plan import GridOptions, make_plan
+from scalewise.lab.study.plan_file import extend, load_plan, save_plan
+from scalewise.lab.study.planned_cells import Cell, Plan, cell_config, cell_folder
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.runs import RunError
 

@@ -11,16 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from scalewise.lab.study.statistics import (
-    MOST_SEEDS,
-    Difference,
-    bca_interval,
-    holm,
-    paired,
-    seeds_needed,
-    summarize,
-    t_interval,
-)
+from scalewise.lab.study.intervals import bca_interval, t_interval
+from scalewise.lab.study.seeds_needed import MOST_SEEDS, seeds_needed
+from scalewise.lab.study.statistics import Difference, holm, paired, summarize
 from scalewise.lab.study.verdicts import advice, interval_points, points, seeds_text, verdict
 
 _DIRECTION = re.compile(

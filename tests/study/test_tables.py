@@ -11,11 +11,12 @@ from scipy import stats
 
 from scalewise.errors import UsageError, UserError
 from scalewise.lab.study.comparisons import METRICS, study_tables
+from scalewise.lab.study.csv_tables import differences_csv, runs_csv
+from scalewise.lab.study.intervals import Interval
 from scalewise.lab.study.other_images import CAUTION, ImageBootstrap, ImageDifference
-from scalewise.lab.study.plan import Plan
+from scalewise.lab.study.planned_cells import Plan
 from scalewise.lab.study.records import Record, StudyRecords
-from scalewise.lab.study.statistics import Interval
-from scalewise.lab.study.study_tables import differences_csv, markdown, runs_csv, write_tables
+from scalewise.lab.study.study_tables import markdown, write_tables
 from scalewise.lab.training.config import TrainConfig
 
 _SCHEMES = ("equal", "avw:signal=dispersion", "rlo")

@@ -1,4 +1,4 @@
-"""One of two processes that train together, and that may be killed at a step."""
+"""One of two processes that train together; it can be killed at a given step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scalewise.lab.detectors import Batch
+from scalewise.detectors import Batch
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import resume, train
 from scalewise.lab.training.module import DetectionModule

@@ -1,20 +1,30 @@
-"""Training from images that the device keeps: as exact as from files, and told before it starts."""
+"""Training from images kept on the device: same results as from files, and checked beforehand."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
+from scalewise.data import DetectionDataset, make_loader
+from scalewise.detectors import Batch
 from scalewise.errors import UserError
-from scalewise.lab.detectors import Batch
-from scalewise.lab.inference.trained import evaluate, load_run
+from scalewise.lab.data.images import load_shrunk
+from scalewise.lab.evaluation.stored import read_detections
+from scalewise.lab.export.agreement import check_images
+from scalewise.lab.inference.detecting import detect_all
+from scalewise.lab.inference.prediction import predict
+from scalewise.lab.inference.scored import evaluate
+from scalewise.lab.inference.trained import load_run
 from scalewise.lab.training import caching
 from scalewise.lab.training.building import open_splits
 from scalewise.lab.training.caching import check_room, memory_left
@@ -31,11 +41,20 @@ def test_stopped_and_resumed_equals_undisturbed(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Stopped among collages and past a checkpoint; it is scored as it was validated, too."""
-    common = {"epochs": 2, "checkpoint_every": 2, "cache": "device", "mosaic": True}
+    common: dict[str, Any] = {"epochs": 2, "checkpoint_every": 2, "cache": "device", "mosaic": True}
     whole = train(tiny(tmp_path, name="whole", **common))
     said = capsys.readouterr().out
     assert "--cache device: 20 training images of at most 64x64 pixels take 0.25 MB on cpu" in said
     assert "--workers" not in said
+    run = _stopped_and_resumed(tiny(tmp_path, name="run", **common), monkeypatch)
+    _same_run(whole, run)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["status"] == "finished"
+    assert evaluate(load_run(run, device="cpu"), None, None)[1]["AP"] == metrics["best"]["AP"]
+
+
+def _stopped_and_resumed(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that is stopped after three steps."""
     step, left = DetectionModule.training_step, iter(range(3, -1, -1))
 
     def interrupted(self: DetectionModule, batch: Batch, index: int) -> torch.Tensor:
@@ -45,18 +64,55 @@ def test_stopped_and_resumed_equals_undisturbed(
 
     monkeypatch.setattr(DetectionModule, "training_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(tiny(tmp_path, name="run", **common))
+        train(config)
     monkeypatch.setattr(DetectionModule, "training_step", step)
-    run = resume(tmp_path / "run")
+    return resume(Path(config.out) / str(config.name))
+
+
+def _same_run(one: Path, other: Path) -> None:
+    """The weights and what was written step by step, bit for bit."""
     expected, found = (
-        torch.load(r / "checkpoints/last.ckpt", weights_only=True) for r in (whole, run)
+        torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for run in (one, other)
     )
-    for key, value in expected["state_dict"].items():
-        assert torch.equal(value, found["state_dict"][key]), key
-    assert pq.read_table(whole / "trace.parquet").equals(pq.read_table(run / "trace.parquet"))
-    metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["status"] == "finished"
-    assert evaluate(load_run(run, device="cpu"), None, None)[1]["AP"] == metrics["best"]["AP"]
+    for key, value in expected.items():
+        assert torch.equal(value, found[key]), key
+    assert pq.read_table(one / "trace.parquet").equals(pq.read_table(other / "trace.parquet"))
+
+
+def test_large_images_are_the_same_everywhere(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Decoded at a half: from files or memory, resumed, validated, predicted, exported."""
+    data = f"demo:images=20,size=331,folder={tmp_path}/demo"
+    common: dict[str, Any] = {"data": data, "epochs": 1, "checkpoint_every": 2, "mosaic": True}
+    whole = train(tiny(tmp_path, name="whole", lr=0.01, **common))
+    kept = tiny(tmp_path, name="kept", lr=0.01, cache="ram", **common)
+    run = _stopped_and_resumed(kept, monkeypatch)
+    _same_run(whole, run)
+    loaded = load_run(run, "last", "cpu")
+    training, validation = open_splits(kept)
+    stored = {image.image_id: image for image in read_detections(run / "detections.parquet")}
+    assert sum(len(image.boxes) for image in stored.values()) > 100
+    for image in detect_all(loaded, validation):
+        np.testing.assert_array_equal(image.boxes, stored[image.image_id].boxes)
+        np.testing.assert_array_equal(image.scores, stored[image.image_id].scores)
+    paths = [record.path for record in validation.records]
+    predicted = json.loads(
+        (predict(loaded, paths, tmp_path / "out", 0.0)[0] / "predictions.json").read_text()
+    )
+    for record, entry in zip(validation.records, predicted, strict=True):
+        boxes = [found["box"] for found in entry["detections"]]
+        np.testing.assert_allclose(boxes, stored[record.image_id].boxes, atol=6e-4)
+        with Image.open(tmp_path / "out" / entry["picture"]) as picture:
+            assert picture.size == (331, 331), "drawn whole"
+    batches, _ = check_images(loaded, 64)
+    loader = make_loader(DetectionDataset(validation, 64, augment=False), 4, shuffle=False)
+    assert torch.equal(torch.cat([batch.images for batch in batches]), next(iter(loader)).images)
+    assert load_shrunk(paths[0], 64).pixels.shape == (166, 166, 3)
+    room = replace(kept, cache="device")
+    check_room(room, training, validation, make_trainer(room, logger=False))
+    assert "4 validation images 0.33 MB of memory" in capsys.readouterr().out, "4 x 3 x 166 x 166"
 
 
 @pytest.mark.parametrize(("workers", "told"), [(1, True), (0, False), ("auto", False)])
@@ -66,7 +122,7 @@ def test_workers_that_load_nothing_are_told(
     config = tiny(tmp_path, cache="device", workers=workers)
     check_room(config, *open_splits(config), make_trainer(config, logger=False))
     said = capsys.readouterr().out
-    assert ("--workers 1 loads the validation images only" in said) == told
+    assert ("for the validation images only" in said) == told
 
 
 def test_too_little_memory_is_told_before_anything_is_written(

@@ -1,4 +1,4 @@
-"""Damage to every file of a run and of a study: one line that names it, or what was written."""
+"""Damage to each file of a run or a study: an error that names the file, or unchanged results."""
 
 from __future__ import annotations
 
@@ -15,34 +15,28 @@ from torch import Tensor
 
 from scalewise.cli import main
 from scalewise.data import Split, open_split
+from scalewise.detectors import Batch
 from scalewise.errors import UserError
-from scalewise.lab.detectors import Batch
-from scalewise.lab.evaluation.matching import load_matches
+from scalewise.lab.evaluation.match_files import load_matches
 from scalewise.lab.evaluation.stored import read_detections
 from scalewise.lab.replay.readers import read_losses
 from scalewise.lab.report.origin import environment_rows
 from scalewise.lab.report.trace_series import read_gradients, read_groups
 from scalewise.lab.study.cell import run_cell
 from scalewise.lab.study.local import outcome
-from scalewise.lab.study.other_images import run_matches
-from scalewise.lab.study.plan import (
-    Cell,
-    GridOptions,
-    cell_config,
-    cell_folder,
-    cell_log,
-    load_plan,
-    make_plan,
-    save_plan,
-)
+from scalewise.lab.study.plan import GridOptions, make_plan
+from scalewise.lab.study.plan_file import load_plan, save_plan
+from scalewise.lab.study.planned_cells import Cell, cell_config, cell_folder, cell_log
 from scalewise.lab.study.records import load_study, read_record, run_seconds
+from scalewise.lab.study.run_matches import run_matches
 from scalewise.lab.training import runs
-from scalewise.lab.training.checkpoints import position
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import resume, train
 from scalewise.lab.training.module import DetectionModule
 from scalewise.lab.training.reading import read_checkpoint
-from scalewise.lab.training.resuming import check_unfinished
+from scalewise.lab.training.resuming import check_unfinished, position
+from scalewise.lab.training.run_metrics import load_metrics
+from scalewise.lab.training.run_options import load_config
 
 Tiny = Callable[..., TrainConfig]
 CELL = Cell("atss", "equal", 0)
@@ -90,9 +84,9 @@ def _reads(study: Path) -> dict[str, Callable[[], Any]]:
     run, splits = study / RUN, dict[tuple[object, ...], Split]()
     return {
         "study.yaml": lambda: str(load_plan(study)),
-        f"{RUN}/config.yaml": lambda: str(runs.load_config(run)),
+        f"{RUN}/config.yaml": lambda: str(load_config(run)),
         f"{RUN}/environment.json": lambda: runs.run_classes(run),
-        f"{RUN}/metrics.json": lambda: runs.load_metrics(run)["last"],
+        f"{RUN}/metrics.json": lambda: load_metrics(run)["last"],
         f"{RUN}/trace.parquet": lambda: _groups(run)[1],
         f"{RUN}/gradients.parquet": lambda: _gradients(run),
         f"{RUN}/detections.parquet": lambda: [
@@ -174,7 +168,7 @@ def test_every_file_is_of_a_kind_above(study: Path) -> None:
 
 
 def test_options_cut_at_a_lines_end_are_not_taken_for_defaults(study: Path, tmp_path: Path) -> None:
-    for name, read in (("study.yaml", load_plan), (f"{RUN}/config.yaml", runs.load_config)):
+    for name, read in (("study.yaml", load_plan), (f"{RUN}/config.yaml", load_config)):
         lines = (study / name).read_text().splitlines(keepends=True)
         path = tmp_path / Path(name).name
         for count in range(len(lines)):
@@ -232,7 +226,7 @@ def test_damaged_matches_are_made_anew_from_the_detections(
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert said.startswith(f"{path} holds no stored matches: ")
-    assert said.endswith("; it is made anew from detections.parquet\n")
+    assert said.endswith("; it is made again from detections.parquet\n")
     assert found == [np.asarray(value).tolist() for value in vars(load_matches(path)).values()]
     assert found == [np.asarray(value).tolist() for value in vars(whole).values()]
     assert _matches(copy, splits) == found
@@ -260,9 +254,9 @@ def test_figures_of_another_run_are_no_record(
         assert read_record(copy, CELL) is None
         found = load_study(copy)
         assert [record.scheme for record in found.records] == ["avw"]
-        assert found.missing == [f"{CELL}: {run / 'metrics.json'} is another run's"]
+        assert found.missing == [f"{CELL}: {run / 'metrics.json'} belongs to another run"]
         before = (run / "metrics.json").read_bytes()
-        with pytest.raises(UserError, match=rf"{run / 'metrics.json'} is another run's: put back"):
+        with pytest.raises(UserError, match=rf"{run / 'metrics.json'} belongs to another run: put"):
             run_cell(cell_config(copy, load_plan(copy), CELL))
         assert (run / "metrics.json").read_bytes() == before
     (run / "metrics.json").write_text(own)
@@ -297,7 +291,7 @@ def test_a_damaged_cell_is_set_aside_not_deleted(
         before = {p.relative_to(run): p.read_bytes() for p in run.rglob("*") if p.is_file()}
         run_cell(config)
         aside = run.with_name(f"seed-0.broken-{number}")
-        assert f"it is kept as {aside}, and the run begins anew" in capsys.readouterr().out
+        assert f"the folder is kept as {aside}, and the run starts again" in capsys.readouterr().out
         kept = {p.relative_to(aside): p.read_bytes() for p in aside.rglob("*") if p.is_file()}
         assert kept == before
         assert begun == [config] * number
@@ -335,7 +329,7 @@ def test_images_found_damaged_while_training_stand_in_the_run(
     for path, content in sound.items():
         path.write_bytes(content)
     run = resume(tmp_path / "run")
-    damaged = runs.load_metrics(run)["damaged"]
+    damaged = load_metrics(run)["damaged"]
     assert damaged["train"] == {"count": 5, "first": sorted(map(str, paths))[:3]}
     assert damaged["val"]["count"] == 1
     told = environment_rows(runs.load_json(run / "environment.json"), damaged)

@@ -1,4 +1,4 @@
-"""`scalewise evaluate` says what training said, and reads a COCO file as pycocotools does."""
+"""`scalewise evaluate` gives the numbers of training, and reads COCO files as pycocotools does."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from scalewise.cli import main
 from scalewise.data import Split, open_split
 from scalewise.errors import UserError
 from scalewise.lab.evaluation import ImageDetections
-from scalewise.lab.evaluation.coco_ap import coco_results, raw_truth
+from scalewise.lab.evaluation.coco_tables import coco_results, raw_truth
 from scalewise.lab.evaluation.stored import read_detections
-from scalewise.lab.inference import trained
-from scalewise.lab.inference.trained import TrainedRun, detect_all, evaluate, load_run
+from scalewise.lab.inference import scored
+from scalewise.lab.inference.detecting import detect_all
+from scalewise.lab.inference.scored import evaluate
+from scalewise.lab.inference.trained import TrainedRun, load_run
 from scalewise.lab.training.arithmetic import run_arithmetic
 from scalewise.lab.training.building import open_splits
 from scalewise.lab.training.config import TrainConfig
@@ -128,7 +130,7 @@ def test_boxes_over_the_edge_are_told_of_and_can_be_scored_as_they_stand(
     data = _over_the_edge(tmp_path / "set")
     run = train(tiny(tmp_path, data=str(data), epochs=1, name="run", by="level"))
     loaded = load_run(run, "last", "cpu")
-    monkeypatch.setattr(trained, "detect_all", _found)
+    monkeypatch.setattr(scored, "detect_all", _found)
     expected = _pycocotools(data / "annotations" / "instances_val.json", loaded, data)
     _, raw = evaluate(loaded, None, None, clip=False)
     names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
@@ -141,11 +143,11 @@ def test_boxes_over_the_edge_are_told_of_and_can_be_scored_as_they_stand(
     assert cut["AP"] != raw["AP"], "else the test could not tell"
     capsys.readouterr()
     assert main(["evaluate", str(run), "--device", "cpu", "--checkpoint", "last"]) == 0
-    assert "16 boxes reach over their image's edge and were cut to it; --no-clip" in (
+    assert "16 boxes reach beyond their image and were cut to it; --no-clip" in (
         capsys.readouterr().out.replace("\n", " ")
     )
     assert main(["evaluate", str(run), "--device", "cpu", "--no-clip"]) == 0
-    assert "were counted as the file has them" in capsys.readouterr().out.replace("\n", " ")
+    assert "were used as they are" in capsys.readouterr().out.replace("\n", " ")
     path = max(run.glob("evaluation-val*.json"), key=lambda p: p.stat().st_mtime_ns)
     assert json.loads(path.read_text())["cut_to_the_image"] is False
 

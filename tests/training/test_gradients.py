@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from scalewise.errors import UsageError
-from scalewise.lab.training.config import TrainConfig, check
+from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import train
 from scalewise.lab.training.gradients import GradientLog, group_gram
-from scalewise.lab.training.trace import read_trace
+from scalewise.lab.training.option_check import check
+from scalewise.lab.training.trace_reading import read_trace
 
 
 def test_gram_of_linear_losses_is_that_of_their_coefficients() -> None:
@@ -78,7 +79,7 @@ def test_measuring_does_not_change_the_run(
     [
         ({"compile": True}, "leave out --compile"),
         ({"compile": "graphs"}, "leave out --compile"),
-        ({"precision": "16-mixed"}, "take --precision bf16-mixed or 32-true"),
+        ({"precision": "16-mixed"}, "use --precision bf16-mixed or 32-true"),
     ],
 )
 def test_where_gradients_cannot_be_measured_is_told(changes: dict[str, Any], message: str) -> None:

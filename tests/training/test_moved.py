@@ -1,4 +1,4 @@
-"""A run does not depend on where it lies, and is not taken for another one."""
+"""A run works after it was moved, and is not mistaken for another run."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ import torch
 from torch import Tensor
 
 from scalewise.data import open_split
+from scalewise.detectors import Batch
 from scalewise.errors import UserError
-from scalewise.lab.detectors import Batch
-from scalewise.lab.inference.trained import evaluate, load_run
+from scalewise.lab.inference.scored import evaluate
+from scalewise.lab.inference.trained import load_run
 from scalewise.lab.parquet import DamagedFile
 from scalewise.lab.study.records import read_metrics
-from scalewise.lab.training import runs
-from scalewise.lab.training.checkpoints import position
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import resume, train
 from scalewise.lab.training.module import DetectionModule
 from scalewise.lab.training.reading import read_checkpoint
+from scalewise.lab.training.resuming import position
+from scalewise.lab.training.run_metrics import load_metrics
+from scalewise.lab.training.run_options import load_config
 from scalewise.lab.training.scoring import Scoring
 
 Tiny = Callable[..., TrainConfig]
@@ -97,9 +99,9 @@ def test_relative_data_are_found_from_another_folder(
     best = json.loads((run / "metrics.json").read_text())["best"]
     assert evaluate(load_run(run, "best", "cpu"), None, None)[1]["AP"] == best["AP"]
     shutil.copytree(tmp_path / "a" / "set", tmp_path / "b" / "set")  # another of that name
-    assert runs.load_config(run).data == f"coco:{tmp_path / 'a' / 'set'}"
+    assert load_config(run).data == f"coco:{tmp_path / 'a' / 'set'}"
     shutil.move(tmp_path / "a" / "set", tmp_path / "a" / "gone")
-    assert runs.load_config(run).data == "coco:set"
+    assert load_config(run).data == "coco:set"
 
 
 def test_a_cut_config_is_noticed_by_its_checkpoint(interrupted: Path, tmp_path: Path) -> None:
@@ -147,11 +149,11 @@ def test_broken_metrics_are_written_anew(
     assert read_metrics(run) is None
     _falling_scores(monkeypatch)
     resume(run)
-    metrics = runs.load_metrics(run)
+    metrics = load_metrics(run)
     assert [round(epoch["AP"], 2) for epoch in metrics["history"]] == [0.5, 0.4, 0.3]
     (run / "metrics.json").write_text('{"status": "finished", "history": 3}')
     with pytest.raises(UserError, match="is damaged"):
-        runs.load_metrics(run)
+        load_metrics(run)
 
 
 class Malicious:
@@ -185,7 +187,7 @@ def test_resuming_on_other_devices_is_refused(interrupted: Path) -> None:
     path = interrupted / "checkpoints" / "last.ckpt"
     found = read_checkpoint(path)
     assert position(found, path, batches=5, devices=1) == (2, 0)
-    with pytest.raises(UserError, match=r"was trained on 1 device\(s\), and would go on on 2"):
+    with pytest.raises(UserError, match=r"was trained on 1 device\(s\), and would now run on 2"):
         position(found, path, batches=5, devices=2)  # the position alone would fit
     del found["run"]  # of an older version
     with pytest.raises(UserError, match="on another number of device"):

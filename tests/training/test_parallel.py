@@ -1,4 +1,4 @@
-"""Two processes train one model, score every image once, and leave one run folder."""
+"""Two processes train one model, score every image once, and make one run folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from scalewise.lab.inference.trained import evaluate, load_run
+from scalewise.lab.inference.scored import evaluate
+from scalewise.lab.inference.trained import load_run
 from scalewise.lab.training.config import TrainConfig
 
 

@@ -1,4 +1,4 @@
-"""Prediction on whatever lies in a folder, and names in any script on its pictures."""
+"""Prediction on all kinds of files in a folder, and names in any script on the pictures."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from PIL import ExifTags, Image, ImageFont
 
 from scalewise.cli import main
 from scalewise.data import open_split
+from scalewise.detectors import atss, fcos, retinanet
 from scalewise.lab import letters
-from scalewise.lab.data.split import ImageRecord, Objects, Split
-from scalewise.lab.detectors import atss, fcos, retinanet
+from scalewise.lab.data.image_record import ImageRecord, Objects
+from scalewise.lab.data.split import Split
 from scalewise.lab.inference.formats import ResultNames
 from scalewise.lab.inference.prediction import predict
 from scalewise.lab.inference.trained import TrainedRun, load_run

@@ -1,72 +1,33 @@
-"""Predictions for other tools, of videos, and from the scores at which F1 is best."""
+"""Predictions in other tools' formats, on videos, and with the scores at which F1 is best."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from pycocotools.coco import COCO
+from stub_detector import CLASSES, Stub, save
 from torchvision.ops import box_iou
 
 from scalewise.cli import main
 from scalewise.data import Split, open_split
 from scalewise.errors import UserError
-from scalewise.lab.data.split import Objects
-from scalewise.lab.detectors import Batch, Detections
+from scalewise.lab.data.image_record import Objects
 from scalewise.lab.evaluation import ImageDetections
 from scalewise.lab.evaluation.ranking import best_thresholds
 from scalewise.lab.evaluation.stored import write_detections
 from scalewise.lab.inference.prediction import predict
-from scalewise.lab.inference.trained import load_run, validated
-from scalewise.lab.inference.video import _upright
+from scalewise.lab.inference.scored import validated
+from scalewise.lab.inference.trained import load_run
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import train
-
-CLASSES = ["cat", "dog", "eel"]
-
-
-@dataclass
-class Stub:
-    """Finds, in every bright image, a dog on its left half and a cat of a lower score."""
-
-    classes: list[str]
-    size: int = 64
-    strides: tuple[int, ...] = (8, 16, 32, 64, 128)
-    batch_size: int = 4
-    workers: int = 0
-
-    def detect(self, batch: Batch) -> Detections:
-        """The two boxes of each image, in pixels of the padded one."""
-        height, width = batch.sizes.T.float()
-        none = torch.zeros_like(width)
-        dog = torch.stack((none, none, width / 2, height), dim=-1)
-        cat = torch.stack((width / 4, height / 4, width, height), dim=-1)
-        bright = batch.images[:, :, :4, :4].float().mean((1, 2, 3)) > 100
-        count = len(width)
-        return Detections(
-            torch.stack((dog, cat), dim=1),
-            torch.tensor([[0.9, 0.4]]).repeat(count, 1),
-            torch.tensor([[1, 0]]).repeat(count, 1),
-            torch.zeros(count, 2, dtype=torch.int64),
-            bright[:, None].expand(-1, 2),
-        )
-
-
-def save(path: Path, size: tuple[int, int], color: str = "white") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, color).save(path)
-    return path
 
 
 def test_yolo_lines_read_back_by_our_reader(tmp_path: Path) -> None:
@@ -158,100 +119,6 @@ def test_data_without_the_classes_are_refused(annotated: Path, tmp_path: Path) -
     with pytest.raises(UserError, match="has no class 'fox'"):
         predict(Stub([*CLASSES, "fox"]), [annotated / "val"], tmp_path / "out", 0.3, like=like)
     assert not (tmp_path / "out").exists()
-
-
-def film(path: Path, count: int, codec: str = "mpeg4", rate: Fraction = Fraction(24)) -> Path:
-    """A video that is dark up to its sixth frame."""
-    av = pytest.importorskip("av", reason="needs scalewise[video]")
-    noise = np.random.default_rng(0).integers(0, 40, (count, 48, 70, 3), dtype=np.uint8)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate)
-        stream.width, stream.height, stream.pix_fmt = 70, 48, "yuv420p"
-        for number in range(count):
-            pixels = noise[number] + np.uint8(0 if number < 6 else 200)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    return path
-
-
-@pytest.mark.parametrize(
-    ("name", "rate"), [("a.mp4", Fraction(24)), ("b.avi", Fraction(30000, 1001))]
-)
-def test_videos_keep_their_length_and_rate(name: str, rate: Fraction, tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    video = film(tmp_path / "in" / name, 14, rate=rate)
-    import av
-
-    save(tmp_path / "in" / "c.png", (20, 20))
-    folder, unreadable = predict(Stub(CLASSES), [video.parent], tmp_path / "out", 0.5, True)
-    assert not unreadable
-    picture, entry = json.loads((folder / "predictions.json").read_text())
-    assert picture["picture"] == "c.png"
-    assert entry["video"] == str(video)
-    assert [frame["frame"] for frame in entry["frames"]] == list(range(14))
-    assert [len(frame["detections"]) for frame in entry["frames"]] == [0] * 6 + [1] * 8
-    assert entry["frames"][12]["seconds"] == pytest.approx(float(12 / rate), abs=1e-3)
-    found = entry["frames"][9]["detections"][0]
-    assert (found["class"], found["box"]) == ("dog", pytest.approx([0, 0, 35, 48], abs=1))
-    with av.open(str(folder / entry["picture"])) as made, av.open(str(video)) as source:
-        ours, its = made.streams.video[0], source.streams.video[0]
-        assert ours.average_rate == its.average_rate == rate
-        lengths = [float(s.duration * s.time_base) for s in (ours, its)]
-        assert lengths[0] == pytest.approx(lengths[1], abs=0.5 / float(rate))
-        shown = [frame.to_ndarray(format="rgb24") for frame in made.decode(video=0)]
-    assert len(shown) == 14
-    scale = 480 // 70 + 1
-    assert shown[0].shape == (48 * scale, 70 * scale, 3)
-    spread = [np.ptp(frame[-20:, : 35 * scale].astype(int).mean((0, 1))) for frame in shown]
-    assert max(spread[:6]) < 8  # grey; then the edge of the box in its colour
-    assert min(spread[6:]) > 8
-    labels = sorted((folder / "labels" / video.stem).iterdir())
-    assert [file.name for file in labels] == [f"{n:06d}.txt" for n in range(14)]
-    assert labels[5].read_text() == ""
-    assert labels[6].read_text().startswith("1 0.25")
-
-
-def test_damaged_videos_are_told_and_what_was_read_is_kept(tmp_path: Path) -> None:
-    data = film(tmp_path / "whole.avi", 40).read_bytes()
-    (tmp_path / "half.avi").write_bytes(data[: len(data) * 6 // 10])
-    (tmp_path / "none.mp4").write_bytes(b"")
-    (tmp_path / "text.mov").write_text("no video" * 100)
-    names = ["half.avi", "none.mp4", "text.mov", "gone.mkv"]
-    images = [tmp_path / name for name in names]
-    folder, unreadable = predict(Stub(CLASSES), images, tmp_path / "out", 0.5)
-    assert len(unreadable) == 4
-    told = dict(zip(names, (next(x for x in unreadable if n in x) for n in names), strict=True))
-    assert "of the 40 that its header names were read, and are in half.mp4" in told["half.avi"]
-    assert "cannot be read as a video" in told["none.mp4"]
-    assert "cannot be read as a video" in told["text.mov"]
-    assert "no such video file" in told["gone.mkv"]
-    (entry,) = json.loads((folder / "predictions.json").read_text())
-    assert 0 < len(entry["frames"]) < 40
-    assert {file.name for file in folder.iterdir()} == {"half.mp4", "predictions.json"}
-    with pytest.raises(UserError, match="no image could be read"):
-        predict(Stub(CLASSES), images[1:], tmp_path / "other", 0.5)
-    assert not (tmp_path / "other").exists()
-
-
-def test_without_the_package_a_video_names_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "av", None)
-    (tmp_path / "a.mp4").write_bytes(b"x")
-    image = save(tmp_path / "a.png", (20, 20))
-    _, unreadable = predict(Stub(CLASSES), [image, tmp_path / "a.mp4"], tmp_path / "out", 0.5)
-    (line,) = unreadable
-    assert line.endswith("a.mp4: the package 'av' is missing: pip install 'scalewise[video]'")
-
-
-def test_videos_are_turned_as_players_do() -> None:
-    class Frame:
-        rotation = -90  # clockwise
-
-        def to_ndarray(self, format: str) -> Any:
-            return np.arange(6, dtype=np.uint8).reshape(2, 3, 1)
-
-    assert _upright(Frame())[..., 0].tolist() == [[3, 0], [4, 1], [5, 2]]
 
 
 def small_split(boxes: list[list[list[float]]], labels: list[list[int]]) -> Split:
@@ -370,7 +237,7 @@ def test_detections_of_another_epoch_are_found_anew(trained: Path, tmp_path: Pat
     [
         (["--threshold", "2"], "--threshold is a score, 0 to 1, or"),
         (["--threshold", "best"], "threshold"),
-        (["--data", "x"], "--data gives the ids of --save_coco"),
+        (["--data", "x"], "--data gives the ids for --save_coco"),
     ],
 )
 def test_impossible_options_are_refused(

@@ -1,4 +1,4 @@
-"""Several processes that train together, under SLURM and in a study, and accumulation windows."""
+"""Several processes that train together: SLURM, studies, and accumulation."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ from torch import distributed
 from scalewise.cli import main
 from scalewise.data import open_split
 from scalewise.errors import UserError
-from scalewise.lab.data.split import hold_out
-from scalewise.lab.study.plan import Cell, GridOptions, cell_config, cell_folder, make_plan
+from scalewise.lab.data.hold_out import hold_out
+from scalewise.lab.study.plan import GridOptions, make_plan
+from scalewise.lab.study.planned_cells import Cell, cell_config, cell_folder
 from scalewise.lab.training import runs
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import resume, train
-from scalewise.lab.training.trainer import free_port, shared_out
+from scalewise.lab.training.ranks import free_port, is_main_process
+from scalewise.lab.training.run_loaders import shared_out
+from scalewise.lab.training.run_metrics import load_metrics
 from scalewise.weighting import LossBalancer
 
 Tiny = Callable[..., TrainConfig]
@@ -71,7 +74,7 @@ def test_the_process_that_writes(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert runs.is_main_process() == main_process
+    assert is_main_process() == main_process
 
 
 def test_tasks_that_would_each_train_alone_are_refused(
@@ -111,7 +114,7 @@ def test_two_slurm_tasks_and_one_image_to_validate(tiny: Tiny, tmp_path: Path) -
     assert [text.count("run folder:") for text in printed] == [2, 0]
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["run"]
     run = tmp_path / "runs" / "run"
-    assert runs.load_metrics(run)["status"] == "finished"
+    assert load_metrics(run)["status"] == "finished"
     found = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     one, other = (rank["block"] for rank in found["ranks"])
     assert found["run"]["devices"] == 2
@@ -241,6 +244,6 @@ def test_two_ranks_killed_and_resumed_are_the_undisturbed_ones(tiny: Tiny, tmp_p
     step = random.randrange(4, 10)
     assert _two_ranks(killed, last=step) == [-signal.SIGKILL, -signal.SIGKILL], step
     run = tmp_path / "killed"
-    assert not (run / "metrics.json").is_file() or runs.load_metrics(run)["status"] == "running"
+    assert not (run / "metrics.json").is_file() or load_metrics(run)["status"] == "running"
     assert _two_ranks(killed, run) == [0, 0], step
     assert list(differences(tmp_path / "whole", run)) == [], step

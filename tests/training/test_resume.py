@@ -1,4 +1,4 @@
-"""A run that was killed and resumed equals the run that was left alone, bit for bit."""
+"""A run that was killed and resumed equals an uninterrupted run, bit for bit."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from processes import start
 from torchvision.models import mobilenet_v3_small
 
 from scalewise.cli import main
+from scalewise.detectors import Batch
 from scalewise.errors import UserError
-from scalewise.lab.detectors import Batch
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import resume, train
 from scalewise.lab.training.module import DetectionModule

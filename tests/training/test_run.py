@@ -1,4 +1,4 @@
-"""A run from images to a folder with everything in it, checked against its own parts."""
+"""A whole run, from images to a complete run folder, checked against its own parts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from torch import Tensor
 from scalewise.cli import main
 from scalewise.cli.display import show_run
 from scalewise.data import open_split
+from scalewise.detectors import Batch
 from scalewise.errors import UserError
-from scalewise.lab.detectors import Batch
 from scalewise.lab.inference.prediction import predict
-from scalewise.lab.inference.trained import evaluate, load_run
+from scalewise.lab.inference.scored import evaluate
+from scalewise.lab.inference.trained import load_run
 from scalewise.lab.training import runs
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import train
 from scalewise.lab.training.module import DetectionModule
+from scalewise.lab.training.run_options import load_config
 from scalewise.lab.training.scheme_options import build_balancer
 from scalewise.weighting import RLO
 
@@ -72,7 +74,7 @@ def test_trace_replayed_gives_the_weights_and_actions(tiny: Tiny, trained: Path)
     trace = pq.read_table(trained / "trace.parquet")
     assert trace["step"].to_pylist() == list(range(10))
     assert trace["epoch"].to_pylist() == [0] * 5 + [1] * 5
-    balancer = build_balancer(5, runs.load_config(trained))
+    balancer = build_balancer(5, load_config(trained))
     for row in trace.to_pylist():
         losses = [
             sum(v for k, v in row.items() if k.startswith("loss/") and k.endswith(p))
@@ -167,7 +169,7 @@ def test_evaluation_repeats_the_score_of_training(trained: Path) -> None:
 
 
 def test_predictions_are_drawn_and_written(trained: Path, tmp_path: Path) -> None:
-    records = open_split(runs.load_config(trained).data, "test").records
+    records = open_split(load_config(trained).data, "test").records
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no image")
     images = [broken, *(record.path for record in records[:2])]
@@ -201,7 +203,7 @@ def test_commands_tell_where_things_are(
 ) -> None:
     assert main(["evaluate", str(trained), "--split", "test", "--device", "cpu"]) == 0
     assert "evaluation-test" in capsys.readouterr().out
-    image = str(open_split(runs.load_config(trained).data, "test").records[0].path)
+    image = str(open_split(load_config(trained).data, "test").records[0].path)
     assert (
         main(["predict", str(trained), image, "--out", str(tmp_path / "p"), "--device", "cpu"]) == 0
     )

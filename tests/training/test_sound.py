@@ -1,4 +1,4 @@
-"""Trainings that cannot go on stop with the reason, and leave what was sound."""
+"""Trainings that cannot continue stop with a reason, and keep what is valid."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from scalewise.cli import main
+from scalewise.detectors import Batch
 from scalewise.errors import UsageError, UserError
 from scalewise.files import WriteError
-from scalewise.lab.detectors import Batch
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import resume, train
 from scalewise.lab.training.module import DetectionModule

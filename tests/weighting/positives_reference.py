@@ -1,4 +1,4 @@
-"""The weights of groups of positives once more, in NumPy and float64 with plain loops.
+"""A second, plain implementation of weights for groups of positives: NumPy, float64, loops.
 
 Written from the method's definition, not from the code: nothing is blocked or merged, every value
 of every interval is kept and the pooled moments are worked out from all of them anew.

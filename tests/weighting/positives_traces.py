@@ -1,4 +1,4 @@
-"""Losses and positives of a training with faults in it, and balancers to feed them to."""
+"""Losses and positives of a training, with faults in them, and balancers to feed them to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of whole levels are to the bit what they were before groups of positives came.
+"""Weights of whole levels equal, bit for bit, those of an earlier version of the library.
 
 The numbers were printed by the library as of commit 21c205b.
 """

@@ -1,4 +1,4 @@
-"""The examples in the method's documentation run as printed."""
+"""The examples in the docs of the method print what the docs show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No step, interval ends included, may move a value from the device to the host."""
+"""No step copies a value from the device to the host, not even at the end of an interval."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of groups of positives against a plain twin, and how long an interval lasts."""
+"""Weights of groups of positives, compared with a plain twin; the length of intervals."""
 
 from __future__ import annotations
 

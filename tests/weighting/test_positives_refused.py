@@ -1,4 +1,4 @@
-"""What balancers of positives refuse: odd input, settings, states and proposals."""
+"""What balancers of positives refuse: odd inputs, settings, states and proposals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of groups of positives in closed form: means, shares, limits, what is kept."""
+"""Weights of groups of positives, compared with closed forms: means, shares, limits."""
 
 from __future__ import annotations
 

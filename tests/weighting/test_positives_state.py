@@ -1,4 +1,4 @@
-"""Balancers of positives as modules: values and slopes, evaluation, copies, resuming, compiling."""
+"""Balancers of positives as modules: gradients, evaluation, copies, resuming, compiling."""
 
 from __future__ import annotations
 
@@ -111,8 +111,7 @@ def test_resumed_mid_interval_it_goes_on_bit_for_bit(name: str, interval: Any) -
     assert part.intervals == whole.intervals > 0
 
 
-@pytest.mark.parametrize("copied", [False, True])
-@pytest.mark.parametrize("name", ["share", "avw", "rlo"])
+@pytest.mark.parametrize(("name", "copied"), [("share", True), ("avw", False), ("rlo", True)])
 def test_compiled_it_learns_in_one_graph_what_it_learns_eagerly(name: str, copied: bool) -> None:
     losses, positives = (torch.from_numpy(part) for part in trace(5, 30, 3, []))
     eager, balancer = of_class(3, name), of_class(3, name)

@@ -1,4 +1,4 @@
-"""The decisive test of RLO: where one action is truly better, the policy finds it."""
+"""RLO learns: if one action is truly better, its policy finds this action."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every scheme against the plain NumPy twin, on random traces with everything that goes wrong."""
+"""Every scheme, compared with a plain NumPy twin, on random traces with all kinds of faults."""
 
 from __future__ import annotations
 

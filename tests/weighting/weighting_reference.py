@@ -1,4 +1,4 @@
-"""The method once more, in NumPy and float64 with plain loops, to hold the library against.
+"""A second, plain implementation of the method in NumPy, float64 and loops, for comparison.
 
 Written from the method's definition, not from the code: nothing is blocked, merged or masked, every
 interval keeps all its values.

@@ -8,15 +8,15 @@ import sys
 import warnings
 
 COMMANDS = {
-    "inspect": "what a data set asks of a detector, before any training",
+    "inspect": "look at a data set before training: classes, sizes, doubtful labels",
     "train": "train a detector on a VOC, COCO or YOLO data set",
-    "compare": "train under several schemes and seeds, and compare them",
-    "report": "one HTML page on runs or studies",
-    "replay": "the weights that other schemes would have chosen from a recorded run",
+    "compare": "train with several weighting schemes and seeds, and compare them",
+    "report": "one HTML page about runs or studies",
+    "replay": "the weights that other schemes would have chosen in a recorded run",
     "evaluate": "average precision of a run on any split",
     "predict": "draw a run's detections on images and videos",
     "export": "a run's detector as an ONNX or torch.export file",
-    "demo": "train with equal and balanced weights on pictures drawn on the spot",
+    "demo": "train with equal and with balanced weights on drawn pictures, in minutes",
 }
 STARTS_RUNS = ("compare", "demo")  # commands that train in other processes
 
@@ -25,7 +25,8 @@ HELP = (
     "Trains object detectors with loss weights by class or size of the objects.\n\n"
     "commands:\n"
     + "".join(f"  {name:<10}{summary}\n" for name, summary in COMMANDS.items())
-    + "\n`scalewise COMMAND --help` lists its options, `scalewise --version` the version.\n"
+    + "\n`scalewise COMMAND --help` lists its options, `scalewise --version` says the version.\n"
+    "--batch-size and --batch_size are the same option.\n"
 )
 
 

@@ -14,10 +14,11 @@ from scalewise.cli.parsing import add_run_options, build, command_parser, parse
 from scalewise.errors import UsageError, UserError
 from scalewise.files import is_leftover
 from scalewise.lab.study.plan import VARIED, GridOptions
-from scalewise.lab.training.config import GROUPS, TrainConfig, check
+from scalewise.lab.training.config import GROUPS, TrainConfig
+from scalewise.lab.training.option_check import check
 
 if TYPE_CHECKING:
-    from scalewise.lab.study.plan import Cell, Plan
+    from scalewise.lab.study.planned_cells import Cell, Plan
 
 
 @dataclass(kw_only=True)
@@ -25,9 +26,9 @@ class StudyOptions:
     """Study.
 
     Args:
-        out: Study folder. Where it exists, what is missing is run, and the grid may grow.
+        out: Study folder. If it exists, what is missing is run, and the grid may grow.
         jobs: Runs at a time on this machine, each with its share of the cores and GPUs; "auto" is
-            one for each GPU, or without one for each four cores.
+            one for each GPU, or without a GPU one for every four cores.
         dry_run: Print the grid and an estimate of the time, and run nothing.
     """
 
@@ -40,7 +41,7 @@ def parser() -> ArgumentParser:
     """The grid, where it goes, and every option of a run that does not vary."""
     options = command_parser(
         "compare",
-        "Train every detector under every scheme with every seed, and compare them.",
+        "Train every detector with every scheme and every seed, and compare them.",
         usage="scalewise compare --data DATA [options], or --out STUDY",
     )
     options.add_argument("--config", action="config", help="YAML file with any of the options")
@@ -69,7 +70,8 @@ def run_study(values: Namespace) -> int:
         values: The options that `parser` knows.
     """
     from scalewise.lab.data.open import require_data
-    from scalewise.lab.study.plan import extend, load_plan, make_plan, save_plan
+    from scalewise.lab.study.plan import make_plan
+    from scalewise.lab.study.plan_file import extend, load_plan, save_plan
 
     study = Path(values.out)
     if values.jobs != "auto" and values.jobs < 1:
@@ -88,9 +90,9 @@ def run_study(values: Namespace) -> int:
     if (study / "study.yaml").is_file():
         plan = extend(load_plan(study), plan)
     elif study.is_dir() and any(not is_leftover(path) for path in study.iterdir()):
-        raise UserError(f"{study} exists and is no study (no study.yaml); name another with --out")
+        raise UserError(f"{study} is no study (it has no study.yaml); name another with --out")
     if values.jobs == "auto":
-        from scalewise.lab.study.local import jobs_that_fit
+        from scalewise.lab.study.machine_share import jobs_that_fit
 
         values.jobs = jobs_that_fit(plan.options)
     if values.dry_run:
@@ -105,7 +107,7 @@ def _parse(words: list[str]) -> Namespace:
     out = parse(parser(), words, StudyOptions, GridOptions, *GROUPS).out
     known = Path(out) / "study.yaml"
     if known.is_file():
-        from scalewise.lab.study.plan import load_plan
+        from scalewise.lab.study.plan_file import load_plan
 
         load_plan(known.parent)  # which names the file where it is damaged
         words = ["--config", str(known), *words]

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Literal
 from scalewise.cli.parsing import build, command_parser, parse
 from scalewise.default import SCHEME
 from scalewise.errors import UserError
-from scalewise.lab.training.config import TrainConfig, check
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.option_check import check
 from scalewise.threads import usable_cores
 
 if TYPE_CHECKING:
-    from scalewise.lab.study.plan import Cell, Plan
+    from scalewise.lab.study.planned_cells import Cell, Plan
     from scalewise.lab.study.records import Record
 
 DATA = "demo:kind=cells,images=600,size=128"
@@ -27,7 +28,7 @@ class DemoRun:
     Args:
         out: Folder in which the demo's folder is made.
         scheme: Weighting scheme that is compared with equal weights.
-        detector: Assignment and losses.
+        detector: Detector to train.
         epochs: Passes over the training split.
         seed: Seed of both runs.
     """
@@ -66,7 +67,7 @@ def main(words: list[str]) -> int:
     """Run the command."""
     parser = command_parser(
         "demo",
-        "Train twice on a data set made on the spot, with equal and balanced weights.",
+        "Train twice on drawn pictures, with equal and with balanced weights, and compare.",
     )
     parser.add_class_arguments(DemoRun)
     options = build(DemoRun, parse(parser, words, DemoRun))
@@ -76,7 +77,9 @@ def main(words: list[str]) -> int:
     from scalewise.lab.data.open import open_split
     from scalewise.lab.report.build import write_report
     from scalewise.lab.study.board import duration
-    from scalewise.lab.study.plan import Cell, GridOptions, make_plan, save_plan
+    from scalewise.lab.study.plan import GridOptions, make_plan
+    from scalewise.lab.study.plan_file import save_plan
+    from scalewise.lab.study.planned_cells import Cell
     from scalewise.lab.training.runs import new_run_folder
 
     start = time.monotonic()
@@ -86,7 +89,7 @@ def main(words: list[str]) -> int:
     study = new_run_folder(Path(options.out), "demo")
     save_plan(study, plan)
     introduce(training, held_out, options.scheme)
-    print(f"to be found in {study}", flush=True)
+    print(f"Results are written to {study}.", flush=True)
     cells = [Cell(options.detector, scheme, options.seed) for scheme in plan.schemes]
     records = _train(study, plan, cells)
     scores = ap_of_classes(training, *(record.metrics for record in records))

@@ -21,11 +21,12 @@ def introduce(training: Split, held_out: Split, scheme: str) -> None:
     total = sum(objects.values())
     shares = ", ".join(f"{name}s {100 * n / total:.0f} %" for name, n in objects.items())
     print(
-        f"One detector is trained twice on {len(training.records)} pictures that are drawn on the\n"
-        f"spot, in the likeness of blood smears, and tried on {len(held_out.records)} others.\n"
+        f"One detector is trained twice on {len(training.records)} drawn pictures that resemble\n"
+        f"blood smears, and tested on {len(held_out.records)} others.\n"
         f"Shares of the boxes: {shares}.\n"
-        "The trainings differ in the weights of the loss alone: equal, or balanced by\n"
-        f"class while training runs ({scheme}). On two idle cores it takes some two minutes.",
+        "The two trainings differ only in the weights of the loss: equal for all classes,\n"
+        f"or balanced by class during training ({scheme}). On two idle cores this takes about\n"
+        "two minutes.",
         flush=True,
     )
 

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from scalewise.lab.data.text import printable
 from scalewise.lab.training.kinds import Kind, kind_of, percent
-from scalewise.lab.training.runs import load_config, load_json
+from scalewise.lab.training.run_options import load_config
+from scalewise.lab.training.runs import load_json
 
 MOST_COLUMNS, MOST_ROWS = 8, 20  # of a table of weights
 

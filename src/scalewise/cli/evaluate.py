@@ -14,11 +14,11 @@ class EvaluateOptions:
     """Evaluation.
 
     Args:
-        data: Data set; the run's own when left out.
-        split: Name of the split; the run's validation split when left out.
-        checkpoint: Which checkpoint.
-        no_clip: Score against the COCO file as it stands, boxes over an image's edge uncut, as
-            pycocotools does; else they are cut to the image, as in training.
+        data: Data set. Default: the run's own.
+        split: Name of the split. Default: the run's validation split.
+        checkpoint: The checkpoint with the best AP in validation, or the last one.
+        no_clip: Use the boxes of the COCO file as they are, as pycocotools does. Without it, boxes
+            that reach beyond the image are cut to it, as in training.
         device: "auto", "cpu", "cuda" or another torch device.
     """
 
@@ -33,14 +33,15 @@ def main(words: list[str]) -> int:
     """Run the command."""
     parser = command_parser(
         "evaluate",
-        "Average precision of a run.",
+        "Measure the average precision (AP) of a run on a split.",
     )
     parser.add_argument("run", help="run folder")
     parser.add_class_arguments(EvaluateOptions)
     values = parse(parser, words, EvaluateOptions)
     options = build(EvaluateOptions, values)
     from scalewise.lab.data.open import require_data
-    from scalewise.lab.training.runs import checkpoint, load_config, load_json
+    from scalewise.lab.training.run_options import load_config
+    from scalewise.lab.training.runs import checkpoint, load_json
 
     folder = Path(values.run)
     load_config(folder)
@@ -48,7 +49,8 @@ def main(words: list[str]) -> int:
     if options.data is not None:
         require_data(options.data)
     from scalewise.cli.display import show_metrics
-    from scalewise.lab.inference.trained import evaluate, load_run
+    from scalewise.lab.inference.scored import evaluate
+    from scalewise.lab.inference.trained import load_run
 
     run = load_run(folder, options.checkpoint, options.device)
     path, metrics = evaluate(run, options.data, options.split, clip=not options.no_clip)
@@ -57,10 +59,10 @@ def main(words: list[str]) -> int:
     over = load_json(path)["boxes_over_the_edge"]
     if over:
         what = (
-            "counted as the file has them"
+            "used as they are"
             if options.no_clip
-            else "cut to it; --no-clip scores against the COCO file as it stands, as pycocotools"
+            else "cut to it; --no-clip uses the boxes of the COCO file as they are, as pycocotools"
         )
-        print(f"{over} boxes reach over their image's edge and were {what}")
+        print(f"{over} boxes reach beyond their image and were {what}")
     print(f"written: {path}")
     return 0

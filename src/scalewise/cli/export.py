@@ -16,12 +16,12 @@ class ExportOptions:
 
     Args:
         format: "onnx", or "torch" for a file that torch.export.load reads.
-        checkpoint: Which checkpoint.
-        out: The file; default: RUN/model.onnx or RUN/model.pt2. Nothing is overwritten: where it
-            exists, "-2" is added to its name.
+        checkpoint: The checkpoint with the best AP in validation, or the last one.
+        out: The file to write. Default: RUN/model.onnx or RUN/model.pt2. If it exists, "-2" is
+            added to the name.
         nms: Put non-maximum suppression into the file, which then gives at most 100 detections an
-            image and their number. Without, it gives all boxes and scores.
-        size: Pixels that the longer side of images is resized to; default: the run's.
+            image and their number. Without it, the file gives all boxes and scores.
+        size: Longer side of the images in pixels. Default: the run's.
     """
 
     format: Literal["onnx", "torch"] = "onnx"
@@ -35,7 +35,7 @@ def main(words: list[str]) -> int:
     """Run the command."""
     parser = command_parser(
         "export",
-        "Write a run's detector as a file that takes raw pixels, and compare the two.",
+        "Write a run's detector as an ONNX or torch.export file, and check it against the run.",
     )
     parser.add_argument("run", help="run folder")
     parser.add_class_arguments(ExportOptions)
@@ -43,7 +43,8 @@ def main(words: list[str]) -> int:
     options = build(ExportOptions, values)
     if options.size is not None and options.size < 1:
         raise UsageError(f"--size must be above 0, got {options.size}")
-    from scalewise.lab.training.runs import checkpoint, load_config
+    from scalewise.lab.training.run_options import load_config
+    from scalewise.lab.training.runs import checkpoint
 
     folder = Path(values.run)
     load_config(folder)

@@ -1,4 +1,4 @@
-"""`scalewise inspect`: what a data set asks of a detector, before any training."""
+"""`scalewise inspect`: a look at a data set before training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from jsonargparse import ArgumentParser
 
 from scalewise.cli.parsing import build, command_parser, parse
 from scalewise.errors import UsageError
-from scalewise.lab.training.config import TrainConfig, check
+from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.option_check import check
 
 
 @dataclass(kw_only=True)
@@ -18,14 +19,14 @@ class InspectOptions:
     """Inspection.
 
     Args:
-        data: Data set, as `scalewise train --data` takes it. Required.
+        data: Data set, as for `scalewise train --data`. Required.
         split: Name of the split to look at.
         size: Longer side, in pixels, to which images would be resized.
-        detector: Whose assigner is run.
+        detector: Detector whose assigner counts the positives.
         anchor_scale: Factor on the object sizes that the levels are meant for.
-        size_edges: Sides in pixels of the original image that part small, medium and large: "coco"
-            (32,96), "thirds" of the objects, or numbers separated by commas.
-        out: Folder for the picture and the page; a number is added to its name where it exists.
+        size_edges: Limits between small, medium and large objects, in pixels of the original image:
+            "coco" (32,96), "thirds" of the objects, or numbers separated by commas.
+        out: Folder for the picture and the page. If it exists, a number is added to the name.
             Default: inspection.
     """
 
@@ -42,7 +43,7 @@ def parser() -> ArgumentParser:
     """All options of an inspection."""
     options = command_parser(
         "inspect",
-        "Look at a data set before training: sizes against levels, classes, labels.",
+        "Look at a data set before training: sizes, levels, classes, doubtful labels.",
         usage="scalewise inspect --data DATA [options]",
     )
     options.add_class_arguments(InspectOptions)
@@ -66,7 +67,7 @@ def main(words: list[str]) -> int:
     found, examples, unreadable = inspect_data(config, show=True)
     show_inspection(found, Console())
     for line in unreadable:
-        print(f"not shown, could not be read: {line}")
+        print(f"could not be read and is not shown: {line}")
     picture, page = write_inspection(found, examples, unreadable, out)
     print(f"picture: {picture}\npage:    {page}")
     return 0

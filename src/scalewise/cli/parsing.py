@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import re
 from argparse import Action
 from collections.abc import Collection
 from typing import Any
@@ -12,15 +10,17 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from scalewise.errors import UsageError
+from scalewise.lab.mistakes import explain, types_of
 from scalewise.lab.training.config import GROUPS, TrainConfig
 
 FIRST = ("data", "size", "batch_size", "detector", "weights_backbone", "by", "scheme", "epochs",
          "lr", "out")  # fmt: skip
+SWITCH = ("true", "false", "yes", "no", "on", "off")
 NO_DEFAULT = " (default: %(default)s)"
 
 
 class FirstOptions(TrainConfig):
-    """First: what most trainings set."""
+    """What most trainings set."""
 
 
 class ShortHelp(DefaultHelpFormatter):
@@ -29,8 +29,17 @@ class ShortHelp(DefaultHelpFormatter):
     def _get_type_str(self, action: Action) -> str | None:
         return None
 
+    def _format_action_invocation(self, action: Action) -> str:
+        """Without `--schemes+` and the like, which add to lists, and without rare flags."""
+        if "--print_config" in action.option_strings:
+            return "--print_config"
+        shown = str(super()._format_action_invocation(action))
+        return ", ".join(part for part in shown.split(", ") if "+ " not in part)
+
     def _get_help_string(self, action: Action) -> str:
         """Without a default that is nothing."""
+        if "--print_config" in action.option_strings:
+            return "print all options as YAML, for --config, and run nothing"
         words = str(super()._get_help_string(action))
         return words if action.default not in (None, "") else words.replace(NO_DEFAULT, "")
 
@@ -52,6 +61,7 @@ def command_parser(
         usage=usage,
         epilog=epilog,
         exit_on_error=False,
+        allow_abbrev=False,  # an abbreviation may come to mean another option
         formatter_class=ShortHelp,
     )
 
@@ -71,21 +81,21 @@ def add_run_options(parser: ArgumentParser, skip: Collection[str] = ()) -> None:
 
 
 def with_underscores(words: list[str], flags: set[str]) -> list[str]:
-    """Accept `--skip-bad` for `--skip_bad` and a bare flag for `--flag true`."""
+    """Take `--skip-bad` for `--skip_bad`, and `--flag` alone for `--flag true`."""
     out = []
     for position, word in enumerate(words):
         if word.startswith("--"):
             name, equals, value = word.partition("=")
             word = "--" + name[2:].replace("-", "_") + equals + value
             follows = words[position + 1] if position + 1 < len(words) else "--"
-            if word[2:] in flags and follows not in ("true", "false"):
+            if word[2:] in flags and follows.lower() not in SWITCH:
                 word += "=true"
         out.append(word)
     return out
 
 
 def parse(parser: ArgumentParser, words: list[str], *options: type) -> Namespace:
-    """Parse with hints for misspelt names.
+    """Parse, and say in plain words what cannot be parsed.
 
     Args:
         parser: Built with `exit_on_error=False`.
@@ -93,22 +103,15 @@ def parse(parser: ArgumentParser, words: list[str], *options: type) -> Namespace
         options: The dataclasses whose fields the parser has.
 
     Raises:
-        UsageError: naming what was not understood, with the nearest known option.
+        UsageError: naming the word, what is allowed, and the nearest name or value.
     """
     fields = {f.name: f.type for o in options for f in dataclasses.fields(o)}
     flags = {name for name, kind in fields.items() if kind == "bool"}
     try:
         return parser.parse_args(with_underscores(words, flags))
     except ArgumentError as error:
-        message = " ".join(str(error).split())
-        unknown = re.findall(r"--(\w+)", message.partition("nrecognized arguments")[2])
-        unknown += re.findall(r"(?:[Oo]ption|[Kk]ey) '?\"?(\w+)", message)
-        hints = [
-            f"did you mean '{close[0]}' for '{word}'?"
-            for word in unknown
-            if word not in fields and (close := difflib.get_close_matches(word, fields, n=1))
-        ]
-        raise UsageError("; ".join([message, *hints, "--help lists every option"])) from None
+        said = explain(str(error), types_of(options), list(parser.get_defaults().keys()))
+        raise UsageError(said if said.endswith("?") else f"{said}; --help says more") from None
 
 
 def build(kind: type, values: Namespace) -> Any:

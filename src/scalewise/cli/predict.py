@@ -16,17 +16,18 @@ class PredictOptions:
     """Prediction.
 
     Args:
-        out: Folder for the pictures, videos and predictions.json; default: RUN/predictions, or
+        out: Folder for the pictures, videos and predictions.json. Default: RUN/predictions, or
             "predictions" beside an exported file.
-        threshold: Least score of a box that is shown, or "best-f1": for each class the score at
+        threshold: Lowest score of a box that is shown, or "best-f1": for each class the score at
             which its F1 on the run's validation split is best.
-        save_txt: Also write YOLO's text files, "class cx cy w h" a line, into "labels".
-        save_conf: With the score at the end of each line.
-        save_coco: Also write COCO's results of the images, coco.json.
-        data: Data set whose image and category ids coco.json takes; images that are not its own get
-            new ids, which coco-images.json lists.
-        split: Name of its split.
-        checkpoint: Which checkpoint.
+        save_txt: Also write YOLO text files, with a line "class cx cy w h" for each box, into the
+            folder "labels".
+        save_conf: Add the score to each line of these files.
+        save_coco: Also write the detections on images as COCO results, coco.json.
+        data: Data set whose image and category ids are used in coco.json; images that are not in it
+            get new ids, which coco-images.json lists.
+        split: Split of that data set.
+        checkpoint: The checkpoint with the best AP in validation, or the last one.
         device: "auto", "cpu", "cuda" or another torch device.
     """
 
@@ -81,11 +82,11 @@ def carry_out(
         UserError: for whatever keeps the work from being done.
     """
     if options.threshold != "best-f1" and not 0 <= options.threshold <= 1:
-        raise UsageError(f'--threshold is a score, 0 to 1, or "best-f1", got {options.threshold}')
+        raise UsageError(f'--threshold is a score, 0 to 1, or "best-f1", not {options.threshold}')
     if options.save_conf and not options.save_txt:
-        raise UsageError("--save_conf adds scores to the files of --save_txt: add that too")
+        raise UsageError("--save_conf adds scores to the files of --save_txt: give that option too")
     if options.data is not None and not options.save_coco:
-        raise UsageError("--data gives the ids of --save_coco: add that, or leave it out")
+        raise UsageError("--data gives the ids for --save_coco: give that too, or leave it out")
     exported = source.suffix.lower() in (".onnx", ".pt2") or source.is_file()
     if exported and options.threshold == "best-f1":
         raise UsageError(
@@ -119,7 +120,8 @@ def carry_out(
 
 def _look_first(source: Path, images: list[Path], options: PredictOptions, exported: bool) -> None:
     """Refuse what can be seen to be wrong before anything slow is imported."""
-    from scalewise.lab.training.runs import checkpoint, load_config
+    from scalewise.lab.training.run_options import load_config
+    from scalewise.lab.training.runs import checkpoint
 
     if not exported:
         load_config(source)
@@ -137,13 +139,14 @@ def _prepare(
     from, torch and all, for the help.
     """
     if exported:
-        from scalewise.lab.export.exported import load_exported
+        from scalewise.lab.export.loading import load_exported
 
         assert options.threshold != "best-f1"
         found = load_exported(source, options.device)
         out = Path(options.out) if options.out else source.parent / "predictions"
         return found, out, options.threshold, []
-    from scalewise.lab.inference.trained import load_run, validated
+    from scalewise.lab.inference.scored import validated
+    from scalewise.lab.inference.trained import load_run
 
     run = load_run(source, options.checkpoint, options.device)
     out = Path(options.out) if options.out else source / "predictions"

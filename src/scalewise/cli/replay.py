@@ -10,8 +10,8 @@ from scalewise.cli.parsing import build, command_parser, parse
 from scalewise.errors import UsageError, UserError
 
 LIMITS = (
-    "Replay shows what each scheme would have chosen from these losses; with other weights the "
-    "losses would have differed. It cannot rank schemes by AP."
+    "Replay shows what each scheme would have chosen from these losses. With other weights the "
+    "losses would have been different, so it cannot say which scheme reaches the higher AP."
 )
 
 
@@ -20,19 +20,20 @@ class ReplayOptions:
     """Replay.
 
     Args:
-        schemes: Schemes, separated by commas, as `scalewise train --scheme` takes them:
+        schemes: Schemes, separated by commas, as for `scalewise train --scheme`:
             "avw:temperature=0.5,avw:temperature=2,rlo".
-        interval: Optimizer steps between two updates of the weights, several separated by commas.
-            Default: the run's own, else auto.
-        normalize: What the weights keep, as train's --normalize. Default: the run's own, else auto.
-        by: What the record's losses are of: whole levels ("level"), or positives by "class",
+        interval: Optimizer steps between two updates of the weights; several may be separated by
+            commas. Default: the run's own, else auto.
+        normalize: What the weights keep, as for `scalewise train --normalize`. Default: the run's
+            own, else auto.
+        by: What the recorded losses belong to: whole levels ("level"), or positives by "class",
             "size", or a word of your own. Default: the run's own, else level.
-        accumulate: Rows to one optimizer step. Default: the run's own, else 1.
+        accumulate: Rows that make one optimizer step. Default: the run's own, else 1.
         seed: Seed of the schemes' random numbers. Default: the run's own, else 0.
-        tags: Name of the columns or tags that hold a group's loss: "train/{group}_loss". Default:
-            those of our own traces, else "loss/{term}/{group}" or "loss/{group}", else columns that
-            are named like levels (P3, level0).
-        shuffles: Random orders of the losses to compare with; 0 leaves the comparison out.
+        tags: Name of the columns or tags with a group's loss, such as "train/{group}_loss".
+            Default: those of scalewise's own traces, else "loss/{term}/{group}" or "loss/{group}",
+            else columns that are named like levels (P3, level0).
+        shuffles: Number of replays in random order to compare with; 0 leaves them out.
         out: Folder in which a folder is made for each trace.
     """
 
@@ -51,7 +52,7 @@ def main(words: list[str]) -> int:
     """Run the command."""
     parser = command_parser(
         "replay",
-        "Feed recorded losses through schemes, without training.",
+        "Show the weights that schemes would choose from recorded losses, without training.",
         epilog=LIMITS,
     )
     parser.add_argument(
@@ -64,12 +65,13 @@ def main(words: list[str]) -> int:
         raise UsageError(f"--shuffles must not be negative, got {options.shuffles}")
     for trace in map(Path, values.traces):
         if not trace.exists():
-            raise UserError(f"{trace} does not exist")
-    from scalewise.lab.replay.feed import grid, replay, replay_shuffled, run_setting
+            raise UserError(f"there is no file or folder {trace}")
+    from scalewise.lab.replay.feed import replay, replay_shuffled, run_setting
     from scalewise.lab.replay.output import draw_weights, write_weights
     from scalewise.lab.replay.readers import read_losses
     from scalewise.lab.replay.replay_summary import summarise
     from scalewise.lab.replay.replay_table import show_replay
+    from scalewise.lab.replay.settings import grid
     from scalewise.lab.training.kinds import kind_of
     from scalewise.lab.training.runs import new_run_folder
 
@@ -86,8 +88,8 @@ def main(words: list[str]) -> int:
             seed=own.seed if options.seed is None else options.seed,
         )
         for setting in grid(options.schemes, options.interval or str(own.interval), base):
-            given = (losses.positives, losses.groups)
-            replayed = replay(losses.values, setting, *given, losses.epochs)
+            given = (losses.positives, losses.groups, losses.epochs)
+            replayed = replay(losses.values, setting, *given)
             shuffled = replay_shuffled(losses.values, setting, options.shuffles, *given)
             summaries.append(summarise(losses.values.numpy(), replayed, shuffled))
         show_replay(losses, summaries, kind_of(by))
@@ -102,7 +104,7 @@ def main(words: list[str]) -> int:
 
 def _own_by(trace: Path) -> str | None:
     """What a run of ours weighs; None for other records."""
-    from scalewise.lab.training.runs import load_config
+    from scalewise.lab.training.run_options import load_config
 
     folder = trace.parent if trace.name == "trace.parquet" else trace
     return load_config(folder).by if (folder / "config.yaml").is_file() else None

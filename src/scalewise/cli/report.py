@@ -14,10 +14,10 @@ class ReportOptions:
     """Report.
 
     Args:
-        out: HTML file; Markdown and CSV are written beside it. Where one of them exists, a number
-            is added.
-        metric: Metric that is summed up and compared: AP, AP50, AP_small, AP/<class>, ...
-        baseline: Scheme that the others are compared with; the study's own when left out.
+        out: HTML file; Markdown and CSV files are written beside it. If one of them exists, a
+            number is added to the name.
+        metric: Metric to compare: AP, AP50, AP_small, AP/<class>, ...
+        baseline: Scheme that the others are compared with. Default: the study's own.
     """
 
     out: str = "report.html"
@@ -29,7 +29,7 @@ def main(words: list[str]) -> int:
     """Run the command."""
     parser = command_parser(
         "report",
-        "Runs and studies on one HTML page that needs no network.",
+        "Show runs and studies on one HTML page that needs no network.",
     )
     parser.add_argument("folders", nargs="+", help="run folders and study folders")
     parser.add_class_arguments(ReportOptions)
@@ -38,7 +38,7 @@ def main(words: list[str]) -> int:
     out = Path(options.out)
     if out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--out {out}: the report is an HTML file, name it like report.html")
-    from scalewise.lab.report.subjects import require_subjects
+    from scalewise.lab.report.reading_subjects import require_subjects
 
     folders = [Path(folder) for folder in values.folders]
     require_subjects(folders)

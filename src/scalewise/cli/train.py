@@ -8,14 +8,15 @@ from jsonargparse import ArgumentParser
 
 from scalewise.cli.parsing import add_run_options, build, command_parser, parse
 from scalewise.errors import UsageError
-from scalewise.lab.training.config import GROUPS, TrainConfig, check
+from scalewise.lab.training.config import GROUPS, TrainConfig
+from scalewise.lab.training.option_check import check
 
 
 def parser() -> ArgumentParser:
     """All options of a run, plus `--config` and `--resume`."""
     options = command_parser(
         "train",
-        "Train a detector; the run folder keeps config, logs, checkpoints and trace.",
+        "Train a detector. The run folder gets its options, logs, checkpoints and a trace.",
         usage="scalewise train --data DATA [options], or --resume RUN",
     )
     options.add_argument("--config", action="config", help="YAML file with any of the options")
@@ -38,7 +39,7 @@ def main(words: list[str]) -> int:
             )
     run = _resume(Path(values.resume)) if values.resume else _train(build(TrainConfig, values))
     from scalewise.cli.display import show_run
-    from scalewise.lab.training.runs import is_main_process
+    from scalewise.lab.training.ranks import is_main_process
 
     if is_main_process():
         show_run(run)
@@ -66,7 +67,8 @@ def _resume(run: Path) -> Path:
     from scalewise.lab.training.building import open_splits
     from scalewise.lab.training.light import defer_torchmetrics
     from scalewise.lab.training.resuming import check_unfinished
-    from scalewise.lab.training.runs import checkpoint, load_config
+    from scalewise.lab.training.run_options import load_config
+    from scalewise.lab.training.runs import checkpoint
 
     config = load_config(run)
     checkpoint(run, "last")

@@ -17,7 +17,7 @@ from scalewise.weighting.groups import COCO_EDGES
 if TYPE_CHECKING:
     from scalewise.integrations.mmengine_weights import GroupWeights
 
-# The adapter's module and function by the package that defines the model's class
+# For each package that defines models: the adapter's module and its function
 ADAPTERS = {
     "torchvision": ("torchvision", "attach_torchvision"),
     "ultralytics": ("ultralytics_loss", "attach_yolo"),
@@ -45,35 +45,38 @@ def attach(
 ) -> AttachedBalancer | GroupWeights:
     """Weigh the losses of a detector by group from now on, in a training loop of your own.
 
-    The model may be of torchvision, Ultralytics, MMDetection or transformers; their pages in docs/
-    say which of their models, and what `by` they serve. Its losses keep their names.
+    The model may come from torchvision, Ultralytics, MMDetection or transformers. The page of each
+    framework in docs/ lists its models and the values of `by` that work for them. The model's
+    losses keep their names.
 
     Args:
-        model: the detector, not wrapped in data parallelism yet.
-        by: "class", "size", "size*class" or "level-positives" for the positives by their object;
-            "level" for whole levels, with all that lies on them. None is what the scheme names, as
+        model: the detector, before it is wrapped for data parallelism.
+        by: how losses are grouped. "class", "size" and "size*class" group the positives by their
+            object, "level-positives" groups them by their level. "level" groups everything by
+            level, background included. None takes the grouping that the scheme names, as
             "size:small=2" does, else "class".
-        scheme: as of `LossBalancer`, but without parameters of its own, and copied. None is the
-            default for `by`. Weights by name, such as "class:platelet=2", are used as they are.
+        scheme: as for `LossBalancer`, but without trained parameters; a copy is used. None takes
+            the default for `by`. Weights by name, such as "class:platelet=2", are used unchanged.
         interval: optimizer steps between two updates of the weights, or "auto".
-        normalize: what the weights keep, see `LossBalancer`.
+        normalize: how the weights are scaled; see `LossBalancer`.
         accumulate: forward passes per optimizer step.
-        seed: of the scheme's random numbers.
-        size_edges: ascending sides between the sizes, in pixels: of the original image where the
-            framework knows it, else of the training image.
-        classes: names of the classes in the order of their labels; empty takes what the model
-            knows, else "class0", "class1", ...
-        losses: for mmengine models that are no known MMDetection detector: names of the losses that
-            are lists with one entry per level.
+        seed: seed of the scheme's random numbers.
+        size_edges: sides of objects that separate the sizes, ascending: in pixels of the original
+            image if the framework knows it, else of the training image.
+        classes: names of the classes in the order of their labels. Empty takes the model's own
+            names; if it has none, they are "class0", "class1", ...
+        losses: only for mmengine models that are not a known MMDetection detector: names of the
+            losses that are lists with one entry per level.
 
     Returns:
-        The balancers: `weights` (float32 [n] by set of groups, such as "dense"), `group_losses`
-        (the last losses of the groups, by the model's name of the loss), and `attached["dense"]`, a
-        `LossBalancer`. For torchvision and transformers also a submodule, `model.scalewise`.
+        An object that holds the balancers. `weights` has float32 [n] for each set of groups, such
+        as "dense". `group_losses` has the last losses of the groups, under the model's name of each
+        loss. `attached["dense"]` is a `LossBalancer`. In models of torchvision and transformers the
+        object is also a submodule, `model.scalewise`.
 
     Raises:
-        AttachError: the model is none that can be weighed so, it has been attached before, or an
-            argument does not fit it. The model is left as it was.
+        AttachError: the losses of this model cannot be weighed, the model has weights already, or
+            an argument does not fit it. The model is left as it was.
 
     Examples:
         >>> import torch, torchvision, scalewise as sw
@@ -88,15 +91,15 @@ def attach(
         ('cat', 'dog')
         >>> attached.group_losses["bbox_regression"] > 0  # of cats, dogs and the background
         tensor([False,  True, False])
-        >>> attached.weights  # from the next interval on by what was seen
+        >>> attached.weights  # they change after the first interval
         {'dense': tensor([1., 1.])}
         >>> sw.detach(model)
     """
     adapter = _adapter(model)
     if adapter is None:
         raise AttachError(
-            f"{type(model).__name__} is no model of torchvision, ultralytics, mmdet or "
-            "transformers; give their model itself, not one that wraps it, or call "
+            f"{type(model).__name__} is not a model of torchvision, ultralytics, mmdet or "
+            "transformers; pass their model itself, not a module that wraps it, or call "
             "sw.weigh_positives in your own loss"
         )
     options = Options(by, scheme, interval, normalize, accumulate, seed, size_edges, classes)
@@ -108,9 +111,9 @@ def attach(
 
 
 def detach(model: nn.Module) -> None:
-    """Undo `attach`; from then on the model also loads checkpoints saved with weights.
+    """Undo `attach`. From then on the model also loads checkpoints that were saved with weights.
 
-    On a model that was never attached only the latter.
+    A model that was never attached only learns to load such checkpoints.
 
     Examples:
         >>> import torchvision

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scalewise.integrations.options import AttachError
 from scalewise.weighting import LossBalancer
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-NAME = "scalewise"  # of the submodule, and so of its keys in the model's state
+NAME = "scalewise"  # name of the submodule; its keys in the model's state start with it
 
 
 def uncompiled(function: Function) -> Function:
@@ -31,12 +32,12 @@ class AttachedBalancer(nn.Module):
     """Weighs a model's losses by group; a submodule of the model, saved and moved with it.
 
     Args:
-        balancers: one for each set of groups, by name: "dense", or "rpn" and "roi".
+        balancers: one for each set of groups, by name, such as "dense", or "rpn" and "roi".
 
     Attributes:
         balancers: as given; `attached["rpn"]` is short for one of them.
-        group_losses: the last unweighted losses, detached, by the model's own name of the loss: [n]
-            of whole levels, [n + 1] of groups of positives, the last being the background's.
+        group_losses: the last unweighted losses, detached, under the model's own name of each loss:
+            [n] for whole levels; [n + 1] for groups of positives, with the background last.
 
     Examples:
         >>> import torchvision
@@ -61,12 +62,19 @@ class AttachedBalancer(nn.Module):
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """Weights in force, float32 [n] by set of groups."""
+        """The current weights: float32 [n] for each set of groups."""
         return {name: self[name].weights for name in self.balancers}
 
     def __getitem__(self, name: str) -> LossBalancer:
         """The balancer of a set of groups."""
         return cast(LossBalancer, self.balancers[name])
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Refuse `torch.jit.script`, which calls this first: it cannot read the model's hooks."""
+        raise AttachError(
+            "torch.jit.script cannot compile the hooks that sw.attach put into this model; call "
+            "sw.detach(model) first, on a copy of the model if training goes on"
+        )
 
     @uncompiled
     def weigh(
@@ -75,16 +83,16 @@ class AttachedBalancer(nn.Module):
         """Weigh one set's losses, and record them.
 
         Args:
-            name: of the set of groups.
-            losses: floating [n] by the model's name of the loss; [n + 1] for groups of positives,
-                with what is in no group last.
-            positives: of each group, floating [n]; for groups of positives.
+            name: name of the set of groups.
+            losses: floating [n] under the model's name of each loss; [n + 1] for groups of
+                positives, where the last entry is what is in no group.
+            positives: number of positives of each group, floating [n]; None for whole levels.
 
         Returns:
             Scalars under the same names: the weighted sums over the groups.
         """
         balancer = self[name]
-        # a copy: recording may renew them before the backward pass
+        # copied, because recording may change the weights before the backward pass
         weights = F.pad(balancer.weights, (0, 0 if positives is None else 1), value=1.0).clone()
         detached = {key: groups.detach() for key, groups in losses.items()}
         self.group_losses.update(detached)
@@ -93,19 +101,19 @@ class AttachedBalancer(nn.Module):
 
 
 def _keep_own_state(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
-    """A checkpoint from before attaching: the weighting state stays what it is."""
+    """Keep the present weighting state if the checkpoint was saved before `attach`."""
     if any(key.startswith(prefix) for key in state):
         return
     state.update(module.state_dict(prefix=prefix))
     warnings.warn(
         f"the checkpoint has no {prefix}* entries, so it was saved before attaching; the weights "
-        "go on from where they are",
+        "stay as they are now",
         stacklevel=2,
     )
 
 
 def drop_state(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
-    """A checkpoint saved with weights, for a model that has none now: leave them out."""
+    """Leave out the weights of a checkpoint if the model has none now."""
     if NAME not in module._modules:
         for key in [key for key in state if key.startswith(f"{prefix}{NAME}.")]:
             del state[key]

@@ -1,7 +1,7 @@
 """The losses of torchvision's dense detectors per anchor, and the group of each anchor's object.
 
-Each function repeats its detector's own loss per anchor, normalised as there: the sum over all
-anchors is the detector's loss, to rounding.
+Each loss function computes the loss of its detector per anchor, with the detector's normaliser: the
+sum over all anchors is the detector's loss, up to rounding.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ IOU_LOSSES = {
 
 @dataclass(frozen=True)
 class Step:
-    """What torchvision computes the loss of B images from.
+    """The values from which torchvision computes the loss of B images.
 
     Attributes:
         counts: anchors of each level; they add up to A.
@@ -79,7 +79,7 @@ def retinanet_terms(head: Any, step: Step) -> dict[str, Tensor]:
 
 
 def _retinanet_box_loss(head: Any, anchors: Tensor, boxes: Tensor, deltas: Tensor) -> Tensor:
-    """Of k positive anchors, [k]."""
+    """The box loss of k positive anchors, [k]."""
     kind = head._loss_type
     if kind in IOU_LOSSES:
         overlap: Tensor = IOU_LOSSES[kind](head.box_coder.decode_single(deltas, anchors), boxes)
@@ -157,7 +157,7 @@ def ssd_terms(model: Any, step: Step) -> dict[str, Tensor]:
     order = score.detach().masked_fill(foreground, -float("inf")).sort(1, descending=True)[1]
     mined = order.sort(1)[1] < negatives
     normaliser = max(1, positives)
-    # where there are too few negatives, mining reaches into the positives, which then count twice
+    # if there are too few negatives, mining also takes positives, which then count twice
     kept = score * (foreground.to(score.dtype) + mined.to(score.dtype))
     return {
         "bbox_regression": torch.stack(boxes) / normaliser,
@@ -177,7 +177,7 @@ def anchor_groups(step: Step, objects: Sequence[Tensor] | None, groups: int) -> 
     Args:
         step: what the loss is computed from.
         objects: B tensors int64 [k], the groups of the objects; None takes the anchors' levels.
-        groups: their number n.
+        groups: number n of groups.
 
     Returns:
         int64 [B, A]; n for an anchor without an object.
@@ -202,11 +202,12 @@ def sum_by_group(
 
     Args:
         terms: floating [B, A] by name.
-        ids: int64 [B, A]; `groups` for none.
-        groups: their number n.
+        ids: int64 [B, A], the group of each anchor; `groups` for none.
+        groups: number n of groups.
 
     Returns:
-        float32 [n + 1] by name, the background's last; the number of positives, float32 [n].
+        The sums, float32 [n + 1] by name, with the background last; and the number of positives of
+        each group, float32 [n].
     """
     wide = [torch.promote_types(values.dtype, torch.float32) for values in terms.values()]
     values = [values.to(dtype) for values, dtype in zip(terms.values(), wide, strict=True)]

@@ -2,9 +2,9 @@
 
 Each of them matches queries to objects and hands every decoder layer's predictions, together with
 the match, to its criterion's `get_loss`. There the gradients of the matched queries' predictions
-are multiplied by the weight of their object's group. Every term of these losses depends, by its
-gradient, on one query's predictions alone, and its normaliser on none, so these are the gradients
-of the weighted loss. The loss itself is reported as it is.
+are multiplied by the weight of their object's group. Each term of these losses has a gradient for
+the predictions of one query only, and the normaliser has no gradient, so the result is the gradient
+of the weighted loss. The loss itself is reported without weights.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from scalewise.weighting import Grouping, sum_groups
 
 SET = "queries"  # the name of the one set of groups
 PREDICTIONS = ("logits", "pred_boxes", "pred_corners")  # what the criteria take gradients of
-# By the loss function: the criterion's name of the classes' loss, the loss's own, and its terms
+# For each loss function: the criterion's name of the class loss, its key in the losses, its terms
 LOSSES: dict[str, tuple[str, str, ClassTerm]] = {
     "ForObjectDetectionLoss": ("labels", "loss_ce", cross_entropy),
     "DeformableDetrForObjectDetectionLoss": ("labels", "loss_ce", focal),
@@ -51,20 +51,20 @@ LOSSES: dict[str, tuple[str, str, ClassTerm]] = {
 def attach_detr(model: Any, options: Options) -> AttachedBalancer:
     """Weigh the matched queries of a `transformers` detector from now on.
 
-    All decoder layers, the encoder's proposals and the denoising queries are weighed; statistics
-    come from the last decoder layer. Sizes are in pixels of the original image, where the labels
-    hold `orig_size` as the image processors of `transformers` leave it, else of `size`.
+    All decoder layers, the encoder's proposals and the denoising queries are weighed. Statistics
+    come from the last decoder layer. Sizes are in pixels of the original image if the labels hold
+    `orig_size`, as the image processors of `transformers` write it; else in pixels of `size`.
 
     Args:
-        model: such as `RTDetrForObjectDetection`; not wrapped in data parallelism yet.
-        options: by "class", "size" or "size*class".
+        model: such as `RTDetrForObjectDetection`, before it is wrapped for data parallelism.
+        options: grouped by "class", "size" or "size*class".
 
     Returns:
         The balancer, which is also `model.scalewise`: saved, moved and copied with the model.
 
     Raises:
-        AttachError: the model's loss is none that can be weighed, it has been attached before, or
-            the options do not fit it.
+        AttachError: the model's loss cannot be weighed, the model has weights already, or the
+            options do not fit it.
 
     Examples:
         >>> from transformers import RTDetrConfig, RTDetrForObjectDetection
@@ -97,12 +97,12 @@ def _check_loss(model: Any) -> None:
     if loss is None or not str(getattr(loss, "__module__", "")).startswith("transformers.loss."):
         raise AttachError(
             f"the loss function of {kind}, {name}, is not transformers' own, so it is not known "
-            "which query each of its terms is of; use sw.weigh_positives in it instead"
+            "which query each of its terms belongs to; call sw.weigh_positives in it instead"
         )
     if name not in LOSSES:
         raise AttachError(
-            f"{name}, the loss function of {kind}, is none that can be weighed (such as those of "
-            "masks, or of classes named by text); there are: " + ", ".join(LOSSES)
+            f"{name}, the loss function of {kind}, cannot be weighed (losses of masks cannot, nor "
+            "those of classes named by text); these can: " + ", ".join(LOSSES)
         )
     setter = getattr(type(model).loss_function, "fset", None)
     if setter is None:
@@ -113,18 +113,18 @@ def _check_loss(model: Any) -> None:
 
 
 def _class_names(config: Any) -> list[str]:
-    """In the order of the labels; several classes of one name, such as "N/A", are numbered."""
+    """Class names in the order of the labels; a name used twice, such as "N/A", gets numbers."""
     names = [str(config.id2label.get(i, f"class{i}")) for i in range(config.num_labels)]
     return [n if names.count(n) == 1 else f"{n} {i}" for i, n in enumerate(names)]
 
 
 class QueryWiring:
-    """What is changed in one model: its loss function is called with the criterion observed.
+    """The change to one model: its loss function runs while its criterion is watched.
 
     Args:
         model: the detector.
         attached: its balancer.
-        groups: of the objects.
+        groups: the grouping of the objects.
     """
 
     def __init__(self, model: Any, attached: AttachedBalancer, groups: Grouping) -> None:
@@ -139,7 +139,7 @@ class QueryWiring:
         model.loss_function = self._loss
 
     def disconnect(self) -> None:
-        """Take everything back."""
+        """Undo all changes."""
         self._handle.remove()
         if self._own:
             self.model.loss_function = self.theirs
@@ -160,7 +160,7 @@ class QueryWiring:
             if hasattr(module, "get_loss") and threading.get_ident() == thread:
                 seen.append(CriterionCall(self, module, *arguments))
 
-        # the loss function makes its criterion anew each time, out of reach of any other hook
+        # the loss function makes a new criterion at each call, which no other hook can reach
         handle = register_module_forward_pre_hook(observe)
         try:
             result = self.theirs(*inputs, **named)
@@ -182,14 +182,14 @@ class CriterionCall:
     """One call of a criterion, for the predictions of all decoder layers of a batch of B images.
 
     Args:
-        wiring: of the model.
+        wiring: the model's.
         criterion: made for this call; its `get_loss` is replaced.
-        outputs: of the last decoder layer: logits [B, Q, C], pred_boxes [B, Q, 4] and others.
+        outputs: outputs of the last decoder layer: logits [B, Q, C], pred_boxes [B, Q, 4] and more.
         targets: B dicts with class_labels int64 [k] and boxes [k, 4].
 
     Attributes:
-        losses: of the last decoder layer by group, [n + 1] by the criterion's name of the loss.
-        positives: its matched queries of each group, [n].
+        losses: losses of the last decoder layer by group: [n + 1] under each loss's name.
+        positives: number of the layer's matched queries in each group, [n].
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class CriterionCall:
             pixels = _pixels(self.boxes, counts, _sizes(targets, self.boxes, wiring.pixel_mask))
         assert wiring.groups.group_of is not None
         self.object_groups = wiring.groups.group_of(pixels, self.labels)  # [K]
-        # a copy, by padding: recording may renew the weights before the backward pass
+        # padding also copies: recording may change the weights before the backward pass
         self.weights = F.pad(wiring.attached[SET].weights, (0, 1), value=1.0)
         self.groups = len(self.weights) - 1
         self.config = wiring.model.config
@@ -224,7 +224,7 @@ class CriterionCall:
     def get_loss(
         self, loss: str, outputs: dict[str, Any], targets: Any, indices: Any, num_boxes: float
     ) -> dict[str, Tensor]:
-        """The criterion's own loss of one name, of predictions whose gradients will be weighed."""
+        """The criterion's own loss, from predictions whose gradients will be weighed."""
         last = self._last
         if last is None or last[0] is not outputs or last[1] is not indices:
             self._last = last = (outputs, indices, *self._weigh(outputs, indices))
@@ -236,7 +236,7 @@ class CriterionCall:
     def _weigh(
         self, outputs: dict[str, Any], indices: Sequence[tuple[Tensor, Tensor]]
     ) -> tuple[dict[str, Any], Matched, Tensor]:
-        """Predictions to hand on, what was matched, and the group of each query int64 [B, Q]."""
+        """The predictions to pass on, the matches, and the group of each query, int64 [B, Q]."""
         logits = outputs["logits"]
         images = torch.cat([torch.full_like(q, i) for i, (q, _) in enumerate(indices)])
         objects = torch.cat([k + at for (_, k), at in zip(indices, self.starts, strict=True)])
@@ -252,7 +252,7 @@ class CriterionCall:
 
     @torch.no_grad()
     def _note(self, loss: str, matched: Matched, ids: Tensor, num_boxes: float) -> None:
-        """The last decoder layer's losses by group."""
+        """Keep the last decoder layer's losses by group."""
         if loss == self.class_loss:
             each = self.class_term(self.criterion, self.outputs, matched, num_boxes)  # [B, Q]
             sums = sum_groups(torch.stack((each, torch.ones_like(each))), ids, self.groups)
@@ -267,7 +267,7 @@ class CriterionCall:
                 self.losses[key] = groups * self._factor(key, f"{key[5:]}_loss_coefficient")
 
     def _factor(self, key: str, name: str) -> float:
-        """By which a loss enters the total; the criterion knows it, or the config."""
+        """The factor of a loss in the total; the criterion knows it, else the config."""
         known = getattr(self.criterion, "weight_dict", {})
         return float(known[key] if key in known else getattr(self.config, name, 1.0))
 
@@ -284,8 +284,8 @@ def _sizes(targets: list[dict[str, Any]], like: Tensor, pixel_mask: Tensor | Non
             return torch.stack([torch.as_tensor(t[key], device=like.device) for t in targets])
         except KeyError:
             raise AttachError(
-                "sizes of objects need the size of their image: let each of the labels hold "
-                "orig_size or size (height, width), as transformers' image processors do"
+                "the sizes of objects need the size of their image: each entry of labels must hold "
+                "orig_size or size (height, width), as transformers' image processors write them"
             ) from None
 
     if any("orig_size" not in t for t in targets):

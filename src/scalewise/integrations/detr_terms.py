@@ -37,7 +37,7 @@ ClassTerm = Callable[[Any, dict[str, Tensor], Matched, float], Tensor]  # floati
 def cross_entropy(
     criterion: Any, outputs: dict[str, Tensor], matched: Matched, num_boxes: float
 ) -> Tensor:
-    """Of DETR, YOLOS and Table Transformer; its normaliser is the sum of the classes' weights."""
+    """The class loss of DETR, YOLOS and Table Transformer, divided by the sum of class weights."""
     logits = outputs["logits"].float()
     wanted = torch.full(logits.shape[:2], criterion.num_classes, device=logits.device)
     wanted[matched.at] = matched.labels
@@ -47,7 +47,7 @@ def cross_entropy(
 
 
 def focal(criterion: Any, outputs: dict[str, Tensor], matched: Matched, num_boxes: float) -> Tensor:
-    """Of Conditional, Deformable and DAB-DETR."""
+    """The class loss of Conditional, Deformable and DAB-DETR."""
     logits = outputs["logits"].float()
     wanted = _one_hot(logits, matched)
     score = logits.sigmoid()
@@ -62,7 +62,7 @@ def focal(criterion: Any, outputs: dict[str, Tensor], matched: Matched, num_boxe
 def varifocal(
     criterion: Any, outputs: dict[str, Tensor], matched: Matched, num_boxes: float
 ) -> Tensor:
-    """Of RT-DETR and D-FINE."""
+    """The class loss of RT-DETR and D-FINE."""
     logits = outputs["logits"].float()
     wanted = _one_hot(logits, matched, overlaps(outputs, matched)[0])
     elsewhere = criterion.alpha * logits.sigmoid() ** criterion.gamma
@@ -73,7 +73,7 @@ def varifocal(
 def matching_aware(
     criterion: Any, outputs: dict[str, Tensor], matched: Matched, num_boxes: float
 ) -> Tensor:
-    """Of DEIMv2."""
+    """The class loss of DEIMv2."""
     logits = outputs["logits"].float()
     wanted = _one_hot(logits, matched, overlaps(outputs, matched)[0] ** criterion.gamma)
     here = _one_hot(logits, matched)
@@ -85,7 +85,7 @@ def matching_aware(
 def overlap_aware(
     criterion: Any, outputs: dict[str, Tensor], matched: Matched, num_boxes: float
 ) -> Tensor:
-    """Of LW-DETR and RF-DETR."""
+    """The class loss of LW-DETR and RF-DETR."""
     logits = outputs["logits"].float()
     score, place = logits.sigmoid(), (*matched.at, matched.labels)
     alpha = criterion.focal_alpha
@@ -126,7 +126,7 @@ def _corners(boxes: Tensor) -> Tensor:
 
 
 def _one_hot(logits: Tensor, matched: Matched, values: Tensor | None = None) -> Tensor:
-    """Values, else 1, at the matched queries' own classes and 0 elsewhere: [B, Q, C]."""
+    """`values` (else 1) at the class of each matched query's object, 0 elsewhere: [B, Q, C]."""
     filling = logits.new_ones(()) if values is None else values
     return torch.zeros_like(logits).index_put((*matched.at, matched.labels), filling)
 

@@ -9,16 +9,17 @@ from torch import Tensor
 
 
 class LateWeights:
-    """Weights of a prediction's anchors that are known after it was made, before its backward pass.
+    """Weights of a prediction's anchors, set after the prediction and before its backward pass.
 
-    A loss that is a sum over anchors, each of whose terms depends on that anchor's predictions
-    alone, has exactly the gradients of the weighted loss when the gradient of each anchor's
-    predictions is multiplied by its weight. The loss's own code stays as it is, and at weight 1 no
-    bit changes. It is wrong for a loss with parameters of its own, which would not see the weights.
+    Take a loss that is a sum over anchors, where each term depends on the predictions of its own
+    anchor only. If the gradient of each anchor's predictions is multiplied by the anchor's weight,
+    the result is exactly the gradient of the weighted loss. The loss's own code stays as it is, and
+    a weight of 1 changes no bit. This is wrong for a loss with parameters of its own: they would
+    not see the weights.
 
     Attributes:
-        values: floating, of a shape that broadcasts to the predictions passed on; None, before it
-            is set, leaves the gradients alone.
+        values: floating, in a shape that broadcasts to the predictions. None, the value at the
+            start, leaves the gradients as they are.
 
     Examples:
         >>> late = LateWeights()
@@ -35,7 +36,7 @@ class LateWeights:
         self.values: Tensor | None = None
 
     def pass_on(self, prediction: Tensor) -> Tensor:
-        """The same values, whose gradient will be multiplied by the weights."""
+        """Return the same values; their gradient will be multiplied by the weights."""
         passed: Tensor = _Late.apply(prediction, self)
         return passed
 

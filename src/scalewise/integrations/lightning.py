@@ -28,26 +28,26 @@ else:
 
 
 class BalancerCallback(Callback):
-    """Logs, checks and saves the `LossBalancer`s of a LightningModule, as many as it has.
+    """Logs, checks and saves all `LossBalancer`s of a LightningModule.
 
-    They may weigh groups of positives or whole levels, called in `training_step` or left in a model
-    by `scalewise.attach`.
+    A balancer may weigh groups of positives or whole levels. Either your `training_step` calls it,
+    or `scalewise.attach` has put it into the model.
 
     Every `log_every_n_steps` optimizer steps the trainer's loggers receive the values of
     `scalewise.integrations.loops.readings`; on the other steps nothing is copied from the device.
-    Balancers that are submodules are saved with the module. Balancers that are not have to be
-    given: they are moved to the module's device and saved in the callback's state. Where an epoch's
-    batches are no multiple of `accumulate_grad_batches`, the short window at its end is a step like
-    any other: weights change between windows, never within one. In data-parallel training the
-    balancers' records are kept apart by rank, whatever `broadcast_buffers` says.
+    Balancers that are submodules are saved with the module. Pass the others as `outside`: the
+    callback moves them to the module's device and saves them in its own state. If the number of
+    batches of an epoch is not a multiple of `accumulate_grad_batches`, the short window at the end
+    is a step like any other: weights change between windows, never within one. In data-parallel
+    training each rank keeps its own records, whatever `broadcast_buffers` says.
 
     Args:
-        outside: the balancer or, by name, the balancers that are no submodules.
+        outside: the balancer that is not a submodule, or several of them by name.
 
     Raises:
-        LoopError: when training starts: there is no balancer at all; one counts other windows than
-            `accumulate_grad_batches`; one outside has parameters; one was made after the module
-            was set up for data parallelism.
+        LoopError: when training starts, if there is no balancer, if the `accumulate` of one is not
+            `accumulate_grad_batches`, if one outside has parameters, or if one was made after the
+            module was set up for data parallelism.
 
     Examples:
         >>> import lightning as L
@@ -64,7 +64,7 @@ class BalancerCallback(Callback):
         self._logged = self._stepped = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the balancers; data parallelism, still to come, shall leave their records alone."""
+        """Find the balancers, before data parallelism is set up, and keep it off their records."""
         keep_from_broadcast(pl_module)
         self._find(pl_module)
 
@@ -82,12 +82,12 @@ class BalancerCallback(Callback):
         return inside
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what cannot work, and move the balancers outside of the module."""
+        """Refuse balancers that cannot work; move those outside of the module to its device."""
         inside = self._find(pl_module)
         if not self._balancers:
             raise LoopError(
                 f"BalancerCallback: there is no LossBalancer among the submodules of "
-                f"{type(pl_module).__name__}; if it is kept elsewhere, BalancerCallback(balancer)"
+                f"{type(pl_module).__name__}; pass one from elsewhere: BalancerCallback(balancer)"
             )
         for name, balancer in self._outside.items():
             if isinstance(balancer.scheme, LearnedScheme):
@@ -128,7 +128,7 @@ class BalancerCallback(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """End the window that an optimizer step ends; log when the trainer logs as well."""
+        """End the balancers' windows after an optimizer step; log when the trainer logs."""
         every, step = cast(Any, trainer).log_every_n_steps, trainer.global_step
         if step != self._stepped and pl_module.automatic_optimization:
             for balancer in self._balancers.values():
@@ -162,7 +162,7 @@ class BalancerCallback(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Warn of a checkpoint without the balancers outside of the module."""
+        """Warn about a checkpoint without the balancers outside of the module."""
         if self._outside and self.state_key not in checkpoint["callbacks"]:
             warnings.warn(
                 f"BalancerCallback: the checkpoint has no state of {sorted(self._outside)}; their "

@@ -34,16 +34,16 @@ def find_balancers(module: nn.Module) -> dict[str, LossBalancer]:
 
 
 def readings(balancers: Mapping[str, LossBalancer]) -> dict[str, float]:
-    """What to log of balancers; one copy from the device to the host for each.
+    """The values of balancers to log; each balancer costs one copy from the device to the host.
 
     Args:
         balancers: by name.
 
     Returns:
-        "loss/<group>": the last recorded call's unweighted losses, where there is one.
-        "weight/<group>": the weights from the next call on. Of a scheme with a policy also
-        "probability/<action>" and "action", its number, -1 in the first interval. With several
-        balancers each name starts with the balancer's and a slash.
+        "loss/<group>": the unweighted losses of the last recorded call, if there was one.
+        "weight/<group>": the weights from the next call on. A scheme with a policy adds
+        "probability/<action>" and "action", the number of the action, -1 in the first interval.
+        With several balancers each key starts with the balancer's name and a slash.
 
     Examples:
         >>> import torch
@@ -72,10 +72,11 @@ def readings(balancers: Mapping[str, LossBalancer]) -> dict[str, float]:
 
 
 def keep_from_broadcast(module: nn.Module) -> None:
-    """Tell `DistributedDataParallel` to leave a module's balancers alone; before it wraps it.
+    """Tell `DistributedDataParallel` to leave a module's balancers alone.
 
-    It would copy rank 0's buffers to all ranks before each forward pass, and so replace what the
-    others recorded. Parameters of a scheme (`uncertainty`) stay in its care.
+    Call this before it wraps the module. Else it copies rank 0's buffers to all ranks before each
+    forward pass, and so replaces what the other ranks recorded. It still looks after the parameters
+    of a scheme (`uncertainty`).
 
     Examples:
         >>> import torch
@@ -94,7 +95,7 @@ def keep_from_broadcast(module: nn.Module) -> None:
 
 
 def give_back_to_broadcast(module: nn.Module, prefix: str) -> None:
-    """Undo `keep_from_broadcast` for what a submodule of that name held."""
+    """Undo `keep_from_broadcast` for the submodule named `prefix`."""
     kept = [name for name in getattr(module, IGNORED, ()) if not name.startswith(f"{prefix}.")]
     setattr(module, IGNORED, kept)
     if not kept:
@@ -107,10 +108,10 @@ def check_balancers(balancers: Mapping[str, LossBalancer], accumulate: int, opti
     Args:
         balancers: by name.
         accumulate: the loop's forward passes per optimizer step.
-        option: what the loop calls that, for the message.
+        option: the loop's name for that number, for the message.
 
     Raises:
-        LoopError: one counts other windows, or was made in half precision.
+        LoopError: the `accumulate` of one differs, or one was made in half precision.
 
     Examples:
         >>> import torch

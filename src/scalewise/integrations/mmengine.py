@@ -3,8 +3,8 @@
     custom_imports = dict(imports=["scalewise.integrations.mmengine"])
     custom_hooks = [dict(type="ScalewiseHook", by="class")]
 
-Positives are weighed by the gradients of the head's predictions; lists of losses per level where
-`parse_losses` adds them up. At equal weights neither changes a bit.
+Weights of positives act on the gradients of the head's predictions. Weights of lists with one loss
+per level act where `parse_losses` adds the lists up. Equal weights change no bit in either case.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def attach_mmdet(model: nn.Module, options: Options, losses: Sequence[str] = ())
     Args:
         model: an mmengine `BaseModel`; wrapped in data parallelism or not.
         options: what is weighed, and how.
-        losses: names of the losses that are lists with one entry per level, for a model that is no
-            known MMDetection detector; only these are weighed then, by level.
+        losses: names of the losses that are lists with one entry per level, for a model that is not
+            a known MMDetection detector. Then only these are weighed, by level.
 
     Returns:
-        The weights. They are no part of the model: save their `state_dict()` yourself.
+        The weights. They are not part of the model, so save their `state_dict()` yourself.
 
     Raises:
         AttachError: the model's losses are not known, it has been attached before, or the options
@@ -68,7 +68,7 @@ def attach_mmdet(model: nn.Module, options: Options, losses: Sequence[str] = ())
     inner: Any = model.module if is_model_wrapper(model) else model
     if not hasattr(inner, "parse_losses"):
         raise AttachError(
-            f"{type(inner).__name__} has no parse_losses: it is no mmengine BaseModel"
+            f"{type(inner).__name__} has no parse_losses: it is not an mmengine BaseModel"
         )
     if "parse_losses" in vars(inner):
         raise AttachError(
@@ -100,8 +100,8 @@ def detach_mmdet(model: nn.Module) -> None:
 def _parts(model: Any, options: Options) -> dict[str, tuple[Part, Groups]]:
     """The sets of groups of a detector.
 
-    Proposals know no classes: by class, and by size and class, the second stage alone is weighed.
-    By level, and by the level of positives, it is the first alone.
+    Proposals have no class, so by class and by size*class only the second stage is weighed. By
+    level and by level-positives only the first stage is.
     """
     roi_head = getattr(model, "roi_head", None)
     classed = "class" in options.kind
@@ -130,7 +130,7 @@ def _dense_part(model: Any, head: Any, options: Options, rpn: bool) -> tuple[Par
             f"{type(head).__name__} makes proposals, which have no class; nothing was changed. "
             "Choose by='size' or by='level-positives'"
         )
-    # of proposals the classes do not matter, whatever their number
+    # proposals have no class, so the number of classes does not matter
     grouping = options.group_objects((rpn and options.classes) or _classes(model, head))
     return DenseGroups(head, place, options, grouping, rpn), grouping
 
@@ -143,7 +143,7 @@ def _roi_part(model: Any, roi_head: Any, options: Options) -> tuple[Part, Groups
 
 
 def _classes(model: Any, head: Any) -> tuple[str, ...]:
-    """The model's classes: as its data set calls them, if it knows, else "class0", ..."""
+    """The model's classes: their names in its data set, if it knows them, else "class0", ..."""
     count = int(head.num_classes)
     known = (getattr(model, "dataset_meta", None) or {}).get("classes") or ()
     return tuple(known) if len(known) == count else tuple(f"class{i}" for i in range(count))
@@ -154,17 +154,18 @@ class ScalewiseHook(Hook):
 
     Logs `<set>/loss_<group>` (unweighted) and `<set>/weight_<group>` beside the Runner's scalars,
     and keeps its state in the Runner's checkpoints, from which `resume=True` goes on. Accumulation
-    is read from the optimizer wrapper, the names of the classes from the training set.
+    is read from the optimizer wrapper, and the names of the classes from the training set.
 
     Args:
-        by: as of `Options`: "class", "size", "size*class", "level-positives" or "level".
-        scheme: as of `LossBalancer`; None is the default for `by`.
+        by: as for `Options`: "class", "size", "size*class", "level-positives" or "level".
+        scheme: as for `LossBalancer`; None takes the default for `by`.
         interval: optimizer steps between two updates of the weights, or "auto".
-        normalize: what the weights keep, see `LossBalancer`.
-        seed: of the scheme's random numbers.
-        size_edges: ascending sides between the sizes, in pixels of the original image.
-        classes: names of the classes, else the training set's.
-        losses: as of `attach_mmdet`.
+        normalize: how the weights are scaled; see `LossBalancer`.
+        seed: seed of the scheme's random numbers.
+        size_edges: sides of objects that separate the sizes, ascending, in pixels of the original
+            image.
+        classes: names of the classes; empty takes those of the training set.
+        losses: as for `attach_mmdet`.
 
     Raises:
         AttachError: an argument is out of range.

@@ -1,4 +1,4 @@
-"""Rows of the losses of MMDetection's dense heads, laid out as the anchors that they are of."""
+"""Rows of the losses of MMDetection's dense heads, put in the order of their anchors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Step:
     masks: list[Tensor] = field(default_factory=list)  # the same, image by image
 
     def by_image(self, found: Tensor | Sequence[Tensor], *shape: int) -> Tensor:
-        """Values of one level after the other, each image by image, as [B, A, *shape]."""
+        """Turn values, level by level and within a level image by image, to [B, A, *shape]."""
         images = len(self.metas)
         if isinstance(found, Tensor):
             found = torch.split(found, [images * count for count in self.counts])
@@ -41,7 +41,7 @@ class Step:
 
 
 def spread(step: Step, place: Anchors, name: str, rows: Rows, loss: Any) -> Tensor:
-    """A loss as the terms of its anchors, float32 [B, A]: its rows, normalised."""
+    """Split a loss into one term per anchor, float32 [B, A]; their sum is the loss."""
     entries = loss if place.by_level else [loss]
     found = [
         terms * ratio(entry.detach().float().mean(), terms.sum())
@@ -51,12 +51,12 @@ def spread(step: Step, place: Anchors, name: str, rows: Rows, loss: Any) -> Tens
 
 
 def chunks(step: Step, place: Anchors, name: str, rows: Rows) -> list[Tensor]:
-    """A loss's rows float32, 0 for anchors without one: [B, A of the level] of each level.
+    """The rows of a loss: float32 [B, A of the level] for each level, 0 for anchors without a row.
 
-    Where losses are scalars it is one chunk of all levels, [B, A] or flat, as the head's rows are.
+    If losses are scalars, there is one chunk for all levels, [B, A] or flat, as the head's rows.
 
     Raises:
-        AttachError: there are other rows than anchors.
+        AttachError: the number of rows does not fit the anchors.
     """
     positive = step.positive[place.losses[name].targets]
     masks: Sequence[Tensor] = [positive]
@@ -68,14 +68,14 @@ def chunks(step: Step, place: Anchors, name: str, rows: Rows) -> list[Tensor]:
 
 
 def join(step: Step, place: Anchors, found: list[Tensor]) -> Tensor:
-    """What `chunks` returned as [B, A]."""
+    """Join what `chunks` returned to [B, A]."""
     if place.by_level:
         return torch.cat(found, 1)
     return found[0] if place.by_image else step.by_image(found[0])
 
 
 def ratio(loss: Tensor, total: Tensor) -> Tensor:
-    """Of a loss to the sum of its rows, which may be 0."""
+    """Ratio of a loss to the sum of its rows, which may be 0."""
     return loss / torch.where(total == 0, 1, total)
 
 
@@ -88,7 +88,7 @@ def _terms(place: Anchors, name: str, rows: Tensor | None, positive: Tensor) -> 
         return torch.zeros_like(positive, dtype=torch.float32).masked_scatter(positive, rows)
     if rows.numel() != positive.numel():
         raise AttachError(
-            f"{name} is computed from {rows.numel()} rows, there are {positive.numel()} anchors: "
-            "this head does not work as MMDetection's own"
+            f"{name} has {rows.numel()} rows, but there are {positive.numel()} anchors: this head "
+            "does not work as MMDetection's own"
         )
     return rows.view(positive.shape)

@@ -1,7 +1,8 @@
 """Weights on the anchors of MMDetection's dense heads, by the group of their object.
 
-The head's own loss runs once, on its own predictions, whose gradients are multiplied anchor by
-anchor; which object an anchor has is read from the head's own assignment.
+The head's own loss runs once, on its own predictions, and the gradient of each anchor's predictions
+is multiplied by the weight of its group. The anchor's object is read from the head's own
+assignment.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ class DenseGroups:
     Args:
         head: the head.
         place: where it assigns objects to anchors.
-        options: say what is grouped by.
-        grouping: of objects; None where the level decides.
-        rpn: whether it makes proposals, whose losses are renamed.
+        options: how losses are grouped.
+        grouping: grouping of the objects; None if the level decides.
+        rpn: whether the head makes proposals; their losses get other names.
 
     Raises:
-        AttachError: the object's size is asked for and not known, or a loss has parameters or a
+        AttachError: the size of objects is needed but not known, or a loss has parameters or a
             state.
     """
 
@@ -188,11 +189,11 @@ class DenseGroups:
         """Find the group of each anchor, and set its weight.
 
         Args:
-            number: of the assignment.
-            step: that goes on.
+            number: number of the assignment.
+            step: the current step.
             positive: bool [B, A].
-            labels: int64 [B, A]; not looked at where the sampler knows them.
-            result: of the head's method.
+            labels: int64 [B, A]; not used if the sampler knows them.
+            result: what the head's method returned.
         """
         none = self.balancer.num_groups
         if self.grouping is None or self.grouping.group_of is None:
@@ -234,7 +235,7 @@ class DenseGroups:
         return group_of(torch.cat(boxes), torch.cat(labels))
 
     def _distant_boxes(self, step: Step, result: Any) -> Tensor:
-        """The boxes [B, A, 4] of the objects about each location, moved to the origin."""
+        """The box [B, A, 4] of each location's object, with the location at (0, 0)."""
         distances = result[self.place.labels + 1]
         if self.head.norm_on_bbox:
             distances = [
@@ -270,7 +271,7 @@ class DenseGroups:
         return Seen(groups, positives, self._even(step, groups))
 
     def _even(self, step: Step, groups: Mapping[str, Tensor]) -> Tensor | None:
-        """The losses of the groups [n + 1], boxes divided without the head's doubts in them."""
+        """The losses of the groups [n + 1], with the box loss shared out as if nothing doubted."""
         even = self.rows.even
         if not even:
             return None

@@ -1,7 +1,8 @@
 """Where MMDetection's heads have their losses, and where they assign objects to anchors.
 
 A head is known by the class that defines its `loss_by_feat`, so subclasses count as long as they
-inherit it. The length of a list says nothing: SSD's lists are per image, a decoder's per layer.
+inherit it. The length of a list of losses cannot tell: SSD's lists have one entry per image, a
+decoder's have one per layer.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ class Term:
     """One loss of a head.
 
     Attributes:
-        modules: the head's attributes of the modules that compute it, one of them at a time.
-        positives: it has rows for the positive anchors only, else for all.
-        rows: of each anchor.
+        modules: names of the head's attributes with the modules that compute it, one at a time.
+        positives: whether it has rows for the positive anchors only, not for all.
+        rows: number of rows of each anchor.
         targets: number of the assignment that it follows, see `Anchors.targets`.
-        doubted: the head weighs each row by how well the object is found so far.
+        doubted: whether the head weighs each row by how well the object is found so far.
     """
 
     modules: tuple[str, ...]
@@ -36,10 +37,10 @@ class Term:
 
 @dataclass(frozen=True)
 class Anchors:
-    """A head whose losses are sums over anchors of terms of their own predictions.
+    """A head whose losses are sums over anchors; each term depends on its anchor's predictions.
 
     Attributes:
-        losses: by name.
+        losses: the losses by name.
         predictions: for each kind that `loss_by_feat` takes, the number of its assignment.
         targets: the head's methods that assign objects to anchors, one for each assignment.
         labels: place of the labels of all anchors, by level, in the result of `targets`.
@@ -47,10 +48,10 @@ class Anchors:
             the result of `targets`, or nothing.
         by_level: methods that compute one level's losses, which are then lists by level; none where
             losses are scalars.
-        by_image: `targets` is called once per image and returns a mask, and rows run image by image
-            and then by level, not the other way around.
-        soft: place of the soft targets of all anchors, by level, in the result of `targets`, where
-            the head divides its losses by the sum of these; None where it divides the classes' loss
+        by_image: whether `targets` is called once per image and returns a mask, and rows run image
+            by image and then by level, not the other way around.
+        soft: if the head divides its losses by the sum of soft targets: the place of these targets,
+            of all anchors by level, in the result of `targets`. None if it divides the class loss
             by the number of positives.
     """
 

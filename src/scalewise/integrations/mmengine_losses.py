@@ -1,4 +1,4 @@
-"""Losses of groups out of an mmengine model's dict of losses, and weights back into it."""
+"""Take the losses of groups from an mmengine model's dict of losses, and put weights into it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Seen:
     """What a step's loss was made of.
 
     Attributes:
-        groups: unweighted losses, detached, float32 [n] of whole levels, else [n + 1] with what is
-            in no group last, by the name of the loss.
-        positives: of each group, float32 [n]; None for whole levels.
-        even: in place of the sum of `groups` where the head gives less weight to boxes that are
-            found badly: the same total, divided as if it did not.
+        groups: unweighted losses, detached, by the name of the loss: float32 [n] for whole levels,
+            else [n + 1], where the last entry is what is in no group.
+        positives: number of positives of each group, float32 [n]; None for whole levels.
+        even: used in place of the sum of `groups` if the head gives less weight to boxes that are
+            found badly: the same total, shared out among the groups as if it did not.
     """
 
     groups: dict[str, Tensor]
@@ -33,7 +33,7 @@ class Seen:
 
     @property
     def recorded(self) -> Tensor:
-        """The losses of the groups, all losses together, that statistics are made of."""
+        """The losses of the groups, summed over all losses, from which statistics are made."""
         return torch.stack(list(self.groups.values())).sum(0) if self.even is None else self.even
 
 
@@ -44,7 +44,7 @@ class Part(Protocol):
         """Put hooks in place."""
 
     def disconnect(self) -> None:
-        """Take them back."""
+        """Remove them."""
 
     def take(self, losses: Mapping[str, Any]) -> Seen | None:
         """What the last step's loss was made of; None if the part had no step."""
@@ -52,14 +52,14 @@ class Part(Protocol):
     def weigh(
         self, losses: Mapping[str, Any], groups: Mapping[str, Tensor], weights: Tensor
     ) -> dict[str, Any]:
-        """The losses by name, weighted; weights as long as the groups."""
+        """The weighted losses by name; `weights` are as long as each of `groups`."""
 
 
 class ListLosses:
-    """Losses that come as lists with one entry per level, each to be weighed as it is.
+    """Losses that come as lists with one entry per level; each entry is weighed as a whole.
 
     Args:
-        names: of the losses.
+        names: names of the losses.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -75,7 +75,7 @@ class ListLosses:
         """The lists' own entries.
 
         Raises:
-            AttachError: a loss is missing or no list, or the lists differ in length.
+            AttachError: a loss is missing or not a list, or the lists differ in length.
         """
         found = {}
         for name in self.names:
@@ -124,7 +124,7 @@ def show_weighted(
 
 
 class Taps:
-    """Methods of a model that were replaced and hooks that were set, to be taken back together."""
+    """The replaced methods and the hooks of a model, which are removed together."""
 
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
@@ -140,11 +140,11 @@ class Taps:
         self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
 
     def remove(self) -> None:
-        """Take all back."""
+        """Remove all of them."""
         for handle in self._handles:
             handle.remove()
         for owner, name, before in self._replaced:
-            delattr(owner, name)  # the class's comes back
+            delattr(owner, name)  # restores the class's method
             if before is not None:
                 setattr(owner, name, before)
         self._handles, self._replaced = [], []
@@ -156,14 +156,14 @@ class LossRows:
     Each loss module is called once more, without gradients and without reduction.
 
     Args:
-        head: that has the modules.
-        modules: its attributes of the modules of each loss, by the loss's name.
+        head: the head that has the modules.
+        modules: names of its attributes with the modules of each loss, by the loss's name.
         doubted: names of the losses whose rows the head weighs by how well a box is found.
 
     Attributes:
         chunk: number under which rows are kept, a level's or 0; None while nothing is recorded.
         rows: float32 [k] by name and chunk.
-        even: the same of the doubted losses, without these weights.
+        even: the same for the doubted losses, without the head's weights.
 
     Raises:
         AttachError: a module has parameters or a state.
@@ -222,7 +222,7 @@ def _keep_rows(
     with torch.no_grad():
         rows = module.forward(*args, **{**named, "reduction_override": "none"})
     if not rows.ndim:
-        return  # L1Loss and others, of rows that all weigh 0
+        return  # L1Loss and others give a scalar when all rows weigh 0
     rows = rows.float()
     kept[key] = rows.flatten(1).sum(1) if rows.ndim > 1 else rows
 

@@ -29,10 +29,10 @@ _MASK = "loss_mask"
 
 
 class RoIGroups:
-    """Weighs the regions of objects in the losses of a second stage, all stages of a cascade.
+    """Weighs the regions of objects in the losses of a second stage, in all stages of a cascade.
 
-    The losses are those of the classes, the boxes and, where `FCNMaskHead` has them as a mean over
-    the regions, the masks. Other losses of masks are left alone, with a warning.
+    These are the losses of the classes, of the boxes and, where `FCNMaskHead` computes them as a
+    mean over the regions, of the masks. Other losses of masks are left alone, with a warning.
 
     Args:
         roi_head: of the detector.
@@ -178,7 +178,7 @@ class RoIGroups:
         return result
 
     def _groups(self, samples: Sequence[Any]) -> Tensor:
-        """The group of each region, int64 [R]; of each image the positive ones come first."""
+        """The group of each region, int64 [R]; each image's positive regions come first."""
         none = self.balancer.num_groups
         parts = []
         for sample, own in zip(samples, self._object_groups(samples), strict=True):
@@ -196,7 +196,7 @@ class RoIGroups:
 
 
 def _mask_heads(roi_head: Any) -> list[Any]:
-    """The heads whose mask losses are a mean over regions; none, with a warning, where others."""
+    """The mask heads if each loss is a mean over regions; else none, and a warning."""
     if not getattr(roi_head, "with_mask", False):
         return []
     found = roi_head.mask_head
@@ -212,7 +212,7 @@ def _mask_heads(roi_head: Any) -> list[Any]:
         ):
             warnings.warn(
                 f"scalewise: the masks' loss of {type(head).__name__} with {type(loss).__name__} "
-                "is not known, so it stays as it is; those of classes and boxes are weighed",
+                "is not known, so it stays as it is; the losses of classes and boxes are weighed",
                 stacklevel=2,
             )
             return []

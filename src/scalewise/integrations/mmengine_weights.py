@@ -1,4 +1,4 @@
-"""The balancers of one mmengine model, at work where `parse_losses` adds its losses up."""
+"""The balancers of one mmengine model; they work where `parse_losses` adds its losses up."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class GroupWeights:
     """Weighs the losses of one model by group; made by `attach_mmdet`.
 
     Attributes:
-        balancers: by set of groups: "dense", "rpn", "roi", or "named" for `losses=`, which is there
+        balancers: by set of groups: "dense", "rpn", "roi", or "named" for `losses=`, which exists
             from the first step on. `attached["rpn"]` is short for one of them.
-        group_losses: the last unweighted losses, detached, by the model's own name of the loss: [n]
-            of whole levels, [n + 1] of groups of positives, the last being the background's.
+        group_losses: the last unweighted losses, detached, under the model's own name of each loss:
+            [n] for whole levels; [n + 1] for groups of positives, with the background last.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class GroupWeights:
         self._options = options
         self._waiting: State = {}
         self._taps = Taps()
-        self._waits = False  # for parse_losses, which is to add up a step's losses
+        self._waits = False  # True until parse_losses has added up the losses of a step
         for name, (_, groups) in parts.items():
             if groups is not None:
                 self._make(name, groups)
@@ -47,12 +47,13 @@ class GroupWeights:
             if name in self.balancers:
                 part.connect(self.balancers[name])
         self._taps.replace(model, "parse_losses", self._parse_weighted)
+        self._taps.replace(model, "_apply", self._move_too)
         if callable(getattr(type(model), "loss", None)):
             self._taps.replace(model, "loss", self._note_loss)
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """Weights in force, float32 [n] by set of groups."""
+        """The current weights: float32 [n] for each set of groups."""
         return {name: balancer.weights for name, balancer in self.balancers.items()}
 
     def __getitem__(self, name: str) -> LossBalancer:
@@ -76,7 +77,7 @@ class GroupWeights:
         """Go on from a saved state.
 
         Raises:
-            AttachError: it is of another scheme or of other groups.
+            AttachError: it was saved with another scheme or other groups.
         """
         if set(state) != set(self._parts):
             raise AttachError(
@@ -88,7 +89,7 @@ class GroupWeights:
             self._restore(name, balancer)
 
     def group_totals(self, name: str) -> Tensor:
-        """The last unweighted losses of a set's groups, all its losses together, float32 [n]."""
+        """The last unweighted losses of a set's groups, summed over its losses, float32 [n]."""
         groups = torch.stack([self.group_losses[loss] for loss in self.names[name]]).sum(0)
         return groups[: self.balancers[name].num_groups]
 
@@ -106,6 +107,13 @@ class GroupWeights:
             except (ValueError, RuntimeError) as error:
                 raise AttachError(f"weights of {name!r} in the checkpoint: {error}") from None
 
+    def _move_too(self, apply: Callable[..., Any], fn: Callable[..., Any], *more: Any) -> Any:
+        """Move the balancers with the model to another device; their dtype stays."""
+        moved = apply(fn, *more)
+        for balancer in self.balancers.values():
+            balancer._apply(fn)
+        return moved
+
     @property
     def _at_work(self) -> bool:
         return self._model.training and torch.is_grad_enabled()
@@ -113,10 +121,10 @@ class GroupWeights:
     def _note_loss(self, plain: Callable[..., Any], *args: Any, **named: Any) -> Any:
         if self._waits and self._at_work:
             warnings.warn(
-                f"scalewise: losses of {type(self._model).__name__} were computed that its "
-                "parse_losses has not seen, which records them: without it the weights do not "
-                "move, and those of whole levels do not act. Call parse_losses on every step's "
-                "losses, as train_step does",
+                f"scalewise: {type(self._model).__name__} computed losses that its parse_losses "
+                "has not seen. scalewise records them there: without that call the weights do not "
+                "change, and weights of whole levels have no effect. Call parse_losses on every "
+                "step's losses, as train_step does",
                 stacklevel=2,
             )
         found = plain(*args, **named)
@@ -143,7 +151,7 @@ class GroupWeights:
                     f"{', '.join(seen.groups)} have {len(total)} entries, but there are "
                     f"{balancer.num_groups} levels of {name!r}: these lists are not per level"
                 )
-            # a copy: recording may renew them
+            # copied, because recording may change them
             weights = F.pad(balancer.weights, (0, len(total) - balancer.num_groups), value=1.0)
             weights = weights.clone()
             balancer(total, seen.positives)
@@ -153,13 +161,13 @@ class GroupWeights:
         if not at_work:
             warnings.warn(
                 f"scalewise: {type(self._model).__name__} added up losses that no head with "
-                "weights has computed, so that these do not act: was its head replaced? Then "
-                "detach the weights, and attach them again",
+                "weights has computed, so the weights have no effect. If its head was replaced, "
+                "detach the weights and attach them again",
                 stacklevel=2,
             )
         return parse(weighted)
 
 
 def numbered_levels(count: int) -> list[str]:
-    """As `LossBalancer` names levels of which it knows the number."""
+    """The names that `LossBalancer` gives to levels if it knows only their number."""
     return [f"level{i}" for i in range(count)]

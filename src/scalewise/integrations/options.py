@@ -1,4 +1,4 @@
-"""What `attach`, `balanced_trainer` and `ScalewiseHook` take, and the balancers made from it."""
+"""The options of `attach`, `balanced_trainer` and `ScalewiseHook`, and balancers made from them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class AttachError(UserError, ValueError):
         ...     sw.attach(torch.nn.Linear(2, 2))
         ... except AttachError as error:
         ...     print(str(error).partition(";")[0])
-        Linear is no model of torchvision, ultralytics, mmdet or transformers
+        Linear is not a model of torchvision, ultralytics, mmdet or transformers
     """
 
 
@@ -46,18 +46,19 @@ class Options:
     """How the losses of another framework's model are weighed.
 
     Attributes:
-        by: "class", "size", "size*class" or "level-positives" for the positives by their object;
-            "level" for whole levels, with all that lies on them. None is what the scheme names, as
+        by: how losses are grouped. "class", "size" and "size*class" group the positives by their
+            object, "level-positives" groups them by their level. "level" groups everything by
+            level, background included. None takes the grouping that the scheme names, as
             "size:small=2" does, else "class".
-        scheme: as of `LossBalancer`, but without parameters of its own. None is the default for
+        scheme: as for `LossBalancer`, but without trained parameters. None takes the default for
             `by`.
         interval: optimizer steps between two updates of the weights, or "auto".
-        normalize: what the weights keep, see `LossBalancer`.
+        normalize: how the weights are scaled; see `LossBalancer`.
         accumulate: forward passes per optimizer step.
-        seed: of the scheme's random numbers.
-        size_edges: ascending sides, in pixels, between the sizes.
-        classes: names of the classes in the order of their labels; empty takes what the model
-            knows, else "class0", "class1", ...
+        seed: seed of the scheme's random numbers.
+        size_edges: sides of objects that separate the sizes, in pixels, ascending.
+        classes: names of the classes in the order of their labels. Empty takes the model's own
+            names; if it has none, they are "class0", "class1", ...
 
     Raises:
         AttachError: an argument is out of range, or the scheme trains parameters.
@@ -82,12 +83,12 @@ class Options:
         except ValueError as error:
             raise AttachError(f"size_edges: {error}") from None
         self._make_scheme()
-        # the scheme itself may fit only the groups of the model, which are not known yet
+        # checks the other arguments; the scheme may need the model's groups, not known yet
         self._balancer(by_level(["P3"]) if self.positives else ["P3"], as_scheme("equal"))
 
     @property
     def kind(self) -> str:
-        """What is grouped by, the default resolved."""
+        """The value of `by`, or the default if it is None."""
         if self.by is not None:
             return self.by
         return default_by(self.scheme if isinstance(self.scheme, str) else "")
@@ -106,7 +107,7 @@ class Options:
         """The grouping of objects, for a model of these classes in the order of their labels.
 
         Raises:
-            AttachError: `classes=` names another number of them.
+            AttachError: `classes=` has another number of names.
         """
         sizes = by_size(self.size_edges)
         if self.kind == "size":
@@ -123,10 +124,11 @@ class Options:
 
         Args:
             groups: of positives, or the names of whole levels.
-            place: number of the set in its model, for random numbers of its own.
+            place: number of the set in its model; it gives each set its own random numbers.
 
         Raises:
-            AttachError: the scheme is none, trains parameters, or an argument is out of range.
+            AttachError: there is no such scheme, it trains parameters, or an argument is out of
+                range.
         """
         return self._balancer(groups, self._make_scheme(), place)
 
@@ -138,8 +140,8 @@ class Options:
             raise AttachError(str(error)) from None
         if isinstance(scheme, LearnedScheme):
             raise AttachError(
-                f"{scheme.name} trains weights by back-propagation through one total loss, which "
-                "this model's losses and optimizer know nothing of; choose another scheme"
+                f"{scheme.name} trains its weights by back-propagation: they must enter the loss "
+                "and the optimizer, which is not possible with this model; choose another scheme"
             )
         return scheme
 

@@ -1,7 +1,7 @@
 """The losses of torchvision's Faster and Mask R-CNN per sampled anchor and per region.
 
-Each function repeats the model's own loss, normalised as there: the sum over all rows is the
-model's loss, to rounding.
+Each loss function computes the model's own loss per row, with the model's normaliser: the sum over
+all rows is the model's loss, up to rounding.
 """
 
 from __future__ import annotations
@@ -19,9 +19,14 @@ BETA = 1 / 9  # of the smooth L1 losses
 
 
 def sum_rows(terms: Mapping[str, Tensor], ids: Tensor, groups: int) -> dict[str, Tensor]:
-    """Sum losses [k] by int64 ids [k]: [groups] each. In a fixed order, for repeatable runs."""
+    """Sum each loss [k] by int64 ids [k] to [groups], in a fixed order, so that runs repeat."""
     mine = ids == torch.arange(groups, device=ids.device)[:, None]  # [groups, k]
-    return {name: torch.where(mine, values.float(), 0).sum(1) for name, values in terms.items()}
+    return {
+        name: torch.where(mine, values.to(torch.promote_types(values.dtype, torch.float32)), 0).sum(
+            1
+        )
+        for name, values in terms.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,10 @@ class Sample:
 def rpn_terms(
     rpn: Any, objectness: Tensor, deltas: Tensor, labels: list[Tensor], wanted: list[Tensor]
 ) -> Sample:
-    """Losses of `RegionProposalNetwork`, which draws its sample here.
+    """Draw the sample of a `RegionProposalNetwork`, and compute its losses.
 
     Args:
-        rpn: the model's.
+        rpn: the model's network.
         objectness: [B x A, 1], image by image.
         deltas: [B x A, 4].
         labels: B tensors [A]: 1 object, 0 background, -1 neither.
@@ -73,7 +78,7 @@ def roi_terms(logits: Tensor, deltas: Tensor, labels: Tensor, wanted: Tensor) ->
         wanted: [R, 4], regression targets.
     """
     score = F.cross_entropy(logits, labels, reduction="none")  # [R]
-    # masked, not gathered: how many regions are positive is known to the device alone
+    # masked, not gathered: only the device knows how many regions are positive
     rows = torch.arange(len(labels), device=labels.device)
     chosen = deltas.reshape(len(labels), -1, 4)[rows, labels]  # [R, 4]
     box = F.smooth_l1_loss(chosen, wanted, beta=BETA, reduction="none").sum(-1)

@@ -37,20 +37,21 @@ def attach_torchvision(model: nn.Module, options: Options) -> AttachedBalancer:
 
     RetinaNet, FCOS, SSD and SSDlite have one set of groups, "dense". Faster and Mask R-CNN have
     two: "rpn", whose levels are those of the anchors, and "roi", whose levels are those that the
-    regions are pooled from. By class and by size*class there is "roi" alone: the RPN's loss stays
-    as it is. Sizes are in pixels of the images that the model is given, before it resizes them.
+    regions are pooled from. By class and by size*class there is only "roi", and the RPN's loss
+    stays as it is. Sizes are in pixels of the images that the model is given, before it resizes
+    them.
 
     Args:
-        model: the detector; not wrapped in data parallelism yet.
-        options: what is weighed and how; two sets get a copy of the scheme each. `classes` holds
-            the names of labels 1, 2, ..., with or without one for label 0 before them.
+        model: the detector, before it is wrapped for data parallelism.
+        options: what is weighed and how; if there are two sets, each gets a copy of the scheme.
+            `classes` holds the names of labels 1, 2, ...; a name for label 0 may come first.
 
     Returns:
         The balancer, which is also `model.scalewise`: saved, moved and copied with the model.
 
     Raises:
-        AttachError: the model is none of these, its loss is not torchvision's own, it has been
-            attached before, or an option does not fit it. The model is left as it was.
+        AttachError: the model is not one of these, its loss is not torchvision's own, it has
+            weights already, or an option does not fit it. The model is left as it was.
 
     Examples:
         >>> from torchvision.models.detection import ssdlite320_mobilenet_v3_large
@@ -76,10 +77,10 @@ def attach_torchvision(model: nn.Module, options: Options) -> AttachedBalancer:
 
 
 def _wiring(model: Any, options: Options) -> Wiring:
-    """What fits the model.
+    """The wiring that fits the model.
 
     Raises:
-        AttachError: nothing does.
+        AttachError: there is none.
     """
     if isinstance(model, RetinaNet):
         head = model.head
@@ -98,8 +99,8 @@ def _wiring(model: Any, options: Options) -> Wiring:
     if isinstance(model, FasterRCNN):
         return _rcnn(model, options)
     raise AttachError(
-        f"{type(model).__name__} is none of torchvision's RetinaNet, FCOS, SSD, SSDlite, Faster "
-        "R-CNN and Mask R-CNN; call sw.weigh_positives in its loss instead"
+        f"{type(model).__name__} is not torchvision's RetinaNet, FCOS, SSD, SSDlite, Faster R-CNN "
+        "or Mask R-CNN; call sw.weigh_positives in its loss instead"
     )
 
 
@@ -118,7 +119,7 @@ def _rcnn(model: Any, options: Options) -> Wiring:
     )
     _require(heads, RoIHeads, "select_training_samples", "forward")
     if heads.has_keypoint():
-        raise AttachError("Keypoint R-CNN's keypoint loss has no groups here; it is not supported")
+        raise AttachError("Keypoint R-CNN is not supported: its keypoint loss cannot be grouped")
     for name in ("box_roi_pool", "mask_roi_pool"):
         pool = getattr(heads, name, None)
         if pool is not None and not isinstance(pool, MultiScaleRoIAlign):
@@ -131,15 +132,16 @@ def _rcnn(model: Any, options: Options) -> Wiring:
 
 
 def _groups(options: Options, labels: int | None, background: bool) -> Groups:
-    """What is weighed in a model of that many labels, counted from 0.
+    """The groups of a model with that many labels, counted from 0.
 
     Args:
         options: as given.
-        labels: their number; None if the model does not tell.
-        background: whether label 0 is no class. RetinaNet and FCOS leave that to the user.
+        labels: number of labels; None if the model does not tell it.
+        background: whether label 0 is the background. RetinaNet and FCOS leave that to the user.
 
     Raises:
-        AttachError: another number of classes is named, or the classes are not known.
+        AttachError: `classes` has a wrong number of names, or is empty where the model does not
+            tell the number of labels.
     """
     if "class" not in options.kind:
         return Groups(options)
@@ -161,7 +163,7 @@ def _groups(options: Options, labels: int | None, background: bool) -> Groups:
     first = labels - len(names)
     if background and not first:
         first, names = 1, names[1:]
-    # several of one name, as "N/A" in torchvision's own lists
+    # a name used more than once, as "N/A" in torchvision's own lists, gets numbers
     names = [n if names.count(n) == 1 else f"{n} {i + first}" for i, n in enumerate(names)]
     return Groups(replace(options, classes=names), first)
 
@@ -169,7 +171,7 @@ def _groups(options: Options, labels: int | None, background: bool) -> Groups:
 def _require(owner: Any, kind: type, *methods: str) -> None:
     """Refuse an object whose methods are not torchvision's own."""
     if not isinstance(owner, kind):
-        raise AttachError(f"{type(owner).__name__} is no {kind.__name__}: its loss is not known")
+        raise AttachError(f"{type(owner).__name__} is not a {kind.__name__}: its loss is not known")
     for name in methods:
         if name in vars(owner) or getattr(type(owner), name) is not getattr(kind, name):
             raise AttachError(

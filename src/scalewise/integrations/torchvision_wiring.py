@@ -31,10 +31,10 @@ from scalewise.weighting import Grouping, by_level
 
 @dataclass(frozen=True)
 class Groups:
-    """What a model's losses are weighed by.
+    """How a model's losses are grouped.
 
     Attributes:
-        options: as given, the names of the classes known.
+        options: as given, with the names of the classes filled in.
         first: the label of the first class; lower ones are in no group.
     """
 
@@ -49,16 +49,16 @@ class Groups:
         return self._objects() if self.options.by_objects else by_level(names)
 
     def _objects(self) -> Grouping:
-        # made anew where it is needed: its functions cannot be pickled with the model
+        # made at each use, because its functions cannot be pickled with the model
         return self.options.group_objects(self.options.classes)
 
     def of_objects(self, boxes: Tensor, labels: Tensor, scale: float) -> Tensor:
-        """The groups of objects; the number of groups for none.
+        """The group of each object, int64 [k]; the number of groups for an object in none.
 
         Args:
             boxes: [k, 4] in pixels of the image that the model sees.
             labels: int64 [k].
-            scale: pixels of the original image to one of these.
+            scale: factor from these pixels to pixels of the original image.
         """
         grouping = self._objects()
         assert grouping.group_of is not None
@@ -106,22 +106,22 @@ class Wiring(ABC):
         """Refuse a model whose head has been changed: the weights would not act.
 
         Raises:
-            AttachError: a part is not the one that was attached, nor does it wrap that.
+            AttachError: a part is neither the one that was attached nor a wrapper of it.
         """
         for place, part in self.parts.items():
             found = model.get_submodule(place)
             if model.training and found is not part and all(m is not part for m in found.modules()):
                 raise AttachError(
-                    f"{place} of this {type(model).__name__} was replaced after its weights were "
-                    "put in place, which would not act; call sw.detach(model), then sw.attach again"
+                    f"{place} of this {type(model).__name__} was replaced after sw.attach, so the "
+                    "weights would have no effect; call sw.detach(model), then sw.attach again"
                 )
 
     def _replace(self, owner: Any, name: str, method: Callable[..., Any]) -> None:
-        setattr(owner, name, method)  # on the instance: deleting it brings the class's back
+        setattr(owner, name, method)  # on the instance: deleting it restores the class's method
         self._replaced.append((owner, name))
 
     def disconnect(self) -> None:
-        """Take everything back."""
+        """Undo all changes."""
         for handle in self._handles:
             handle.remove()
         for owner, name in self._replaced:
@@ -142,7 +142,7 @@ class Wiring(ABC):
 
 
 def _plain_loss(owner: Any, *inputs: Any) -> Any:
-    """Torchvision's own, for losses that are only looked at, of a validation."""
+    """Torchvision's own loss, for validation losses that are only looked at."""
     return type(owner).compute_loss(owner, *inputs)
 
 
@@ -152,8 +152,8 @@ class DenseWiring(Wiring):
     Args:
         model: the detector.
         groups: what is weighed.
-        owner: of the method `compute_loss`.
-        terms: its loss per anchor.
+        owner: the object with the method `compute_loss`.
+        terms: computes its loss per anchor.
     """
 
     def __init__(
@@ -194,8 +194,8 @@ class DenseWiring(Wiring):
 class RCNNWiring(Wiring):
     """Faster and Mask R-CNN.
 
-    The RPN's levels are those of its anchors, a region's level is the one that it is pooled from.
-    Where classes are weighed, the RPN, which does not tell them apart, is left alone.
+    The RPN's levels are those of its anchors; a region's level is the one that it is pooled from.
+    The RPN does not know classes, so it is left alone where classes are weighed.
     """
 
     def __init__(self, model: Any, groups: Groups) -> None:
@@ -252,7 +252,7 @@ class RCNNWiring(Wiring):
         return weighed["loss_objectness"], weighed["loss_rpn_box_reg"]
 
     def _sizes(self, rows: Tensor) -> Tensor:
-        """The groups of the objects of anchors, int64 [k], by their places among all B x A."""
+        """The groups of the anchors' objects, int64 [k]; `rows` are places among all B x A."""
         boxes = zip(self.seen.pop("anchors"), self.scales, strict=True)
         chosen = torch.cat([own * scale for own, scale in boxes])[rows]
         return self.groups.of_objects(chosen, torch.zeros_like(rows), 1.0)
@@ -310,7 +310,7 @@ class RCNNWiring(Wiring):
         return found, losses | self._weigh("roi", *rows)
 
     def _weigh(self, name: str, *rows: tuple[Mapping[str, Tensor], Tensor]) -> dict[str, Tensor]:
-        """Weigh a set's losses, given by row with the rows' groups; the first rows are counted."""
+        """Weigh a set's losses, given as rows and their groups; the first count positives."""
         count = self.attached[name].num_groups
         losses: dict[str, Tensor] = {}
         for terms, ids in rows:

@@ -22,22 +22,22 @@ from scalewise.weighting import LossBalancer
 def log_groups(trainer: Any) -> None:
     """Let a `transformers.Trainer` log its model's balancers, and check that they fit.
 
-    Call it once, before `trainer.train()`. What the trainer logs of training (every
-    `logging_steps`) then holds the values of `scalewise.integrations.loops.readings` too, in
-    `state.log_history`, on the console and in every reporter; a callback could not do that, as the
-    reporters come before it. Where an epoch's batches are no multiple of the accumulation, the
-    short window at its end is a step like any other: weights change between windows, never within
-    one. In data-parallel training the balancers' records are kept apart by rank.
+    Call it once, before `trainer.train()`. Each training log entry (every `logging_steps`) then
+    also holds the values of `scalewise.integrations.loops.readings`, in `state.log_history`, on the
+    console and in every reporter. A callback could not do that, because the reporters run before
+    it. If the number of batches of an epoch is not a multiple of the accumulation, the short window
+    at the end is a step like any other: weights change between windows, never within one. In
+    data-parallel training each rank keeps its own records.
 
     Args:
         trainer: its model has `LossBalancer`s among its submodules, as `scalewise.attach` leaves
             them there, so that `Trainer` saves and restores them with the model.
 
     Raises:
-        LoopError: there is none; one counts other windows than `gradient_accumulation_steps`, was
-            loaded in half precision or from a checkpoint without it; the trainer would put the
-            model into `DataParallel`, whose copies forget what they see; or it takes the loss from
-            elsewhere than from the attached model.
+        LoopError: there is no balancer; the `accumulate` of one is not
+            `gradient_accumulation_steps`; one was loaded in half precision, or from a checkpoint
+            that lacks it; the trainer would put the model into `DataParallel`, whose copies forget
+            what they record; or the trainer does not take the loss from the model.
 
     Examples:
         >>> from scalewise.integrations.transformers import log_groups
@@ -57,7 +57,7 @@ def log_groups(trainer: Any) -> None:
         raise LoopError(
             f"log_groups: there is no LossBalancer among the submodules of "
             f"{type(trainer.model).__name__}; call sw.attach(model) first, or make your own "
-            "balancer one, so that Trainer saves it"
+            "balancer a submodule, so that Trainer saves it"
         )
     steps = trainer.args.gradient_accumulation_steps
     check_balancers(balancers, steps, "gradient_accumulation_steps")
@@ -100,7 +100,7 @@ def _window_closer(balancers: Collection[LossBalancer]) -> Any:
 
 
 def _check_initialised(name: str, balancer: LossBalancer) -> None:
-    """Refuse what `from_pretrained` leaves of a balancer that the checkpoint does not have."""
+    """Refuse a balancer that the checkpoint lacks: `from_pretrained` leaves it without values."""
     initial = balancer.scheme.initial()
     if not balancer.scheme.fixed:
         initial = initial * (balancer.num_groups / initial.sum())
@@ -108,6 +108,6 @@ def _check_initialised(name: str, balancer: LossBalancer) -> None:
     if not balancer.calls and not fresh:
         raise LoopError(
             f"log_groups: balancer {name!r} has recorded nothing, but its state is not that of a "
-            "new one: from_pretrained leaves what a checkpoint lacks without values; make the "
+            "new one: from_pretrained sets no values for what a checkpoint lacks; make the "
             "balancer after the model was loaded"
         )

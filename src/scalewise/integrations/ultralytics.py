@@ -22,8 +22,9 @@ from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.utils import DEFAULT_CFG, LOGGER
 
 from scalewise.integrations.options import AttachError, Options
+from scalewise.integrations.ultralytics_criterion import WeighedCriterion
 from scalewise.integrations.ultralytics_log import SHOWN, GroupLog
-from scalewise.integrations.ultralytics_loss import WeighedCriterion, attach_yolo
+from scalewise.integrations.ultralytics_loss import attach_yolo
 from scalewise.weighting import LossBalancer, SchemeLike
 from scalewise.weighting.groups import COCO_EDGES
 
@@ -55,7 +56,7 @@ else:
     _Trainer = object
 
 STATE = "scalewise"  # attribute of the saved model: the balancer's state, a dict of tensors
-VARIABLE = "SCALEWISE_ULTRALYTICS"  # the options, on their way to the processes of several GPUs
+VARIABLE = "SCALEWISE_ULTRALYTICS"  # hands the options to the processes of several GPUs
 
 
 def balanced_trainer(
@@ -67,20 +68,21 @@ def balanced_trainer(
     size_edges: Sequence[float] = COCO_EDGES,
     classes: Sequence[str] = (),
 ) -> Callable[..., BalancedTrainer]:
-    """What to pass as `trainer=` to `YOLO.train`, to weigh losses by group.
+    """Make the `trainer=` of `YOLO.train` that weighs losses by group.
 
     It serves the tasks detect, segment, pose and obb.
 
     Args:
-        by: "class" (the default), "size", "size*class" or "level-positives" for the positives by
-            their object; "level" for whole levels.
-        scheme: as of `LossBalancer`, but without parameters of its own; words such as "rlo" or
-            "class:platelet=2" if several GPUs are to be used.
+        by: how losses are grouped. "class" (the default), "size" and "size*class" group the
+            positives by their object, "level-positives" groups them by their level. "level" groups
+            everything by level, background included.
+        scheme: as for `LossBalancer`, but without trained parameters. For several GPUs it must be
+            words such as "rlo" or "class:platelet=2".
         interval: optimizer steps between two updates of the weights, or "auto".
-        normalize: what the weights keep, see `LossBalancer`.
-        seed: of the scheme's random numbers.
-        size_edges: sides between the sizes, in pixels of the training image.
-        classes: other names than the data set's, in the order of the labels.
+        normalize: how the weights are scaled; see `LossBalancer`.
+        seed: seed of the scheme's random numbers.
+        size_edges: sides of objects that separate the sizes, in pixels of the training image.
+        classes: names of the classes in the order of the labels; empty takes the data set's names.
 
     Returns:
         A function that makes a `BalancedTrainer` of the task.
@@ -101,22 +103,22 @@ def balanced_trainer(
 
 
 class BalancedTrainer(_Trainer):
-    """What weights by group add to one of Ultralytics' trainers; there is a class for each task.
+    """Adds weights by group to one of Ultralytics' trainers; there is one subclass per task.
 
     Ultralytics starts one process per GPU, which imports the class by name; the options reach it
     in an environment variable.
 
     Args:
-        cfg: as of Ultralytics' trainer.
-        overrides: as of Ultralytics' trainer.
-        _callbacks: as of Ultralytics' trainer.
-        options: of the weights; None takes those of the parent process, or the defaults.
+        cfg: as for Ultralytics' trainer.
+        overrides: as for Ultralytics' trainer.
+        _callbacks: as for Ultralytics' trainer.
+        options: options of the weights; None takes those of the parent process, or the defaults.
 
     Attributes:
         weighed: the model's criterion, once training has started.
 
     Raises:
-        AttachError: a model is distilled.
+        AttachError: `distill_model` is set.
     """
 
     weighed: WeighedCriterion
@@ -138,7 +140,7 @@ class BalancedTrainer(_Trainer):
 
     @property
     def balancer(self) -> LossBalancer:
-        """The balancer, once training has started; its `weights` are those of its `names`."""
+        """The balancer, once training has started; `weights` are in the order of `names`."""
         return self.weighed.balancer
 
     def train(self) -> None:
@@ -147,7 +149,7 @@ class BalancedTrainer(_Trainer):
             return super().train()
         if not isinstance(self.options.scheme, str | None):
             raise AttachError(
-                "several GPUs are separate processes, which get the scheme as words: pass 'rlo' or "
+                "each GPU has a process of its own, which gets the scheme as words: pass 'rlo' or "
                 f"'avw:strength=0.3' instead of a {type(self.options.scheme).__name__}"
             )
         os.environ[VARIABLE] = json.dumps(asdict(self.options))
@@ -157,7 +159,7 @@ class BalancedTrainer(_Trainer):
             del os.environ[VARIABLE]
 
     def resume_training(self, ckpt: Any) -> None:
-        """Put the weights in place, the last step before training, and restore their state."""
+        """Put the weights in place as the last step before training, and restore their state."""
         super().resume_training(ckpt)
         model = _bare(self.model)
         attach_yolo(model, replace(self.options, accumulate=self.accumulate))
@@ -173,7 +175,7 @@ class BalancedTrainer(_Trainer):
         )
 
     def _restore(self, ckpt: Any) -> bool:
-        """Whether the run to resume has had weights, whose state is then restored."""
+        """Restore the weights of the run that is resumed; False if it had none."""
         saved = getattr(ckpt.get("ema") or ckpt.get("model"), STATE, None)
         if saved is None:
             LOGGER.warning(
@@ -188,7 +190,7 @@ class BalancedTrainer(_Trainer):
         return True
 
     def optimizer_step(self) -> None:
-        """Step; weights that changed since the last one apply from here on."""
+        """Make the optimizer step; changed weights apply from here on."""
         super().optimizer_step()
         if _bare(self.model).criterion is not self.weighed:
             raise AttachError(
@@ -230,15 +232,15 @@ class BalancedDetectionTrainer(BalancedTrainer, DetectionTrainer):  # type: igno
 
 
 class BalancedSegmentationTrainer(BalancedTrainer, SegmentationTrainer):  # type: ignore[misc]
-    """For boxes with masks, whose own terms are not weighed."""
+    """For boxes with masks; the terms of the masks are not weighed."""
 
 
 class BalancedPoseTrainer(BalancedTrainer, PoseTrainer):  # type: ignore[misc]
-    """For boxes with keypoints, whose own terms are not weighed."""
+    """For boxes with keypoints; the terms of the keypoints are not weighed."""
 
 
 class BalancedOBBTrainer(BalancedTrainer, OBBTrainer):  # type: ignore[misc]
-    """For rotated boxes, the term of whose angle alone is not weighed."""
+    """For rotated boxes; only the term of the angle is not weighed."""
 
 
 TRAINERS: dict[str, type[BalancedTrainer]] = {
@@ -255,15 +257,15 @@ def _make_trainer(
     overrides: dict[str, Any] | None = None,
     _callbacks: Any = None,
 ) -> BalancedTrainer:
-    """The trainer of the task that is asked for.
+    """Make the trainer for the task in the overrides.
 
     Raises:
-        AttachError: its losses have no objects.
+        AttachError: the task has no boxes.
     """
     task = (overrides or {}).get("task") or "detect"
     if task not in TRAINERS:
         raise AttachError(
-            f"task {task!r} has no boxes whose losses could be weighed; the tasks that have are "
+            f"task {task!r} has no boxes whose losses could be weighed; these tasks have: "
             f"{', '.join(TRAINERS)}"
         )
     return TRAINERS[task](cfg, overrides, _callbacks, options)

@@ -17,8 +17,9 @@ class GroupLog:
 
     Args:
         file: CSV file; rows of earlier epochs in it are kept.
-        groups: their names.
-        epochs: that are done; other rows in the file are of an interrupted or an older run.
+        groups: names of the groups.
+        epochs: number of finished epochs; later rows in the file come from an interrupted or an
+            older run, and are dropped.
     """
 
     def __init__(self, file: Path, groups: Sequence[str], epochs: int) -> None:

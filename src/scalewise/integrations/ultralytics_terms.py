@@ -1,8 +1,8 @@
 """The box and class terms of Ultralytics' losses by group, weighed where its own code adds up.
 
-Its assigner says which object each anchor has, and so its group. What its criterion then sums over
-the anchors is weighed by group first. The groups' losses are sums of the same values, so that they
-cost no pass of their own.
+The assigner tells the object of each anchor, and so its group. What the criterion then sums over
+the anchors is weighed by group first. The losses of the groups are sums of the same values, so they
+need no extra pass.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class StepGroups:
     """What decides an anchor's group in one step, and the weights.
 
     Attributes:
-        weights: float32 [n + 1], the last, of what is in no group, being 1.
+        weights: float32 [n + 1]; the last is 1, for what is in no group.
         count: the number n of groups.
-        group_of: as of `Grouping`, in pixels of the training image; None where the level decides.
-        levels: int64 [A], the level of each anchor, where it decides.
-        whole: the background of a level is weighed with it.
+        group_of: as in `Grouping`, in pixels of the training image; None if the level decides.
+        levels: int64 [A], the level of each anchor, if the level decides.
+        whole: whether the background of a level is weighed with the level.
     """
 
     weights: Tensor
@@ -45,8 +45,9 @@ class StepGroups:
 
         Args:
             labels: [B, A], the class of the object assigned to each anchor.
-            boxes: its box in pixels, [B, A, 4] (x1, y1, x2, y2) or [B, A, 5] (x, y, w, h, angle).
-            positive: [B, A], whether there is one; not 0 where there is.
+            boxes: the object's box in pixels, [B, A, 4] (x1, y1, x2, y2) or [B, A, 5] (x, y, w, h,
+                angle).
+            positive: [B, A], not 0 for anchors that have an object.
 
         Returns:
             int64 [B, A]; n for none.
@@ -85,7 +86,7 @@ class Branch:
         self.divisor: Tensor | int = 1
 
     def assign(self, *inputs: Any, **others: Any) -> Any:
-        """In place of `assigner`."""
+        """Takes the place of `assigner`."""
         found = self.assigner(*inputs, **others)
         labels, boxes, targets, positive, *_ = found
         self.ids = self.groups.find(labels, boxes, positive)
@@ -93,7 +94,7 @@ class Branch:
         return found
 
     def weigh_scores(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """In place of `bce`: [B, A, C]."""
+        """Takes the place of `bce`: [B, A, C]."""
         loss: Tensor = self.bce(logits, targets)
         by_class = getattr(self.part, "class_weights", None)
         own = loss.detach() if by_class is None else loss.detach() * by_class
@@ -104,7 +105,7 @@ class Branch:
         return loss.mul_(weights)  # in place: it is large, and nobody else has seen it
 
     def weigh_boxes(self, *inputs: Any) -> tuple[Tensor, Tensor]:
-        """In place of `bbox_loss`, whose every sum over anchors has the scores in it."""
+        """Takes the place of `bbox_loss`; each of its sums over anchors contains the scores."""
         self.divisor = inputs[5]
         scores = inputs[4].as_subclass(_Scores)
         scores.sums = self.boxes = _BoxSums(self.ids, self.groups.weights)
@@ -117,9 +118,9 @@ class Branch:
         """Float32 [4, n + 1]: the unweighted box, class and distribution losses, and positives.
 
         The losses are means over the batch, with Ultralytics' gains; the last column is what is in
-        no group. A positive counts as its target score, by which Ultralytics weighs its box and
-        divides the loss: an object that is hardly found has positives whose loss is near 0, and
-        counted as whole ones they would seem to be learned.
+        no group. A positive counts with its target score: Ultralytics weighs its box by this score
+        and divides the losses by the sum of scores. An object that is hardly found has positives
+        whose loss is near 0; if each counted as 1, they would look as if they were learned.
         """
         index, ids, (box, distribution) = self._positives()
         parts = self.targets[index].sum(-1, dtype=torch.float32)
@@ -148,7 +149,7 @@ class Branch:
 @lru_cache(maxsize=64)  # the gains of an end-to-end model's parts change from epoch to epoch
 @torch.inference_mode(False)
 def _column(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Float32 [K, 1]; kept, since making one on a device waits for it."""
+    """Float32 [K, 1]; kept, because making one on a device waits for the device."""
     return torch.tensor(values, device=device)[:, None]
 
 
@@ -159,12 +160,12 @@ def _numbers(count: int, device: torch.device) -> Tensor:
 
 
 class _BoxSums:
-    """Weighs what `BboxLoss` adds up, a value for each positive, and keeps it.
+    """Weighs the values that `BboxLoss` adds up, one for each positive, and keeps them.
 
     Attributes:
-        values: for each sum the unweighted summands, float32 [N].
-        index: of the positives among the anchors.
-        ids: int64 [N], their groups.
+        values: for each sum the unweighted values, float32 [N].
+        index: index of the positives among the anchors.
+        ids: int64 [N], groups of the positives.
     """
 
     def __init__(self, anchors: Tensor, weights: Tensor) -> None:
@@ -222,7 +223,7 @@ def _by_group(values: Tensor, ids: Tensor, groups: int) -> Tensor:
 
 @contextmanager
 def weighed(branches: Sequence[Branch]) -> Iterator[None]:
-    """The criteria see the weighing stand-ins inside of the block only."""
+    """Put the weighing stand-ins into the criteria, inside of the block only."""
     for branch in branches:
         part = branch.part
         part.assigner, part.bce = branch.assign, branch.weigh_scores
@@ -237,7 +238,7 @@ def weighed(branches: Sequence[Branch]) -> Iterator[None]:
 
 
 def unknown(what: str) -> AttachError:
-    """The error for a loss that is computed in a way not foreseen here."""
+    """The error for a loss that is computed in an unknown way."""
     return AttachError(
         f"{what}: this release of Ultralytics computes its loss in another way; use a tested one "
         "(docs/ultralytics.md)"

@@ -1,15 +1,16 @@
-"""From keyword arguments to the checked options of a command."""
+"""Turns keyword arguments into the checked options of a command."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalewise.errors import UsageError
+from scalewise.lab.mistakes import explain, types_of
 from scalewise.lab.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def packages(function: str) -> Iterator[None]:
-    """Say what to install where a package is missing."""
+    """Turn a missing package into an error that says what to install."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -32,7 +33,7 @@ def packages(function: str) -> Iterator[None]:
 def checked(
     function: str,
     parser: ArgumentParser,
-    kinds: Iterable[type],
+    kinds: Collection[type],
     options: Mapping[str, Any],
     without: Iterable[str] = (),
     more: Iterable[str] = (),
@@ -40,15 +41,15 @@ def checked(
     """The values of all options of a command, checked for their types.
 
     Args:
-        function: For messages.
-        parser: Of the command.
-        kinds: The dataclasses whose fields are its options.
-        options: Those that are given.
-        without: Fields that are no option after all.
-        more: Options that are no field.
+        function: Name of the function, for messages.
+        parser: Parser of the command.
+        kinds: The dataclasses whose fields are the options of the command.
+        options: The options that were given, by name.
+        without: Names of fields that are not options of this command.
+        more: Names of options that are not fields of a dataclass.
 
     Raises:
-        UsageError: for a name that is no option, or a value of the wrong type.
+        UsageError: for a name that is not an option, or a value of the wrong type.
     """
     from jsonargparse import ArgumentError
 
@@ -62,7 +63,8 @@ def checked(
     try:
         values: Namespace = parser.parse_object(plain)
     except (ArgumentError, TypeError, ValueError) as error:
-        raise UsageError(f"scalewise.{function}: {' '.join(str(error).split())}") from None
+        said = explain(str(error), types_of(kinds), known, dashes="")
+        raise UsageError(f"scalewise.{function}: {said}") from None
     return values
 
 
@@ -76,19 +78,19 @@ def parser_of(kind: type) -> ArgumentParser:
 
 
 def named_options(config: TrainConfig | None) -> dict[str, Any]:
-    """All options of a config by name; none without one."""
+    """All options of a config by name; an empty dict for None."""
     return {} if config is None else dataclasses.asdict(config)
 
 
 def given(config: TrainConfig | None, options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What differs from the defaults, for a run's records."""
+    """The options that differ from the defaults, for the records of a run."""
     plain, named = named_options(TrainConfig()), named_options(config)
     yield from ((k, v) for k, v in named.items() if v != plain[k] and k not in options)
     yield from ((k, _plain(v)) for k, v in options.items())
 
 
 def _plain(value: Any) -> Any:
-    """A value as a YAML file would hold it."""
+    """A value in the form in which a YAML file holds it."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple | range):

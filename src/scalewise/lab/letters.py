@@ -1,4 +1,4 @@
-"""Fonts for names in whatever script they are."""
+"""Fonts for names in any script."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ SIZE = 12  # of the letters on images, in pixels
 
 
 def lettering(text: str, size: int = SIZE) -> tuple[str, ImageFont.FreeTypeFont]:
-    r"""A text as it can be drawn, and the font that has all its letters.
+    r"""A text that can be drawn, and a font that has all its letters.
 
-    The first that has them: DejaVu Sans, which matplotlib ships (Latin, Greek, Cyrillic, Arabic,
-    Hebrew, symbols), Noto Sans CJK, which mplfonts ships (Chinese, Japanese, Korean), or a font of
-    this system. Where none has, the letters without a picture become escapes such as \u87ba, with
-    one warning.
+    Takes the first font that has them all. First comes DejaVu Sans, which matplotlib ships (Latin,
+    Greek, Cyrillic, Arabic, Hebrew, symbols), then Noto Sans CJK, which mplfonts ships (Chinese,
+    Japanese, Korean), then the fonts of this system. If no font has them all, the letters that
+    DejaVu Sans lacks become escapes such as \u87ba, with one warning.
 
     Args:
-        text: Any; what is not printable is escaped.
-        size: Of the letters, in pixels.
+        text: Any text; characters that cannot be printed are escaped.
+        size: Size of the letters in pixels.
     """
     text = printable(text)
     path = next((path for path in _fonts() if _covers(path, text)), None)
@@ -37,19 +37,19 @@ def lettering(text: str, size: int = SIZE) -> tuple[str, ImageFont.FreeTypeFont]
 
 
 def known_letters(text: str) -> str:
-    """A text with what no font here has a picture of escaped, for matplotlib with `families`.
+    """A text in which the letters that no font here has are escaped, for use with `families`.
 
     Args:
-        text: Any.
+        text: Any text.
     """
     return _escaped(printable(text), _fonts())
 
 
 def families(texts: Iterable[str]) -> list[str]:
-    """Names of the fonts that together have the letters of texts, for matplotlib's `font.family`.
+    """Names of fonts that together have all letters of texts, for matplotlib's `font.family`.
 
     Args:
-        texts: All that is to be drawn in one figure.
+        texts: All texts of one figure.
     """
     chosen = [_fonts()[0]]
     for letter in sorted(set("".join(texts))):
@@ -70,7 +70,7 @@ def _escaped(text: str, fonts: Iterable[Path]) -> str:
 
 @functools.cache
 def _register(path: Path) -> str:
-    """Make a font known to matplotlib, and return its name there."""
+    """Add a font to matplotlib, and return its name there."""
     font_manager.fontManager.addfont(str(path))
     return str(font_manager.FontProperties(fname=str(path)).get_name())
 
@@ -83,7 +83,7 @@ def _fonts() -> tuple[Path, ...]:
     if package is not None and package.origin is not None:
         shipped.append(Path(package.origin).parent / "fonts" / "NotoSansCJKsc-Regular.otf")
     found = {Path(entry.fname) for entry in font_manager.fontManager.ttflist}
-    # fonts that stand for a missing letter claim to have it
+    # such fonts draw boxes for missing letters, and claim to have every letter
     others = sorted(path for path in found if "LastResort" not in path.name)
     return tuple(dict.fromkeys(path for path in (*shipped, *others) if path.is_file()))
 
@@ -94,10 +94,10 @@ def _covers(path: Path, text: str) -> bool:
 
 @functools.cache
 def _letters(path: Path) -> frozenset[int]:
-    """The code points that a font has pictures of."""
+    """The code points that a font can draw."""
     try:
         return frozenset(ft2font.FT2Font(str(path)).get_charmap())
-    except (OSError, RuntimeError):  # no font that FreeType reads
+    except (OSError, RuntimeError):  # FreeType cannot read this font
         return frozenset()
 
 

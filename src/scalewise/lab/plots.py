@@ -1,4 +1,4 @@
-"""Figures of results that show themselves in a notebook, and are matplotlib's elsewhere."""
+"""Figures of results: matplotlib figures that a notebook shows by itself."""
 
 from __future__ import annotations
 
@@ -17,12 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from scalewise.lab.letters import families
-from scalewise.lab.training.trace_picture import (
-    chosen_groups,
-    group_color,
-    is_broken,
-    safe_label,
-)
+from scalewise.lab.training.group_style import chosen_groups, group_color, is_broken, safe_label
 
 if TYPE_CHECKING:
     from scalewise.lab.study.statistics import Difference
@@ -32,11 +27,11 @@ _LOOK = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
 class NamedFigure(Figure):
-    """A figure with names in whatever script they are, which a notebook shows without pyplot.
+    """A figure with names in any script, which a notebook shows without pyplot.
 
     Args:
-        names: All names that are drawn.
-        options: As matplotlib's `Figure` takes them.
+        names: All names in the figure; the fonts are chosen for them.
+        options: Passed on to matplotlib's `Figure`.
     """
 
     def __init__(self, names: Sequence[str], **options: Any) -> None:
@@ -45,12 +40,12 @@ class NamedFigure(Figure):
             super().__init__(layout="constrained", **options)
 
     def draw(self, renderer: RendererBase) -> None:
-        """Draw; labels of ticks are made only now, and take their font from the settings."""
+        """Draw with the settings of this figure, since the tick labels are made only now."""
         with mpl.rc_context(self._settings):
             super().draw(renderer)
 
     def settings(self) -> Any:
-        """A context in which what is added to the figure takes on its look."""
+        """A context for adding to the figure: what is added gets the look of the figure."""
         return mpl.rc_context(self._settings)
 
     def _repr_png_(self) -> bytes:
@@ -65,9 +60,9 @@ def plot_run(
     """AP after each epoch, and the weights over the steps.
 
     Args:
-        history: One mapping an epoch, with "epoch" and "AP".
-        steps: int [n].
-        weights: float [n] by the name of the group; at most ten are drawn.
+        history: One mapping for each epoch, with "epoch" and "AP" (0..1).
+        steps: int [n], the training steps.
+        weights: float [n] for each group, by its name; at most ten groups are drawn.
     """
     figure = NamedFigure([*weights], figsize=(9, 3), dpi=100)
     with figure.settings():
@@ -100,7 +95,7 @@ def plot_classes(metrics: Mapping[str, float]) -> NamedFigure:
     """AP of each class, the highest on top.
 
     Args:
-        metrics: With "AP/<class>" among them.
+        metrics: Metrics by name; those named "AP/<class>" (0..1) are drawn.
     """
     classes = {k[3:]: _percent(v) for k, v in metrics.items() if k.startswith("AP/")}
     order = sorted(classes, key=lambda name: -np.nan_to_num(classes[name], nan=-1.0))
@@ -127,7 +122,7 @@ def plot_classes(metrics: Mapping[str, float]) -> NamedFigure:
 
 
 def plot_pictures(pictures: Sequence[Path]) -> NamedFigure:
-    """Drawn images side by side, at most nine.
+    """Images side by side, at most nine.
 
     Args:
         pictures: Image files.
@@ -152,7 +147,7 @@ def plot_differences(found: Sequence[tuple[str, Difference]]) -> NamedFigure:
     """Differences of AP to the baseline, with their 95% intervals.
 
     Args:
-        found: Detector and difference.
+        found: Pairs of a detector's name and a difference.
     """
     names = [f"{detector} {one.scheme}" for detector, one in found]
     figure = NamedFigure(names, figsize=(7, 1.2 + 0.4 * max(1, len(found))), dpi=100)

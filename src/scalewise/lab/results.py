@@ -1,4 +1,4 @@
-"""What the functions of `scalewise.api` give back: a folder, figures by name, and a plot."""
+"""Results of the functions in `scalewise.api`: a folder, metrics by name, and a plot."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class TrainResult:
-    """A run.
+    """The result of a training run.
 
     Attributes:
-        run: Its folder.
-        metrics: Of the last epoch that was validated, AP and the like in 0..1; empty before.
-        history: The same of every epoch, with "epoch" and "step".
-        weights: Of the groups at the end, by name.
+        run: The run folder.
+        metrics: Metrics of the last validated epoch, such as AP in 0..1; empty without one.
+        history: Metrics of every validated epoch, with "epoch" and "step".
+        weights: Weights of the groups at the end, by name.
 
     Examples:
         >>> from scalewise.lab.results import read_run
         >>> found = read_run("runs/first")
         >>> 0 <= found.metrics["AP"] <= 1, len(found.history)
         (True, 1)
-        >>> figure = found.plot()  # matplotlib's; in a notebook it shows itself
+        >>> figure = found.plot()  # a matplotlib figure; a notebook shows it
     """
 
     run: Path
@@ -38,9 +38,9 @@ class TrainResult:
     weights: dict[str, float]
 
     def plot(self) -> NamedFigure:
-        """AP after each epoch, and the weights over the steps; a figure of matplotlib."""
+        """Plot AP after each epoch, and the weights over the steps, with matplotlib."""
         from scalewise.lab.plots import plot_run
-        from scalewise.lab.training.trace import group_names, read_trace
+        from scalewise.lab.training.trace_reading import group_names, read_trace
 
         path = self.run / "trace.parquet"
         if not path.is_file():
@@ -65,20 +65,20 @@ class TrainResult:
 
 
 def read_run(run: str | Path) -> TrainResult:
-    """The result of a run that is there already.
+    """Read the result of an existing run.
 
     Args:
-        run: Its folder.
+        run: The run folder.
 
     Raises:
-        RunError: it is no run folder, or its records are damaged.
+        RunError: it is not a run folder, or its records are damaged.
 
     Examples:
         >>> from scalewise.lab.results import read_run
         >>> list(read_run("runs/first").weights)
         ['disc', 'square', 'triangle', 'ring', 'cross']
     """
-    from scalewise.lab.training.runs import load_metrics
+    from scalewise.lab.training.run_metrics import load_metrics
 
     metrics = load_metrics(Path(run))
     return TrainResult(
@@ -95,8 +95,8 @@ class EvaluateResult:
 
     Attributes:
         run: The run folder.
-        path: The JSON file that was written into it.
-        metrics: By name, in 0..1: AP, AP50, AP_small, "AP/<class>", ...
+        path: The JSON file that was written into the run folder.
+        metrics: Metrics by name, in 0..1: AP, AP50, AP_small, "AP/<class>", ...
 
     Examples:
         >>> import scalewise as sw
@@ -111,7 +111,7 @@ class EvaluateResult:
     metrics: dict[str, float]
 
     def plot(self) -> NamedFigure:
-        """AP of each class; a figure of matplotlib."""
+        """Plot the AP of each class with matplotlib."""
         from scalewise.lab.plots import plot_classes
 
         return plot_classes(self.metrics)
@@ -131,11 +131,11 @@ class PredictResult:
 
     Attributes:
         run: The run folder, or the exported file.
-        folder: Where the drawn files and `predictions.json` are.
+        folder: The folder with the drawn files and `predictions.json`.
         pictures: The drawn images and videos.
-        predictions: What `predictions.json` holds: one dict a file.
+        predictions: Content of `predictions.json`: one dict for each file.
         unreadable: A line for each file that could not be read.
-        notes: What else there is to say.
+        notes: Other remarks, one line each.
 
     Examples:
         >>> import scalewise as sw
@@ -155,7 +155,7 @@ class PredictResult:
 
     @property
     def metrics(self) -> dict[str, int]:
-        """Numbers of images, videos, detections, and files that could not be read."""
+        """The number of images, of videos, of detections, and of files that could not be read."""
         frames = [frame for one in self.predictions for frame in one.get("frames", [one])]
         videos = sum("frames" in one for one in self.predictions)
         return {
@@ -166,7 +166,7 @@ class PredictResult:
         }
 
     def plot(self) -> NamedFigure:
-        """The first nine drawn images; a figure of matplotlib."""
+        """Plot the first nine drawn images with matplotlib."""
         from scalewise.lab.plots import plot_pictures
 
         return plot_pictures([path for path in self.pictures if path.suffix == ".png"])
@@ -184,12 +184,12 @@ class PredictResult:
 
 @dataclass(frozen=True, repr=False)
 class CompareResult:
-    """A study.
+    """The result of a study.
 
     Attributes:
-        folder: The study folder, which `scalewise report` takes.
+        folder: The study folder, as `scalewise report` takes it.
         metrics: Mean AP over the seeds in 0..1, by detector and scheme.
-        verdicts: A sentence for each scheme but the baseline, by how much it differs and how sure.
+        verdicts: A sentence for each scheme except the baseline: how much it differs, how surely.
         missing: A line for each run that is not finished.
 
     Examples:
@@ -208,7 +208,7 @@ class CompareResult:
     missing: list[str] = field(default_factory=list)
 
     def plot(self) -> NamedFigure:
-        """Differences of AP to the baseline with 95% intervals; a figure of matplotlib."""
+        """Plot the differences of AP to the baseline, with 95% intervals, with matplotlib."""
         from scalewise.lab.plots import plot_differences
         from scalewise.lab.study.comparisons import study_tables
         from scalewise.lab.study.records import load_study
@@ -226,12 +226,12 @@ class CompareResult:
 
 @dataclass(frozen=True, repr=False)
 class InspectResult:
-    """What a data set asks of a detector.
+    """The result of an inspection: what a data set demands of a detector.
 
     Attributes:
-        inspection: All that was found.
-        folder: Where the picture and the page are; None where none was asked for.
-        examples: Cut-out objects of each group.
+        inspection: All findings.
+        folder: The folder with the picture and the page; None if no folder was asked for.
+        examples: Example objects of each group, cut out of their images.
         unreadable: A line for each image whose example could not be shown.
 
     Examples:
@@ -249,11 +249,11 @@ class InspectResult:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The figures by name, all that JSON can hold."""
+        """The findings by name, as values that JSON can hold."""
         return self.inspection.metrics
 
     def plot(self) -> NamedFigure:
-        """The picture: sizes against levels, groups, examples; a figure of matplotlib."""
+        """Plot sizes and levels, groups and examples with matplotlib."""
         from scalewise.lab.inspection.chart import draw_inspection
 
         return draw_inspection(self.inspection, self.examples)

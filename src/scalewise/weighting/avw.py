@@ -1,4 +1,4 @@
-"""Adaptive variance weighting: weigh groups by how the variance of their loss behaves."""
+"""Adaptive variance weighting: weights from the variance of each group's loss."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def decline(current: Moments, previous: Moments) -> Tensor:
 
 
 def dispersion(current: Moments, previous: Moments) -> Tensor:
-    """`ln(sqrt(v) / m)`, float32 [n]: relative unrest of a group."""
+    """`ln(sqrt(v) / m)`, float32 [n]: how much a group's loss varies, in proportion to its mean."""
     return (current.variance.sqrt() / current.mean).log()
 
 
 def magnitude(current: Moments, previous: Moments) -> Tensor:
-    """`ln v`, float32 [n]: absolute unrest of a group."""
+    """`ln v`, float32 [n]: how much a group's loss varies."""
     return current.variance.log()
 
 
@@ -36,31 +36,30 @@ SIGNALS: dict[str, Signal] = {
 
 @register("avw")
 class AVW(Scheme):
-    """Softmax of a variance signal, blended with equal weights.
+    """Weights from the variance of each group's loss: a softmax, mixed with equal weights.
 
     The idea is the adaptive variance weighting of Luo et al. (arXiv 2108.04014); the rule is this
-    project's own: `w = 1 + strength (n softmax(z / temperature) - 1)`. A group that was never
-    scored weighs exactly 1 and stays out of the softmax of the others.
+    project's own: `w = 1 + strength (n softmax(z / temperature) - 1)`. A group that never had a
+    score has weight 1 exactly, and is left out of the softmax.
 
-    For whole levels the score s of an interval is smoothed, `z = momentum z + (1 - momentum) s`; a
-    level without a score keeps its `z`. While a level's share of the loss is below `min_share` it
-    weighs 1: it cannot change the training, but the logarithm of its variance would take the
-    weight from those that can. For groups of positives the score is that of the pooled moments,
-    which a group that is absent for some intervals has as well, and `z` is the last one.
+    For groups of positives `z` is the score of the pooled moments, which exist even if a group was
+    absent for some intervals. For whole levels the scores s of the intervals are smoothed,
+    `z = momentum z + (1 - momentum) s`; a level without a score keeps its `z`. While a level has
+    less than `min_share` of the loss, its weight is 1.
 
     Args:
         signal: "decline", "dispersion", "magnitude", or a function (current, previous) ->
-            score float32 [n], non-finite where a group has none. Higher score, higher weight.
-            Default: "decline" for whole levels, "magnitude" for positives, which with the default
-            temperature gives weights in proportion to the standard deviation from step to step, per
-            positive: it is high where a group is rare, so that its number of objects differs from
-            step to step, where its objects cost much, and where they differ in what they cost.
+            score float32 [n], not finite where a group has none. Higher score, higher weight.
+            Default: "magnitude" for positives, "decline" for whole levels. With the default
+            temperature, "magnitude" gives weights proportional to the standard deviation of the
+            loss per positive from step to step. It is high if a group is rare (its number of
+            objects then varies a lot), if its objects have a high loss, and if their losses differ.
         temperature: above 0; the lower, the more one group takes. Unit of the score (nats).
             Default: 1 for whole levels, 2 for positives.
         strength: 0 to 1; every weight is at least `1 - strength`. Default: 0.5 for whole levels, 1
             for positives.
         momentum: 0 to below 1, per interval; for whole levels.
-        invert: flip the sign of the score, to help the level that lags.
+        invert: change the sign of the score, so that the lowest gets the highest weight.
         min_share: 0 to below 1, of the total loss; for whole levels.
 
     Raises:
@@ -127,10 +126,10 @@ class AVW(Scheme):
         self.temperature = self.temperature or (1.0 if whole else 2.0)
         self.strength = (0.5 if whole else 1.0) if self.strength is None else self.strength
         self.register_buffer("z", torch.zeros(num_groups))
-        self.register_buffer("scored", torch.zeros(num_groups, dtype=torch.bool))
+        self.register_buffer("scored", torch.zeros(num_groups, dtype=torch.int64))  # 0 or 1
 
     def propose(self, current: Moments, previous: Moments) -> Tensor:
-        """Score the interval, and share out the weight; see the class."""
+        """Score the groups, and compute their weights; see the class."""
         assert self.signal is not None
         assert self.temperature is not None
         assert self.strength is not None
@@ -139,10 +138,10 @@ class AVW(Scheme):
         if self.invert:
             score = -score
         if current.pooled is None:
-            score = torch.where(self.scored, self.z.lerp(score, 1 - self.momentum), score)
+            score = torch.where(self.scored.bool(), self.z.lerp(score, 1 - self.momentum), score)
         torch.where(defined, score, self.z, out=self.z)
         self.scored.logical_or_(defined)
-        live = self.scored
+        live = self.scored.bool()
         if current.pooled is None:
             live = live & (current.mean >= self.min_share * current.mean.sum())
         return 1 + self.strength * (softmax_weights(self.z / self.temperature, live) - 1)

@@ -1,4 +1,4 @@
-"""The module a training loop calls: weighs the losses of groups and keeps their statistics."""
+"""The module that a training loop calls: it weighs the losses of groups and renews the weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scalewise.default import default_scheme
 from scalewise.weighting.clock import Clock
@@ -29,17 +29,16 @@ MEMORY = 0.9
 class LossBalancer(GroupHistory):
     """Weighs the losses of a detector's groups, and renews the weights once per interval.
 
-    A group is a level with all that lies on it (`by="level"`), or the positives whose object has
-    one size, class, or level. Call it with the losses of the groups on every training step and
-    back-propagate what it returns. It is differentiable with respect to the losses; the weights
-    carry no gradient. In eval mode or with gradients disabled it weighs, but records and changes
-    nothing.
+    A group is a whole level with its background (`by="level"`), or the positives of one class, size
+    or level. Call the balancer with the losses of the groups in every training step, and
+    back-propagate what it returns. Gradients flow to the losses; the weights have none. In eval
+    mode or with gradients disabled, losses are weighed but not recorded, and no weight changes.
 
     Inside `torch.compile` or a CUDA graph the call only weighs and records; call `advance()` once
-    after each call, outside and after the backward pass. In eager mode that is done already and
+    after each call, outside of the compiled part and after the backward pass. In eager mode
     `advance()` does nothing, so a loop may always call it.
 
-    No step, interval ends included, moves a value from the device to the host.
+    No call copies a value from the device to the host, not even at an interval's end.
 
     Args:
         groups: number n of groups, at least 1, or their names.
@@ -50,42 +49,44 @@ class LossBalancer(GroupHistory):
             weights move early in a training of any length.
         normalize: what the weights keep. "loss" scales them by one factor so that the mean loss
             stays what it is unweighted; "mean" keeps the mean weight at 1; "positives" the mean
-            weight over the positives; "lift" does the same and then lifts every weight below 1 to
-            1, so that no group pays for another. "auto" is "loss" for whole levels, else "lift".
+            weight over the positives; "lift" does the same and then raises every weight below 1 to
+            1, so that no group weighs less than in plain training. "auto" is "loss" for whole
+            levels, else "lift".
             Schemes with parameters or with given weights are not scaled.
         accumulate: calls per optimizer step; the weights never change between them.
         guard: steps whose total exceeds this many times the median of the last 128 are left out of
             the statistics (never out of the loss); None keeps all. Above 1.
         seed: of the schemes' random numbers.
         process_group: ranks whose statistics are merged; None is the default group.
-        by: "level" for whole levels; any other word says by what positives are grouped ("size",
-            "class", "level-positives"), and the balancer is then called with their numbers.
+        by: "level" for whole levels; any other word says how positives are grouped ("class",
+            "size", "level-positives"), and the balancer is then called with their numbers too.
         clip: least and largest weight of a group of positives, before the last scaling. The weight
-            of a group that is in few of the optimizer's steps leaves 1 by that much less.
-        memory: 0 to below 1; how much an interval counts in the pooled statistics of positives when
-            the next one has ended, relative to before.
+            of a group that is only in a part p of the optimizer's steps is then `1 + p (w - 1)`.
+        memory: 0 to below 1; with each new interval, the earlier ones count so much of what they
+            counted before in the pooled statistics of positives.
         objects: number of objects of each group in the training set, for schemes that ask for it.
 
     Attributes:
         weights: buffer float32 [n], the weights in force. Its storage never changes, its values do
             at the end of an interval: clone it before saving it for a backward pass of your own.
-        rejected: buffer int64 scalar, proposals that were not finite, had a negative weight or only
-            zeros; the weights then stayed as they were.
+        rejected: buffer int64 scalar, number of proposals that were not finite, had a negative
+            weight or only zeros; the weights then stayed as they were.
         scheme: the scheme.
         num_groups: n.
-        names: of the groups; "level0" or "group0", ... where only their number was given.
+        names: of the groups; "level0" or "group0", ... if only their number was given.
 
     Raises:
         ValueError: an argument is out of range.
-        TypeError: `scheme` is none of the above.
+        TypeError: `scheme` is of another type.
 
     Examples:
         >>> import torch
         >>> import scalewise as sw
         >>> balancer = sw.LossBalancer(["cat", "dog"], "share", by="class", interval=2)
         >>> for step in range(2):
-        ...     losses = torch.tensor([9.0, 1.0, 5.0], requires_grad=True)  # cats, dogs, background
-        ...     total = balancer(losses, torch.tensor([90.0, 10.0]))  # and their positives
+        ...     # cats, dogs, background
+        ...     losses = torch.tensor([9.0, 1.0, 5.0], requires_grad=True)
+        ...     total = balancer(losses, torch.tensor([90.0, 10.0]))
         ...     total.backward()
         >>> balancer.weights  # a dog is nine times rarer
         tensor([1.0000, 2.5000])
@@ -137,6 +138,7 @@ class LossBalancer(GroupHistory):
         self.register_buffer("padded", torch.cat((initial, torch.ones(1))), persistent=False)
         self.register_buffer("weights", self.padded[:-1])
         self.register_buffer("rejected", torch.tensor(0))
+        cast(Any, self).register_state_dict_post_hook(_copy_buffers)
 
     def forward(self, losses: Tensor | Sequence[Tensor], positives: Tensor | None = None) -> Tensor:
         """Weigh the losses of one step.
@@ -220,10 +222,10 @@ class LossBalancer(GroupHistory):
         self._record(clock, (self.latest,))
 
     def reward(self, value: float | Tensor) -> None:
-        """Tell a policy what its weights have led to: a number that the training is to raise.
+        """Give a policy the figure that it is to raise, after each validation.
 
-        Such as AP on images kept out of training, after each validation; `RLO(reward="validation")`
-        learns from its rise. Never hand over figures of the split that is reported in the end.
+        This may be AP on images that are kept out of training; `RLO(reward="validation")` learns
+        from its rise. Do not use the split that is reported in the end.
 
         Args:
             value: floating scalar.
@@ -289,7 +291,7 @@ class LossBalancer(GroupHistory):
         """Host counters, and the scheme and the kind of groups, as int64, for `state_dict`."""
         clock = self._clock
         header = [self.num_groups, clock.calls, clock.phase, clock.intervals]
-        short = [-1, clock.short, clock.shortfall] if clock.short or clock.shortfall else []
+        short = [-1, clock.short, clock.shortfall]
         return torch.tensor(header + list(self._label.encode()) + short, device="cpu")
 
     @property
@@ -299,7 +301,7 @@ class LossBalancer(GroupHistory):
     def set_extra_state(self, state: Tensor) -> None:
         """Restore what `get_extra_state` returned."""
         codes = cast(list[int], state.tolist())
-        short = codes[-2:] if -1 in codes else []  # none where no window was closed early
+        short = codes[-2:] if -1 in codes else []  # an older state may be without
         self._clock = Clock(*codes[1:4], *short)
 
     def _load_from_state_dict(
@@ -317,3 +319,10 @@ class LossBalancer(GroupHistory):
                     "make it with the saved settings, or start without its state"
                 )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _copy_buffers(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+    """Averages of models write into the tensors of a state, which would mix old and new records."""
+    for name in [prefix + name for name, _ in module.named_buffers()]:
+        if name in state:  # not those that are made anew from others
+            state[name] = state[name].clone()

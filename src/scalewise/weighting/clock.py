@@ -1,4 +1,4 @@
-"""The host's side of the balancer: counters that no device has to be asked for."""
+"""The balancer's counters, kept on the host so that no value has to be read from the device."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def growing_interval(steps: int) -> int:
 class Clock:
     """Counts calls, and knows which row of the block is next.
 
-    It is no module attribute per counter because setting one on an `nn.Module` costs several
-    microseconds. Copies and pickles take the counters along and drop the views.
+    The counters are not attributes of the module, because setting one on an `nn.Module` takes
+    several microseconds. Copies and pickles keep the counters and drop the views.
 
     Attributes:
         calls: recorded calls ever.

@@ -1,4 +1,4 @@
-"""What is weighed: which group each positive is in, and sums by group or by level."""
+"""Groups: which one each positive is in, and sums of losses by group or level."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _bucket(edges: tuple[float, ...], boxes: Tensor, labels: Tensor) -> Tensor:
 
 
 def by_level(names: Sequence[str]) -> Grouping:
-    """Group positives by the level of their anchor; the background is left alone.
+    """Group positives by the level of their anchor; the background keeps weight 1.
 
     Examples:
         >>> import scalewise as sw
@@ -138,9 +138,9 @@ def _cell(one: GroupOf, other: GroupOf, count: int, boxes: Tensor, labels: Tenso
 
 
 def sum_groups(values: Tensor, ids: Tensor, groups: int) -> Tensor:
-    """Sum values of anchors by group, and what is in no group by itself.
+    """Sum values of anchors by group; anchors in no group have a sum of their own.
 
-    Differentiable, by one scatter forward and one gather backward, whatever the number of groups.
+    Differentiable, with one scatter forward and one gather backward for any number of groups.
 
     Args:
         values: float32 [..., B, A], of B images and A anchors.
@@ -255,12 +255,12 @@ def _kept_sizes(counts: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def scale_gradients(level_predictions: Sequence[Tensor], weights: Tensor) -> list[Tensor]:
-    """Pass predictions on unchanged and multiply their gradients by the weight of their level.
+    """Return predictions unchanged, but multiply their gradients by the weight of their level.
 
-    As a level's loss depends on that level's predictions alone and on a constant normaliser, this
-    gives exactly the gradients of the weighted loss, whatever the loss code; the loss itself is
-    reported unweighted. At weight 1 it changes no bit. It is wrong for a loss with parameters of
-    its own, which would not see the weights.
+    If a level's loss depends only on that level's predictions and on a constant normaliser, these
+    are exactly the gradients of the weighted loss. The loss itself is reported unweighted. With
+    weight 1 no bit changes. It is wrong for a loss with parameters of its own, whose gradients
+    would not be weighted.
 
     Args:
         level_predictions: one floating tensor per level, any shape; call it once for each kind of
@@ -276,7 +276,8 @@ def scale_gradients(level_predictions: Sequence[Tensor], weights: Tensor) -> lis
     Examples:
         >>> import torch
         >>> import scalewise as sw
-        >>> fine, coarse = torch.ones(2, requires_grad=True), torch.ones(1, requires_grad=True)
+        >>> fine = torch.ones(2, requires_grad=True)
+        >>> coarse = torch.ones(1, requires_grad=True)
         >>> levels = sw.scale_gradients([fine, coarse], torch.tensor([1.0, 3.0]))
         >>> sum(level.sum() for level in levels).backward()
         >>> fine.grad, coarse.grad

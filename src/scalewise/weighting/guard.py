@@ -1,4 +1,4 @@
-"""Which recorded values may enter the statistics."""
+"""Which recorded values are used in the statistics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scalewise.weighting.moments import is_finite
 
 @dataclass(frozen=True)
 class Sifted:
-    """What became of R recorded steps of n levels.
+    """R recorded steps of n groups, and which of their values to leave out.
 
     Attributes:
         values: float32 [R, n], the losses, 0 where not finite.
@@ -28,10 +28,10 @@ class Sifted:
 def sift(recent: Tensor, fresh: int, factor: float | None) -> Sifted:
     """Find non-finite values, and steps whose total exceeds `factor` times the recent median.
 
-    A step is judged by its total, in which a non-finite level counts as 0. A batch without
-    positives multiplies the whole loss; a rare level that wakes up changes its own loss a
-    thousandfold but hardly the total, and its few informative steps must stay. A median that is not
-    positive guards nothing.
+    A step is judged by its total, in which a value that is not finite counts as 0. A batch without
+    positives multiplies the whole loss. The loss of a rare group is a thousand times larger in the
+    few steps that have its objects, but hardly changes the total, so these steps are kept. If the
+    median is not positive, nothing is an outlier.
 
     Args:
         recent: float32 [V, n], the last V >= 1 recorded steps, oldest first.

@@ -36,7 +36,7 @@ BLOCK = 128
 class GroupHistory(nn.Module):
     """Keeps the losses of groups step by step, and their moments once per interval.
 
-    The base of `LossBalancer`, which says what an interval's end does with the moments.
+    The base of `LossBalancer`, which makes new weights of the moments at an interval's end.
 
     Args:
         names: of the n groups.
@@ -99,7 +99,7 @@ class GroupHistory(nn.Module):
 
     @property
     def steps_of_interval(self) -> int:
-        """Optimizer steps of the interval that goes on now, known without asking the device."""
+        """Length of the current interval in optimizer steps, known without asking the device."""
         clock = self._clock
         return (clock.period or self._set_period(clock)) // self.accumulate
 
@@ -130,11 +130,11 @@ class GroupHistory(nn.Module):
         return self.left_out[1]
 
     def close_window(self) -> None:
-        """Tell that the optimizer made its step before `accumulate` calls, as at an epoch's end.
+        """Say that the optimizer made its step before `accumulate` calls, as at an epoch's end.
 
-        The window counts as a whole step of the interval, so that the weights go on changing
-        between windows, never within one. After a full window it does nothing, so a loop may call
-        it after every optimizer step.
+        It then counts as a whole step of the interval, so that weights never change between the
+        calls of one optimizer step. After a full number of calls this does nothing, so a loop may
+        call it after every optimizer step.
         """
         clock = self._clock
         missing = -(clock.phase + clock.short) % self.accumulate
@@ -171,7 +171,7 @@ class GroupHistory(nn.Module):
         return losses, positives
 
     def _set_period(self, clock: Clock) -> int:
-        """Calls in the interval that goes on now, from the steps before it."""
+        """Set how many calls the current interval has, from the steps before it."""
         begun = (clock.calls - clock.phase + clock.shortfall) // self.accumulate
         steps = growing_interval(begun) if self.interval == "auto" else self.interval
         clock.period = steps * self.accumulate

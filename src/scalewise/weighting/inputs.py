@@ -1,4 +1,4 @@
-"""What a balancer refuses, in words: settings out of range, and losses that do not fit it."""
+"""What a balancer refuses: settings out of range, and losses that do not fit it."""
 
 from __future__ import annotations
 

@@ -33,13 +33,13 @@ class Moments:
             0 for a group without any (or when there is no interval).
         mean: float32 [n], in units of the loss; 0 where count is 0.
         variance: float32 [n], sample variance over the steps; 0 where there are fewer than two, or
-            where float32 cannot tell the spread from rounding. Of positives it is the larger the
-            rarer the group, since its number of positives then differs more from step to step.
+            where float32 cannot tell the spread from rounding. Of positives it is larger for rarer
+            groups, since their number of positives varies more from step to step.
         positives: float32 [n], number of positives in the interval; None for whole levels.
         presence: float32 [n], share of the steps in which the group has positives; None for whole
             levels.
-        pooled: over the intervals so far, older ones counting less; for positives only, where an
-            interval may hold nothing of a group.
+        pooled: the same over the intervals so far, older ones counting less; for positives only,
+            since a single interval may have none of a group.
 
     Examples:
         >>> import torch
@@ -131,9 +131,8 @@ def merge(partials: Tensor) -> Tensor:
 def pool(past: Tensor, partial: Tensor, memory: float) -> Tensor:
     """Add an interval to the intervals before it, which count `memory` times as much as before.
 
-    Squared deviations are those from each interval's own mean: a loss that falls from interval to
-    interval is calm by them, where the deviation from one common mean would call every group uneasy
-    that learns.
+    Squared deviations are those from each interval's own mean, so that a loss which falls from
+    interval to interval does not count as one that varies.
 
     Args:
         past: float32 [..., 7, n], what this returned before; zeros at first. Rows count, mean,

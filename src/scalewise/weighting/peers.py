@@ -111,17 +111,17 @@ class InverseLoss(Scheme):
     def build(self, num_groups: int, seed: int) -> None:
         """Create the running mean."""
         self.register_buffer("average", torch.zeros(num_groups))
-        self.register_buffer("seen", torch.zeros(num_groups, dtype=torch.bool))
+        self.register_buffer("seen", torch.zeros(num_groups, dtype=torch.int64))  # 0 or 1
 
     def propose(self, current: Moments, previous: Moments) -> Tensor:
         """Update the running mean and invert it."""
         fresh = current.count > 0
         blend = self.momentum * self.average + (1 - self.momentum) * current.mean
-        average = torch.where(self.seen, blend, current.mean)
+        average = torch.where(self.seen.bool(), blend, current.mean)
         self.average.copy_(torch.where(fresh, average, self.average))
         self.seen.logical_or_(fresh)
         inverse = self.average.reciprocal()
-        return proportional_weights(inverse, self.seen & is_finite(inverse) & (inverse > 0))
+        return proportional_weights(inverse, self.seen.bool() & is_finite(inverse) & (inverse > 0))
 
 
 @register("cov")
@@ -129,14 +129,14 @@ class CoV(Scheme):
     """Weights in proportion to the coefficient of variation of each group's loss ratio.
 
     CoV-Weighting of Groenendijk et al. (WACV 2021) on interval means; `interval=1` is the published
-    per-step rule. The ratio is `m(t)` over the mean of the whole history before t (1 at first); its
-    mean and deviation run over all intervals. A group with fewer than two ratios weighs 1.
+    per-step rule. The ratio is `m(t)` divided by the mean of all earlier losses (1 at first); its
+    mean and deviation are taken over all intervals. A group with fewer than two ratios weighs 1.
 
     Examples:
         >>> import torch
         >>> import scalewise as sw
         >>> balancer = sw.LossBalancer(2, sw.CoV(), interval=1, normalize="mean")
-        >>> for losses in ([2.0, 4.0], [1.0, 4.0], [3.0, 4.0], [2.0, 5.0]):  # the first moves more
+        >>> for losses in ([2.0, 4.0], [1.0, 4.0], [3.0, 4.0], [2.0, 5.0]):
         ...     total = balancer(torch.tensor(losses, requires_grad=True))
         >>> balancer.weights
         tensor([1.6524, 0.3476])
@@ -213,10 +213,10 @@ class Uncertainty(LearnedScheme):
 
 @register("permuted")
 class Permuted(AVW):
-    """AVW's weights, handed to the groups in one random order that the seed draws.
+    """AVW's weights, given to the groups in a random order that depends on the seed.
 
-    They move as much and as steadily as AVW's, but follow another group's signal. A gain of AVW
-    that this control shows as well is not due to the signal.
+    They change as AVW's do, but each group has the weight of another one. If this control gains as
+    much as AVW, the gain does not come from AVW's signal.
 
     Takes the arguments of `AVW`. For one group, and for 1 in n! seeds, it is AVW itself.
 

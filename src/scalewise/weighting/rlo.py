@@ -45,10 +45,10 @@ def progress(current: Moments, previous: Moments) -> Tensor:
 
 @register("rlo")
 class RLO(Scheme):
-    """Draws the scheme of each interval from a policy that learns which ones pay.
+    """Draws a scheme for each interval, from a policy that learns which ones help.
 
-    The idea of deciding the weighting scheme probabilistically is that of Luo et al. (arXiv
-    2108.04014); the rule is a gradient bandit (REINFORCE with a baseline; Williams, 1992; Sutton
+    The idea to draw the weighting scheme is that of Luo et al. (arXiv 2108.04014); the rule is
+    this project's own, a gradient bandit (REINFORCE with a baseline; Williams, 1992; Sutton
     and Barto, section 2.8):
 
         A   = clip((r - b) / d, -clip, clip)        b, d: running mean of r and of |r - b|
@@ -56,10 +56,10 @@ class RLO(Scheme):
         pi  = (1 - explore) softmax(h) + explore / K
 
     The reward r is the relative fall of the *unweighted* loss ("progress"), or the rise of a number
-    that the training loop hands over after each validation ("validation", see
-    `LossBalancer.reward`); an action then stays until the next number. The advantage is 0 for the
-    first two rewards: the first sets `b`, the second `d`. An interval whose reward is undefined
-    changes nothing but draws again.
+    that the training loop gives after each validation ("validation", see `LossBalancer.reward`);
+    an action then stays until the next number. The advantage A is 0 for the first two rewards: the
+    first sets `b`, the second `d`. A reward that is undefined changes no preference; the next
+    action is drawn all the same.
 
     Args:
         actions: K >= 1 schemes, names or functions. Default for whole levels: equal weights, AVW by
@@ -168,7 +168,7 @@ class RLO(Scheme):
             self.memory = 0.9 if whole else 0.8
         self.register_buffer("told", torch.zeros(2))  # the last number, and the one before
         self.register_buffer("numbers", torch.tensor(0))  # how many there were
-        self.register_buffer("heard", torch.tensor(False))
+        self.register_buffer("heard", torch.tensor(0))  # 0 or 1
         self.register_buffer("action", torch.tensor(-1))
         self.register_buffer("preferences", torch.zeros(len(self.actions)))
         self.register_buffer("baseline", torch.tensor(0.0))
@@ -183,13 +183,13 @@ class RLO(Scheme):
         if self.reward == "progress":
             self._learn(progress(current, previous))
         else:
-            known = self.heard & (self.numbers > 1)
+            known = self.heard.bool() & (self.numbers > 1)
             self._learn(torch.where(known, self.told[0] - self.told[1], torch.nan))
         cumulative = self.probabilities.cumsum(0)  # [K]
         drawn = (cumulative <= self.random.uniform(1)).sum().clamp(max=len(self.actions) - 1)
         if self.reward == "validation":
-            drawn = torch.where(self.heard | (self.action < 0), drawn, self.action)
-            self.heard.fill_(False)
+            drawn = torch.where(self.heard.bool() | (self.action < 0), drawn, self.action)
+            self.heard.fill_(0)
         self.action.copy_(drawn)
         # Every action sees every interval, so that its state is current whenever it is drawn.
         proposals = torch.stack([s.propose(current, previous) for s in self._schemes()])  # [K, n]
@@ -199,7 +199,7 @@ class RLO(Scheme):
         """Take a number that the training is to raise; the next interval's end learns from it."""
         self.told.copy_(torch.stack((value.to(self.told), self.told[0])))
         self.numbers += 1
-        self.heard.fill_(True)
+        self.heard.fill_(1)
 
     def _learn(self, reward: Tensor) -> None:
         assert self.learning_rate is not None

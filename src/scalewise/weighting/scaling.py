@@ -1,4 +1,4 @@
-"""From what a scheme proposes to weights in force: scaled, clipped, and sound."""
+"""Makes weights of what a scheme proposes: scaled, clipped and checked."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def scale_positives(
 ) -> tuple[Tensor, Tensor]:
     """Weights of groups of positives: scaled, clipped, held by presence, and scaled or lifted.
 
-    A group that is in few of the optimizer's steps would move the parameters seldom and far, so its
-    weight goes only that part of the way from 1, `w = 1 + p (w - 1)`, p its share of the steps.
+    A heavy group that is in few of the optimizer's steps would move the parameters rarely but far.
+    So weights become `w = 1 + p (w - 1)`, where p is the share of the steps that have the group.
 
     Args:
         proposal: float32 [n].

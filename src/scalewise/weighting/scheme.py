@@ -22,14 +22,14 @@ class Scheme(nn.Module, ABC):
     may read a value back to the host (`.item()`, `if tensor`, indexing with a boolean or 0-d
     tensor).
 
-    A scheme object serves one balancer; a second one is refused.
+    A scheme object can be used by one balancer only.
 
     Attributes:
         num_groups: number of groups n; 0 until a balancer has it.
         names: of the groups.
         by: what they are groups by: "level" for whole levels, else groups of positives.
         objects: number of objects of each group in the training set, where the balancer knows it.
-        fixed: whether its weights are used as they are, not scaled to keep the loss's size.
+        fixed: whether its weights are used as they are, without scaling.
 
     Examples:
         >>> import torch

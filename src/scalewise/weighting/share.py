@@ -1,4 +1,4 @@
-"""Weights from how rare or how costly a group of positives is, and nothing else."""
+"""Weights from how rare a group of positives is, or from how high its loss is."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class _OverPositives(Scheme):
 
 @register("share")
 class Share(_OverPositives):
-    """`w = (1 / (n share))^power`: a rare group weighs more, from its share of the positives.
+    """`w = (1 / (n share))^power`: weights from each group's share of the positives.
 
-    The static rule that a dynamic one has to beat. With power 1 every group adds as much as every
-    other, with 0 all weigh 1.
+    A simple rule to compare others with. With power 1 all groups count the same in total, with
+    power 0 all weights are 1.
 
     Args:
         power: 0 to 1.
@@ -71,7 +71,8 @@ class EffectiveNumber(_OverPositives):
     which the balancer has to be told.
 
     Args:
-        beta: 0 to below 1; 0 weighs all alike, towards 1 by `1 / k`. The paper takes 0.9 to 0.9999.
+        beta: 0 to below 1; with 0 all weights are equal, near 1 they are as `1 / k`. The paper
+            uses 0.9 to 0.9999.
 
     Raises:
         ValueError: beta is out of range, or the balancer does not know the objects.
@@ -114,17 +115,17 @@ class EffectiveNumber(_OverPositives):
 
 @register("loss")
 class LossProportional(_OverPositives):
-    """Weights in proportion to each group's mean loss per positive, to a power.
+    """Weights proportional to a power of each group's mean loss per positive.
 
     Args:
-        power: of the mean loss; above 0 helps what is not learned, below 0 what is.
+        power: above 0, groups with a high loss get more weight; below 0, those with a low loss.
 
     Examples:
         >>> import torch
         >>> import scalewise as sw
         >>> balancer = sw.LossBalancer(["cat", "dog"], "loss", by="class", interval=1)
         >>> losses = torch.tensor([1.0, 2.0, 5.0], requires_grad=True)
-        >>> total = balancer(losses, torch.tensor([50.0, 50.0]))  # a dog costs twice as much
+        >>> total = balancer(losses, torch.tensor([50.0, 50.0]))  # a dog's loss is twice a cat's
         >>> balancer.weights
         tensor([1.0000, 1.3333])
     """

@@ -8,38 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from scalewise.lab.data.transforms import (
-    GREY,
-    LEAST_SIDE,
-    Augmentation,
-    Window,
-    cut_boxes,
-    draw_window,
-)
+from scalewise.lab.data.batch_draws import COLORS, Draw
+from scalewise.lab.data.transforms import GREY, LEAST_SIDE
+from scalewise.lab.data.window import cut_boxes
 
-_COLORS = 3  # brightness, contrast, saturation
 _LUMA = (0.2989, 0.587, 0.114)  # torchvision's
-
-
-class Draw(NamedTuple):
-    """What was drawn for one image.
-
-    Attributes:
-        window: how it is resized and cut.
-        flipped: mirrored left to right after that.
-        order: in which brightness (0), contrast (1) and saturation (2) are changed; may be empty.
-        factors: of brightness, contrast and saturation; may be empty.
-    """
-
-    window: Window
-    flipped: bool
-    order: tuple[int, ...]
-    factors: tuple[float, ...]
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
@@ -52,32 +29,6 @@ def send(values: Tensor, device: torch.device) -> Tensor:
 def grey_padding(device: torch.device) -> Tensor:
     """Return the colour around images, uint8 [3, 1, 1]."""
     return send(torch.tensor(GREY, dtype=torch.uint8)[:, None, None], device)
-
-
-def draw_augmentation(
-    augmentation: Augmentation, size: int, height: int, width: int, seed: int
-) -> Draw:
-    """Draw as `train_transforms` does once torch's global CPU generator has this seed.
-
-    Args:
-        augmentation: what is drawn.
-        size: of the longer side at zoom 1, in pixels.
-        height: of the original image in pixels.
-        width: of the original image in pixels.
-        seed: of the draws.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    window = draw_window(size, augmentation.zoom, height, width, generator)
-    flipped = torch.rand(1, generator=generator).item() < augmentation.flip
-    share = augmentation.color_jitter
-    if not share:
-        return Draw(window, flipped, (), ())
-    order = torch.randperm(4, generator=generator).tolist()  # of torchvision's four, hue is unused
-    factors = tuple(
-        torch.empty(1).uniform_(max(0.0, 1 - share), 1 + share, generator=generator).item()
-        for _ in range(_COLORS)
-    )
-    return Draw(window, flipped, tuple(kind for kind in order if kind < _COLORS), factors)
 
 
 def fitting_size(size: int, zoom: float, height: int, width: int) -> tuple[int, int]:
@@ -164,7 +115,7 @@ def _change_colors(pixels: Tensor, inside: Tensor, draws: Sequence[Draw]) -> Ten
     order = send(torch.tensor([draw.order for draw in draws]), pixels.device)  # [B, 3]
     factors = send(torch.tensor([draw.factors for draw in draws]), pixels.device)  # [B, 3]
     area = inside.sum((1, 2, 3), dtype=torch.float32)  # [B]
-    for turn in range(_COLORS):
+    for turn in range(COLORS):
         kind = order[:, turn]
         factor = factors.gather(1, kind[:, None])[..., None, None]  # [B, 1, 1, 1]
         red, green, blue = pixels.unbind(1)

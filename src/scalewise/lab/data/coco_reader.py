@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import posixpath
-import re
 from dataclasses import dataclass, field
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
+from scalewise.lab.data.box_faults import box_fault, clip_box
+from scalewise.lab.data.coco_files import find_file, find_image, image_folder
 from scalewise.lab.data.coco_rows import read_tables
 from scalewise.lab.data.coco_values import (
     Check,
@@ -21,14 +22,12 @@ from scalewise.lab.data.coco_values import (
     read_row,
     whole_number,
 )
-from scalewise.lab.data.faults import BadData, FaultFound, Faults, box_fault, clip_box
-from scalewise.lab.data.images import check_image
-from scalewise.lab.data.names import split_names
-from scalewise.lab.data.split import Objects, Split, finish
-from scalewise.lab.data.text import found_in, is_file, is_hidden_copy, on_disk, shown
+from scalewise.lab.data.faults import BadData, FaultFound, Faults
+from scalewise.lab.data.image_header import check_image
+from scalewise.lab.data.image_record import Objects
+from scalewise.lab.data.split import Split, finish
+from scalewise.lab.data.text import shown
 
-_ROBOFLOW = "_annotations.coco.json"
-_SAMPLE = 20  # images by which their folder is found
 _IMAGE_FIELDS: dict[str, Check] = {
     "id": whole_number,
     "file_name": str,
@@ -54,29 +53,6 @@ class _Image:
     objects: Objects = field(default_factory=Objects)
 
 
-def coco_files(path: Path) -> dict[Path, str]:
-    """Return the annotation files at `path` and the name of the split each one holds.
-
-    Args:
-        path: a data set's folder, or one of its annotation files; the others are its siblings.
-
-    Returns:
-        File to split name: `instances_val2017.json` holds `val2017`, `valid/_annotations.coco.json`
-        (the layout of Roboflow exports) holds `valid`.
-    """
-    if path.is_file():
-        files = [*path.parent.glob("*.json"), *path.parent.parent.glob(f"*/{_ROBOFLOW}")]
-    else:
-        folders = (path / "annotations", path / "coco", path)
-        files = [found for folder in folders for found in folder.glob("*.json")]
-        files += path.glob(f"*/{_ROBOFLOW}")
-    return {
-        file: file.parent.name if file.name == _ROBOFLOW else file.stem.removeprefix("instances_")
-        for file in sorted(files)
-        if not is_hidden_copy(file)
-    }
-
-
 def read_coco(path: Path, name: str, tolerance: float) -> Split:
     """Read one split of a COCO folder.
 
@@ -91,16 +67,16 @@ def read_coco(path: Path, name: str, tolerance: float) -> Split:
     Raises:
         BadData: when the split is not there, the file is no COCO file, or for the faults found.
     """
-    file = _find_file(path, name)
+    file = find_file(path, name)
     tables = read_tables(file)
     classes = _categories(file, tables["categories"])
     faults = Faults()
     images = _images(file, tables["images"], faults)
     _read_annotations(file, tables["annotations"], classes, images, faults)
-    folder = _image_folder(file, name, [image.file_name for image in images.values()])
+    folder = image_folder(file, name, [image.file_name for image in images.values()])
     records = []
     for image_id, image in images.items():
-        image_path = _find_image(folder, image.file_name)
+        image_path = find_image(folder, image.file_name)
         size = (image.width, image.height)
         if check_image(image_path, faults, size):
             records.append(image.objects.record(image_id, image_path, *size))
@@ -113,23 +89,6 @@ def read_coco(path: Path, name: str, tolerance: float) -> Split:
         records=records,
     )
     return finish(split, faults, tolerance)
-
-
-def _find_file(path: Path, name: str) -> Path:
-    files = coco_files(path)
-    for wanted in (name, *split_names(name)):
-        exact = [file for file, held in files.items() if held == wanted]
-        dated = [f for f, held in files.items() if re.fullmatch(rf"{re.escape(wanted)}\d+", held)]
-        for matches in (exact, dated):
-            if path in matches:
-                return path
-            if len(matches) > 1:
-                both = ", ".join(str(match) for match in matches)
-                raise BadData(f"{path}: split '{name}' could be any of {both}; name one of them")
-            if matches:
-                return matches[0]
-    there = ", ".join(sorted(set(files.values()))) or "none"
-    raise BadData(f"{path}: no split '{name}'; the annotation files there hold: {there}")
 
 
 def _categories(file: Path, rows: list[Any]) -> dict[int, str]:
@@ -222,38 +181,3 @@ def _read_object(row: Row, where: str, label: int, image: _Image, faults: Faults
         inside := clip_box(box, image.width, image.height, where, faults)
     ) and not image.objects.add(inside, label, area, crowd):
         faults.add("duplicate object", where, "the same box of the same class is there twice")
-
-
-def _image_folder(file: Path, name: str, file_names: list[str]) -> Path:
-    """Return the folder that holds the images: layouts differ, the files tell."""
-    stem = file.stem.removeprefix("instances_")
-    parts = ("", stem, name, f"images/{stem}", f"images/{name}", "images", "JPEGImages")
-    bases = (file.parent, file.parent.parent)
-    folders = list(dict.fromkeys(base / part for base in bases for part in parts))
-    sample = file_names[:_SAMPLE]
-    held = [sum(is_file(_find_image(folder, each)) for each in sample) for folder in folders]
-    if any(held) or not sample:
-        return folders[held.index(max(held))]
-    there = [folder for folder in folders[1:] if folder.is_dir() and folder not in bases]
-    found = "; ".join(f"{folder}: {found_in(folder)}" for folder in there[:3])
-    raise BadData(
-        f"{file}: its images, such as {shown(sample[0])}{_foreign(sample[0])}, are in none of: "
-        + ", ".join(map(str, folders))
-        + (f" ({found})" if found else "")
-    )
-
-
-def _find_image(folder: Path, file_name: str) -> Path:
-    """Return where an image is; names written by Windows are understood."""
-    path = folder / file_name
-    if "\\" in file_name and not is_file(path):
-        other = PureWindowsPath(file_name)
-        if not other.is_absolute():
-            path = folder / other.as_posix()
-    return on_disk(path)
-
-
-def _foreign(file_name: str) -> str:
-    if PureWindowsPath(file_name).is_absolute() or file_name.startswith("/"):
-        return " (a whole path, perhaps another machine's: write names from the images' folder on)"
-    return ""

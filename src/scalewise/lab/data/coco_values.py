@@ -7,7 +7,8 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scalewise.lab.data.faults import Box, FaultFound
+from scalewise.lab.data.box_faults import Box
+from scalewise.lab.data.faults import FaultFound
 from scalewise.lab.data.text import shown
 
 Row = dict[str, Any]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from scalewise.lab.data.faults import BadData, are_few
-from scalewise.lab.data.images import load_image
 from scalewise.lab.data.mosaic import mosaic
-from scalewise.lab.data.split import ImageRecord, Split
+from scalewise.lab.data.pixel_cache import PixelCache, decode_image, decoded_shape
+from scalewise.lab.data.split import Split
 from scalewise.lab.data.transforms import (
     GREY,
     Augmentation,
@@ -75,6 +74,9 @@ class Item(NamedTuple):
 class DetectionDataset(Dataset[Item]):
     """Images of a split, resized and (for training) augmented.
 
+    Images far larger than `size` are decoded small (`image_shrink`), alike whatever the cache and
+    the augmentation.
+
     Crowd regions are left out of the objects; difficult objects and images without objects stay.
 
     An image that turns out to be damaged is replaced by a grey one without objects, with a warning,
@@ -85,7 +87,7 @@ class DetectionDataset(Dataset[Item]):
         split: the images.
         size: the longer side becomes this many pixels.
         augment: train transforms instead of eval transforms.
-        cache: "ram" keeps every decoded original in memory after its first use (3 bytes per
+        cache: "ram" keeps every image in memory after its first use, as it was decoded (3 bytes per
             pixel); workers started by fork share one copy, others have one each.
         flip: see `train_transforms`.
         color_jitter: see `train_transforms`.
@@ -115,7 +117,7 @@ class DetectionDataset(Dataset[Item]):
         else:
             self.augmentation = Augmentation(0.0, 0.0, (1.0, 1.0))
             self.transforms = eval_transforms(size)
-        self._cache = _PixelCache(split.records) if cache == "ram" else None
+        self._cache = PixelCache(split.records, size) if cache == "ram" else None
         self._damaged = _shared_flags(len(split.records))
         self._told = _shared_flags(len(split.records))
 
@@ -193,17 +195,21 @@ class DetectionDataset(Dataset[Item]):
         return torch.from_numpy(record.boxes[trained]), torch.from_numpy(record.labels[trained])
 
     def load(self, index: int) -> Tensor:
-        """Return the original pixels of an image, uint8 [3, H, W], or grey where it is damaged.
+        """Return the pixels of an image as decoded, or grey where it is damaged.
 
         Args:
             index: of the record in the split.
+
+        Returns:
+            uint8 [3, H, W], of the original size, or smaller where that is far above the data
+            set's.
 
         Raises:
             BadData: when the image cannot be read, and more are so than the split tolerates.
         """
         record = self.split.records[index]
         try:
-            return self._cache.get(index) if self._cache else _decode(record)
+            return self._cache.get(index) if self._cache else decode_image(record, self.size)
         except BadData as error:
             told, self._told[index], self._damaged[index] = bool(self._told[index]), True, True
             count, tolerance = int(self._damaged.sum()), self.split.tolerance
@@ -213,7 +219,7 @@ class DetectionDataset(Dataset[Item]):
                 what = f"{error}; a grey picture without objects takes its place"
                 warnings.warn(what, stacklevel=2)
         grey = torch.tensor(GREY, dtype=torch.uint8)[:, None, None]
-        return grey.repeat(1, record.height, record.width)
+        return grey.repeat(1, *decoded_shape(record, self.size)[1:])
 
 
 def _shared_flags(count: int) -> Tensor:
@@ -221,37 +227,3 @@ def _shared_flags(count: int) -> Tensor:
     flags = torch.zeros(count, dtype=torch.bool)
     cast(Any, flags).share_memory_()
     return flags
-
-
-def _decode(record: ImageRecord) -> Tensor:
-    pixels = load_image(record.path)
-    if pixels.shape[:2] != (record.height, record.width):
-        raise BadData(
-            f"{record.path}: has become {pixels.shape[1]}x{pixels.shape[0]} pixels; it was "
-            f"{record.width}x{record.height} when the split was read"
-        )
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
-class _PixelCache:
-    """Decoded images in one anonymous mapping, which forked workers fill and read together."""
-
-    def __init__(self, records: list[ImageRecord]) -> None:
-        self._records = records
-        sizes = [3 * record.width * record.height for record in records]
-        self._ends = np.cumsum(sizes)
-        self._pixels = torch.frombuffer(mmap.mmap(-1, int(self._ends[-1])), dtype=torch.uint8)
-        self._filled = torch.frombuffer(mmap.mmap(-1, len(records)), dtype=torch.uint8)
-
-    def get(self, index: int) -> Tensor:
-        record = self._records[index]
-        end = int(self._ends[index])
-        shape = (3, record.height, record.width)
-        image = self._pixels[end - 3 * record.height * record.width : end].view(shape)
-        if not self._filled[index]:
-            image.copy_(_decode(record))
-            self._filled[index] = 1
-        return image
-
-    def __reduce__(self) -> tuple[type[_PixelCache], tuple[list[ImageRecord]]]:
-        return _PixelCache, (self._records,)

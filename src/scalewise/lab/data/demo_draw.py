@@ -60,6 +60,8 @@ def draw_image(
         label = int(rng.integers(len(SHAPES)))
         alpha = draw_shape(SHAPES[label], extent, rng)
         height, width = alpha.shape
+        if max(height, width) > size:  # a stretched square on its corner
+            continue
         for _ in range(_PLACING_TRIES):
             x, y = (int(rng.integers(size - side + 1)) for side in (width, height))
             box = (x, y, x + width, y + height)

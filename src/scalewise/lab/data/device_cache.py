@@ -13,15 +13,9 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from scalewise.errors import UserError
+from scalewise.lab.data.batch_draws import Draw, draw_augmentation
 from scalewise.lab.data.batch_mosaic import FlatObjects, put_together
-from scalewise.lab.data.batch_transforms import (
-    Draw,
-    draw_augmentation,
-    fit_boxes,
-    fit_images,
-    fitting_size,
-    send,
-)
+from scalewise.lab.data.batch_transforms import fit_boxes, fit_images, fitting_size, send
 from scalewise.lab.data.dataset import DetectionDataset, Request
 from scalewise.lab.data.mosaic import FEWEST as FEWEST_FOR_COLLAGE
 from scalewise.lab.data.split import Split

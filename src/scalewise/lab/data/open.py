@@ -8,12 +8,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from scalewise.lab.data.coco_reader import coco_files, read_coco
+from scalewise.lab.data.coco_files import coco_files
+from scalewise.lab.data.coco_reader import read_coco
 from scalewise.lab.data.demo_set import make_demo
 from scalewise.lab.data.faults import FEW, BadData
 from scalewise.lab.data.split import Split
 from scalewise.lab.data.text import found_in, shown
-from scalewise.lab.data.voc_reader import read_voc, voc_folders
+from scalewise.lab.data.voc_lists import voc_folders
+from scalewise.lab.data.voc_reader import read_voc
 from scalewise.lab.data.yolo_reader import read_yolo, yolo_file
 
 

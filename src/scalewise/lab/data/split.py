@@ -3,50 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from scalewise.lab.data.faults import FEW, BadData, Box, Faults, format_counts
+from scalewise.lab.data.faults import FEW, BadData, Faults, format_counts
+from scalewise.lab.data.image_record import ImageRecord
 from scalewise.lab.data.text import printable
-
-
-@dataclass
-class ImageRecord:
-    """One image and its k objects.
-
-    Attributes:
-        image_id: the id in the data set (COCO), or the position in the split's list from 1.
-        path: the image file.
-        width: in pixels.
-        height: in pixels.
-        boxes: float32 [k, 4], (x1, y1, x2, y2), edges in pixels of the original image, 0-based.
-        labels: int64 [k] in 0..num_classes-1.
-        crowd: bool [k], regions of many objects: neither trained on nor counted as misses.
-        difficult: bool [k], VOC's mark: trained on, ignored by the VOC metrics.
-        area: float32 [k], square pixels, as annotated (COCO: of the mask), else of the box.
-
-    Examples:
-        >>> from scalewise.data import open_split
-        >>> record = open_split("demo:images=10,size=64", "train").records[0]
-        >>> record.width, record.height
-        (64, 64)
-        >>> len(record.boxes) == len(record.labels)
-        True
-    """
-
-    image_id: int
-    path: Path
-    width: int
-    height: int
-    boxes: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    crowd: npt.NDArray[np.bool_]
-    difficult: npt.NDArray[np.bool_]
-    area: npt.NDArray[np.float32]
 
 
 @dataclass
@@ -103,56 +65,6 @@ class Split:
         return text
 
 
-@dataclass
-class Objects:
-    """Collects the objects of one image for its record."""
-
-    boxes: list[Box] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    crowd: list[bool] = field(default_factory=list)
-    difficult: list[bool] = field(default_factory=list)
-    area: list[float] = field(default_factory=list)
-    _seen: set[tuple[object, ...]] = field(default_factory=set)
-
-    def add(
-        self,
-        box: Box,
-        label: int,
-        area: float | None = None,
-        crowd: bool = False,
-        difficult: bool = False,
-    ) -> bool:
-        """Add one object; without an annotated area the box's counts.
-
-        Returns:
-            False, and nothing is added, when an object of the same class and box is there already.
-        """
-        key = (label, crowd, *np.array(box, np.float32).tolist())
-        if key in self._seen:
-            return False
-        self._seen.add(key)
-        self.boxes.append(box)
-        self.labels.append(label)
-        self.crowd.append(crowd)
-        self.difficult.append(difficult)
-        self.area.append((box[2] - box[0]) * (box[3] - box[1]) if area is None else area)
-        return True
-
-    def record(self, image_id: int, path: Path, width: int, height: int) -> ImageRecord:
-        """Return the finished record."""
-        return ImageRecord(
-            image_id=image_id,
-            path=path,
-            width=width,
-            height=height,
-            boxes=np.array(self.boxes, dtype=np.float32).reshape(-1, 4),
-            labels=np.array(self.labels, dtype=np.int64),
-            crowd=np.array(self.crowd, dtype=np.bool_),
-            difficult=np.array(self.difficult, dtype=np.bool_),
-            area=np.array(self.area, dtype=np.float32),
-        )
-
-
 def finish(split: Split, faults: Faults, tolerance: float, hint: str = "") -> Split:
     """Raise for the faults found, or write them down; refuse a split with nothing to learn.
 
@@ -203,38 +115,4 @@ def require_same_classes(one: Split, other: Split) -> None:
         f"{other.source}: {one.name} and {other.name} have the same classes in different order: "
         f"class {place} (id {one.category_ids[place]}) is {one.classes[place]!r} in {one.name} and "
         f"{other.classes[place]!r} (id {other.category_ids[place]}) in {other.name}"
-    )
-
-
-def hold_out(split: Split, share: float) -> tuple[Split, Split]:
-    """Divide a split's images in two, the same way every time.
-
-    Args:
-        split: What to divide.
-        share: Of the images, between 0 and 1, for the second part; at least one image each.
-
-    Returns:
-        The images kept and the images held out, in their order.
-
-    Raises:
-        BadData: when the split has fewer than two images.
-    """
-    count = len(split.records)
-    if count < 2:
-        raise BadData(f"{split.source}: {count} image cannot be divided; leave out the hold-out")
-    drawn = np.random.default_rng(0).permutation(count)
-    out = set(drawn[: min(count - 1, max(1, round(share * count)))].tolist())
-    kept = [record for i, record in enumerate(split.records) if i not in out]
-    held = [record for i, record in enumerate(split.records) if i in out]
-    return (
-        replace(split, name=f"{split.name}-kept", records=kept),
-        replace(
-            split,
-            name=f"{split.name}-held-out",
-            records=held,
-            skipped=[],
-            skipped_counts={},
-            clipped=0,
-            unlabelled=0,
-        ),
     )

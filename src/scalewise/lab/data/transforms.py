@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+
+from scalewise.lab.data.window import cut_boxes, draw_window
 
 Sample = tuple[Tensor, dict[str, Any]]
 GREY = (124, 116, 104)  # ImageNet's mean colour, so that padding is near 0 once normalised
@@ -35,67 +36,15 @@ class Augmentation(NamedTuple):
     zoom: tuple[float, float]
 
 
-class Window(NamedTuple):
-    """How an image is resized, and the part of it that is kept then.
-
-    Attributes:
-        resized: (height, width) of the whole image after resizing, in pixels.
-        top: first row that is kept.
-        left: first column that is kept.
-        height: number of rows that are kept.
-        width: number of columns that are kept.
-    """
-
-    resized: tuple[int, int]
-    top: int
-    left: int
-    height: int
-    width: int
-
-    @property
-    def whole(self) -> bool:
-        """Whether nothing is cut away."""
-        return (self.height, self.width) == self.resized
-
-
-def draw_window(
-    size: int,
-    zoom: tuple[float, float],
-    height: int,
-    width: int,
-    generator: torch.Generator | None = None,
-) -> Window:
-    """Draw how an image is resized and cut, see `FitLongerSide`.
-
-    Args:
-        size: of the longer side in pixels.
-        zoom: (low, high) factors; equal ones draw nothing.
-        height: of the image in pixels.
-        width: of the image in pixels.
-        generator: of the draws; torch's global CPU generator when None.
-    """
-    low, high = (math.log(factor) for factor in zoom)
-    drawn = zoom[0]
-    if high > low:
-        drawn = math.exp(low + (high - low) * torch.rand((), generator=generator).item())
-    factor = drawn * size / max(height, width)
-    resized = (max(1, round(height * factor)), max(1, round(width * factor)))
-    if max(resized) <= size:
-        return Window(resized, 0, 0, *resized)
-    rows, columns = (min(side, size) for side in resized)
-    top, left = (
-        int(torch.randint(side - cut + 1, (), generator=generator).item())
-        for side, cut in zip(resized, (rows, columns), strict=True)
-    )
-    return Window(resized, top, left, rows, columns)
-
-
 class FitLongerSide(nn.Module):
     """Resize keeping the aspect so that the longer side is `size`, with a random extra zoom.
 
     Where the zoom makes the image larger than `size`, a random window of `size` is cut out, and
     objects whose centre falls outside are dropped. A smaller image stays smaller: the padding
     around it costs nothing more, as all images of a batch share one size.
+
+    The canvas of the boxes is the original image's size, from which the new one follows. The image
+    itself may have been decoded smaller.
 
     Args:
         size: of the longer side in pixels.
@@ -110,7 +59,7 @@ class FitLongerSide(nn.Module):
 
     def forward(self, image: Tensor, target: dict[str, Any]) -> Sample:
         """Return the resized image [3, h, w] and its target; `boxes` and `labels` follow."""
-        window = draw_window(self.size, self.zoom, *image.shape[-2:])
+        window = draw_window(self.size, self.zoom, *target["boxes"].canvas_size)
         new = list(window.resized)
         image = v2.functional.resize(image, new, antialias=True)
         boxes = v2.functional.resize(target["boxes"], new)
@@ -122,22 +71,6 @@ class FitLongerSide(nn.Module):
             boxes = as_boxes(shifted[kept], window.height, window.width)
             target = {**target, "labels": target["labels"][kept]}
         return image, {**target, "boxes": boxes}
-
-
-def cut_boxes(boxes: Tensor, corners: Tensor, sides: Tensor) -> tuple[Tensor, Tensor]:
-    """Move boxes into the part of their image that is kept.
-
-    Args:
-        boxes: float32 [k, 4], corners in pixels.
-        corners: [k, 2] or [2], (left, top) of the part in pixels.
-        sides: [k, 2] or [2], (width, height) of the part in pixels.
-
-    Returns:
-        The boxes, float32 [k, 4], not clipped; bool [k], whether their centres lie in the part.
-    """
-    middle = (boxes[:, :2] + boxes[:, 2:]) / 2 - corners  # [k, 2]
-    kept = ((middle >= 0) & (middle < sides)).all(1)
-    return boxes - torch.cat([corners, corners], -1), kept
 
 
 def as_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
@@ -156,7 +89,8 @@ def eval_transforms(size: int) -> nn.Module:
 
     Returns:
         A module from (image uint8 [3, H, W], {"boxes": BoundingBoxes [k, 4], "labels": int64 [k]})
-        to the same at the new size; boxes that end under one pixel are dropped.
+        to the same at the new size; boxes that end under one pixel are dropped. The canvas of the
+        boxes is the original image's size, which counts where the image was decoded smaller.
 
     Examples:
         >>> import torch

@@ -7,43 +7,19 @@ A label file has one object a line: `class cx cy w h` in shares of the image's w
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from scalewise.lab.data.faults import Box, FaultFound, Faults, box_fault, clip_box
-from scalewise.lab.data.split import Objects
-from scalewise.lab.data.text import LARGEST, is_file, on_disk, read_lines, read_text, shown
+from scalewise.lab.data.box_faults import clip_box
+from scalewise.lab.data.encodings import LARGEST, read_lines, read_text
+from scalewise.lab.data.faults import FaultFound, Faults
+from scalewise.lab.data.image_record import Objects
+from scalewise.lab.data.text import is_file, on_disk
+from scalewise.lab.data.yolo_lines import LabelForm, Row, read_line
 
-_ROUNDING = 0.01  # labels that tools rounded reach this far beyond 0..1
 _SAME = 0.9  # overlap (IoU) from which a box and a polygon of one class are one object
-_WHOLE = re.compile(r"[0-9]+", re.ASCII)
 _LABELS = re.compile(r"\s*\d+(\s+[\d.eE+-]+){4,}\s*(\n|\r|$)", re.ASCII)
-_TRACKED = 7  # columns of a tracking export, class cx cy w h score track, and of a triangle
-
-
-@dataclass(frozen=True)
-class LabelForm:
-    """What a label line is read with.
-
-    Attributes:
-        labels: class id to label.
-        columns: of a line with keypoints; 0 where there are none.
-    """
-
-    labels: dict[int, int]
-    columns: int
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One object as a line has it."""
-
-    where: str
-    label: int
-    box: Box
-    is_polygon: bool
 
 
 def label_file(image: Path) -> Path:
@@ -107,12 +83,12 @@ def read_labels(
         if not words:
             continue
         try:
-            label, box, is_polygon = _read_line(words, size, form)
+            label, box, is_polygon = read_line(words, size, form)
         except FaultFound as fault:
             faults.add(fault.kind, where, str(fault))
             continue
         if inside := clip_box(box, *size, where, faults):
-            rows.append(_Row(where, label, inside, is_polygon))
+            rows.append(Row(where, label, inside, is_polygon))
     again = _drawn_twice(rows)
     for place, row in enumerate(rows):
         if place in again:
@@ -122,53 +98,7 @@ def read_labels(
     return objects
 
 
-def _read_line(words: list[str], size: tuple[int, int], form: LabelForm) -> tuple[int, Box, bool]:
-    """Return label, box in pixels and whether it is a polygon's."""
-    try:
-        number, *shares = map(_number, words)
-    except ValueError:
-        what = f"{shown(' '.join(words[:6]))} is not all numbers"
-        raise FaultFound("broken line", what) from None
-    if len(words) == form.columns:
-        shares = shares[:4]
-    elif len(words) == _TRACKED and any(map(_WHOLE.fullmatch, words[5:])):
-        raise FaultFound(
-            "ambiguous line",
-            f"{shown(' '.join(words))} is a box with a score and the number of a track, or a "
-            "triangle: leave out the last two columns, or write 0.0 and 1.0 for 0 and 1",
-        )
-    elif len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
-        what = f"has {len(words)} columns, neither a box's 5 nor a polygon's"
-        raise FaultFound("broken line", what)
-    if number not in form.labels:
-        raise FaultFound("unknown class", f"class id {words[0][:40]} is not in 'names'")
-    wrong = [x for x in shares if not -_ROUNDING <= x <= 1 + _ROUNDING]
-    if wrong:
-        raise FaultFound("bad box", f"{wrong[0]:g} is no share of the image, which is 0 to 1")
-    box = _corners(shares, *size)
-    if what := box_fault(box) or "":
-        raise FaultFound("bad box", what)
-    return form.labels[int(number)], box, len(shares) > 4
-
-
-def _number(word: str) -> float:
-    if "_" in word or not word.isascii():  # which Python reads, and nobody writes
-        raise ValueError
-    return float(word)
-
-
-def _corners(shares: list[float], width: int, height: int) -> Box:
-    if len(shares) == 4:
-        x, y, w, h = shares
-        corners = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
-    else:
-        xs, ys = shares[::2], shares[1::2]
-        corners = (min(xs), min(ys), max(xs), max(ys))
-    x1, y1, x2, y2 = corners
-    return (x1 * width, y1 * height, x2 * width, y2 * height)
-
-
-def _drawn_twice(rows: list[_Row]) -> set[int]:
+def _drawn_twice(rows: list[Row]) -> set[int]:
     """Return the places of polygons around what a box of the same class is around already."""
     polygons = [place for place, row in enumerate(rows) if row.is_polygon]
     boxes = [row for row in rows if not row.is_polygon]

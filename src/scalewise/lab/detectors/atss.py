@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from scalewise.lab.detectors import boxes as geometry
 from scalewise.lab.detectors.batch import Batch
+from scalewise.lab.detectors.claims import claim, nearest_window
 from scalewise.lab.detectors.detector import DenseDetector
-from scalewise.lab.detectors.grid import Grid, claim, nearest_window, once
-from scalewise.lab.detectors.losses import (
-    average_over_ranks,
-    focal_loss,
-    gather_targets,
-)
+from scalewise.lab.detectors.focal import focal_loss
+from scalewise.lab.detectors.grid import Grid, once
+from scalewise.lab.detectors.losses import average_over_ranks, gather_targets
 from scalewise.lab.detectors.method import AnchorLosses, Method, Predictions
-from scalewise.weighting.groups import Grouping
 
 ANCHOR_SIZE = 8  # side of the one square anchor per location, in strides
 CANDIDATES = 9  # nearest locations per level that compete for an object
@@ -36,9 +31,9 @@ def anchors(grid: Grid) -> Tensor:
 def assign(grid: Grid, boxes: Tensor, valid: Tensor) -> Tensor:
     """Choose the positive anchors of each object by the statistics of its nearest anchors.
 
-    On each level the 9 anchors nearest by centre are candidates. Those with an IoU of at least the
-    candidates' mean plus standard deviation, and their centre inside the box, are positive. An
-    anchor claimed twice goes to the object of higher IoU.
+    On each level the 9 anchors whose centres are nearest are candidates. A candidate is positive if
+    its centre lies inside the box and its IoU is at least the mean plus the standard deviation of
+    the candidates' IoUs. An anchor that two objects claim goes to the one with the higher IoU.
 
     Args:
         grid: the pyramid's locations.
@@ -52,7 +47,7 @@ def assign(grid: Grid, boxes: Tensor, valid: Tensor) -> Tensor:
     candidates, start = [], 0
     for shape, stride in zip(grid.shapes, grid.strides, strict=True):
         index, distance = nearest_window(centres, shape, stride, CANDIDATES)  # [B, M, W]
-        # stable, so that of two equally near the first location wins on every device
+        # stable: of two locations at the same distance the first wins, on every device
         order = distance.sort(dim=-1, stable=True).indices[..., :CANDIDATES]
         candidates.append(index.gather(-1, order) + start)
         start += shape[0] * shape[1]
@@ -67,7 +62,7 @@ def assign(grid: Grid, boxes: Tensor, valid: Tensor) -> Tensor:
 
 
 def decode(deltas: Tensor, grid: Grid) -> Tensor:
-    """Boxes [B, A, 4] from deltas [B, A, 4]: offsets in units of 0.1, log-ratios in 0.2."""
+    """Boxes [B, A, 4] from deltas [B, A, 4]: units are 0.1 for offsets, 0.2 for log-ratios."""
     scaled = torch.cat((deltas[..., :2] * 0.1, deltas[..., 2:] * 0.2), dim=-1)
     return geometry.decode(scaled, anchors(grid))
 
@@ -75,7 +70,7 @@ def decode(deltas: Tensor, grid: Grid) -> Tensor:
 def losses(predictions: Predictions, grid: Grid, batch: Batch) -> AnchorLosses:
     """Focal loss, GIoU weighted by centerness, and centerness, per anchor.
 
-    The normalisers are the number of positives and their summed centerness, both averaged over
+    The normalisers are the number of positives and the sum of their centerness, both averaged over
     ranks and at least 1.
     """
     assert predictions.centerness is not None
@@ -100,7 +95,7 @@ def losses(predictions: Predictions, grid: Grid, batch: Batch) -> AnchorLosses:
 
 
 def normalise(term: str, sums: Tensor, normalisers: tuple[Tensor, ...]) -> Tensor:
-    """Divide boxes by the summed centerness, the other terms by the number of positives."""
+    """Divide the box loss by the summed centerness, other terms by the number of positives."""
     count, weight = normalisers
     return sums * (BOX_WEIGHT / weight if term == "box" else 1 / count)
 
@@ -108,19 +103,8 @@ def normalise(term: str, sums: Tensor, normalisers: tuple[Tensor, ...]) -> Tenso
 METHOD = Method("ATSS", 1, ("classification", "box", "centerness"), 0.6, losses, normalise, decode)
 
 
-def atss(
-    backbone: str = "mobilenet_v2",
-    num_classes: int = 20,
-    weights: str | Path | None = None,
-    width: int = 256,
-    depth: int = 4,
-    freeze_bn: bool | None = None,
-    freeze_stem: bool | None = None,
-    anchor_scale: float = 1.0,
-    grouping: Grouping | None = None,
-    object_power: float = 0.0,
-) -> DenseDetector:
-    """An ATSS detector; the arguments are those of `DenseDetector`.
+class ATSS(DenseDetector):
+    """An ATSS detector; `DenseDetector` describes the arguments.
 
     Examples:
         >>> import scalewise as sw
@@ -128,16 +112,5 @@ def atss(
         >>> detector.terms
         ('classification', 'box', 'centerness')
     """
-    return DenseDetector(
-        METHOD,
-        backbone,
-        num_classes,
-        weights,
-        width,
-        depth,
-        freeze_bn,
-        freeze_stem,
-        anchor_scale,
-        grouping,
-        object_power,
-    )
+
+    method = METHOD

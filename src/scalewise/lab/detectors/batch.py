@@ -1,4 +1,4 @@
-"""The one format in which images and objects reach a detector."""
+"""The format in which images and objects are given to a detector."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Detections(NamedTuple):
 
     Examples:
         >>> import torch
-        >>> from scalewise.lab.detectors import Detections
+        >>> from scalewise.lab.detectors.batch import Detections
         >>> found = Detections(
         ...     boxes=torch.tensor([[[5.0, 5.0, 40.0, 40.0], [0.0, 0.0, 0.0, 0.0]]]),
         ...     scores=torch.tensor([[0.9, 0.0]]),
@@ -74,20 +74,20 @@ class Detections(NamedTuple):
 
 
 def pad_objects(batch: Batch) -> Batch:
-    """Pad the objects of a batch to the next of a few counts: 8, 16, 32 and so on by twos.
+    """Pad the objects of a batch to one of a few numbers of rows: 8, 16, 32, and so on.
 
-    A compiled detector makes a graph for a count of objects that it has not seen; padded, batches
-    share a handful. Rows of padding change no loss beyond float32 rounding.
+    A compiled detector makes a new graph for each number of rows; padded batches share a few. Rows
+    of padding change the losses only by float32 rounding.
 
     Args:
-        batch: with M rows of objects an image, M from 0 on.
+        batch: with M rows of objects per image, M from 0 on.
 
     Returns:
-        The batch with that count of rows; itself where it has that already.
+        The batch with that number of rows; the same object if it has that number already.
 
     Examples:
         >>> import torch
-        >>> from scalewise.lab.detectors import Batch, pad_objects
+        >>> from scalewise.lab.detectors.batch import Batch, pad_objects
         >>> batch = Batch(
         ...     images=torch.zeros(2, 3, 64, 64, dtype=torch.uint8),
         ...     boxes=torch.zeros(2, 11, 4),

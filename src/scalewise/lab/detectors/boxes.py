@@ -7,12 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-# Largest log-ratio of sizes that is decoded: an untrained regressor must not overflow.
+# The largest log-ratio of sizes that is decoded, so that an untrained head does not overflow.
 MAX_LOG_RATIO = math.log(1000 / 16)
 
 
 def area(boxes: Tensor) -> Tensor:
-    """Area in square pixels: [..., 4] -> [...]; 0 for a box turned inside out."""
+    """Area in square pixels: [..., 4] -> [...]; 0 if a right or bottom edge comes first."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
 
 

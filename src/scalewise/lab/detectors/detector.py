@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scalewise.lab.detectors.backbone import make_backbone
 from scalewise.lab.detectors.batch import Batch, Detections
 from scalewise.lab.detectors.decoding import select
 from scalewise.lab.detectors.grid import Grid, make_grid
+from scalewise.lab.detectors.group_sums import object_factor, sum_losses
 from scalewise.lab.detectors.head import Head
-from scalewise.lab.detectors.losses import object_factor, sum_per_level
-from scalewise.lab.detectors.method import AnchorLosses, Method, Predictions
+from scalewise.lab.detectors.method import Method, Predictions
 from scalewise.lab.detectors.pyramid import STRIDES, Pyramid, level_names
-from scalewise.weighting.groups import Grouping, sum_groups
+from scalewise.weighting.groups import Grouping
 
-# Mean and standard deviation of ImageNet's RGB values in 0..1, which all its backbones expect.
+# Mean and standard deviation of ImageNet's RGB values in 0..1, as pretrained backbones expect.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -26,41 +26,44 @@ STD = (0.229, 0.224, 0.225)
 class DenseDetector(nn.Module):
     """Backbone, pyramid P3 to P7 and a shared head; in training, losses per group or level.
 
-    Weights and feature maps lie channels last, which is the faster layout on CPUs and GPUs.
+    `atss`, `fcos` and `retinanet` make one; all three take these arguments. Weights and feature
+    maps have the channels-last layout, which is faster on CPUs and GPUs.
 
     Args:
-        method: assignment, losses and box coding.
         backbone: a torchvision model (`mobilenet_v2`, `resnet50`, ...) or a timm model.
         num_classes: number of object classes.
-        weights: of the backbone. None starts from random ones; `imagenet` or the name of a
-            torchvision weight enum entry downloads; a path to a .pth or .safetensors file loads it.
+        weights: weights of the backbone. None starts from random ones; `imagenet` or the name of a
+            torchvision weight enum entry downloads them; a path to a .pth or .safetensors file
+            loads that file.
         width: channels of the pyramid and the head.
         depth: convolutions in each of the head's towers.
         freeze_bn: keep the backbone's BatchNorm statistics and affine parameters fixed. Default:
-            where weights were loaded, since detection batches are too small to estimate them anew.
-        freeze_stem: keep the backbone's layers up to stride 4 fixed. Default: where weights were
-            loaded; their features are generic, and their maps the most expensive to train on.
+            if weights were loaded, since detection batches are too small to estimate them anew.
+        freeze_stem: keep the backbone's layers up to stride 4 fixed. Default: if weights were
+            loaded; these layers find general features, and are the most expensive to train.
         anchor_scale: factor on the object sizes that the method's levels are meant for, above 0:
-            its anchors, or the ranges of FCOS. For images smaller than those the method was made
-            for, in proportion to them, so that the objects spread over the levels as they do there.
-        grouping: what positives are grouped by, so that their losses come by group, and the
-            background's apart. None leaves the losses by level, background included.
-        object_power: 0 to 1; each positive weighs `k^-object_power`, k the number of positives of
-            its object, mean 1. With 1 every object counts alike.
+            its anchors, or the ranges of FCOS. If images are smaller than those that the method was
+            made for, reduce it in proportion, so that objects spread over the levels as there.
+        grouping: how positives are grouped. The losses then come by group, with the background
+            apart. None gives losses by level, background included.
+        object_power: 0 to 1; each positive weighs `k^-object_power`, where k is the number of
+            positives of its object; the mean is scaled to 1. With 1 every object counts the same.
 
     Attributes:
-        strides: of the levels, in pixels.
-        num_levels: how many there are.
+        method: assignment, losses and box coding; set by the class ATSS, FCOS or RetinaNet.
+        strides: strides of the levels in pixels.
+        num_levels: number of levels.
         terms: names of the loss terms.
-        loaded: what weights the backbone started from.
-        group_names: of the groups: classes, sizes, or P3, P4, ... for levels.
+        loaded: the weights from which the backbone started.
+        group_names: names of the groups: classes, sizes, or P3, P4, ... for levels.
         positives: float32 [groups], positive anchors of each group in the last training batch.
         score_threshold: detections below it are dropped. Scores of methods with centerness are the
             geometric mean of class probability and centerness.
-        candidates: most detections per level that enter non-maximum suppression.
-        max_detections: most detections per image.
+        candidates: largest number of detections per level that enter non-maximum suppression.
+        max_detections: largest number of detections per image.
 
     Raises:
+        TypeError: for a `DenseDetector` that is not one of the three.
         ValueError: for sizes out of range, an unknown backbone, or weights that do not fit.
         FileNotFoundError: if `weights` is a path without a file.
 
@@ -86,13 +89,13 @@ class DenseDetector(nn.Module):
         >>> found = detector.eval()(batch)  # `Detections`
     """
 
+    method: ClassVar[Method]
     positives: Tensor
     _mean: Tensor
     _std: Tensor
 
     def __init__(
         self,
-        method: Method,
         backbone: str = "mobilenet_v2",
         num_classes: int = 20,
         weights: str | Path | None = None,
@@ -105,6 +108,10 @@ class DenseDetector(nn.Module):
         object_power: float = 0.0,
     ) -> None:
         super().__init__()
+        if not hasattr(type(self), "method"):
+            raise TypeError(
+                "DenseDetector is the base of the detectors: call atss, fcos or retinanet"
+            )
         for name, value, least in (
             ("num_classes", num_classes, 1),
             ("width", width, 1),
@@ -116,13 +123,12 @@ class DenseDetector(nn.Module):
             raise ValueError(f"anchor_scale must be above 0, got {anchor_scale}")
         if not 0 <= object_power <= 1:
             raise ValueError(f"object_power must lie in 0..1, got {object_power}")
-        self.method = method
         self.anchor_scale = anchor_scale
         self.grouping = grouping
         self.object_power = object_power
         self.strides = STRIDES
         self.num_levels = len(STRIDES)
-        self.terms = method.terms
+        self.terms = self.method.terms
         self.num_classes = num_classes
         self.score_threshold = 0.05
         self.candidates = 1000
@@ -133,10 +139,10 @@ class DenseDetector(nn.Module):
             width,
             depth,
             num_classes,
-            method.anchors,
+            self.method.anchors,
             self.num_levels,
             "centerness" in self.terms,
-            method.first_delta,
+            self.method.first_delta,
         )
         self.group_names = level_names(self.strides) if grouping is None else grouping.names
         self.register_buffer("positives", torch.zeros(len(self.group_names)), persistent=False)
@@ -163,43 +169,23 @@ class DenseDetector(nn.Module):
         return self.head(levels), grid
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Loss of each term, float32 [groups]; their total is the detector's loss.
+        """Loss of each term, float32 [groups]; the sum over all terms is the detector's loss.
 
-        Where positives are grouped there is one entry more, the loss of the background.
+        If positives are grouped, there is one more entry, the loss of the background.
         """
         predictions, grid = self.predict(batch.images, batch.sizes)
         found = self.method.losses(predictions, grid, batch)
         counts = [count * self.method.anchors for count in grid.counts]
-        terms = found.terms
         if self.object_power:
             factor = object_factor(found.owner, batch.boxes.shape[1], self.object_power)
-            terms = {name: term * factor for name, term in terms.items()}
-        if self.grouping is None:
-            sums = {name: sum_per_level(term, counts) for name, term in terms.items()}
-            self.positives.copy_(sum_per_level(found.positive.float(), counts))
-        else:
-            rows = torch.stack((*terms.values(), found.positive.float()))  # [terms + 1, B, A]
-            ids = self._group_ids(found, batch, counts)
-            groups = sum_groups(rows, ids, len(self.group_names))  # [terms + 1, n + 1]
-            sums = dict(zip(terms, groups[:-1], strict=True))
-            self.positives.copy_(groups[-1, :-1].detach())
+            terms = {name: term * factor for name, term in found.terms.items()}
+            found = found._replace(terms=terms)
+        sums, positives = sum_losses(found, batch, counts, self.grouping)
+        self.positives.copy_(positives)
         return {
             name: self.method.normalise(name, values, found.normalisers)
             for name, values in sums.items()
         }
-
-    def _group_ids(self, found: AnchorLosses, batch: Batch, counts: list[int]) -> Tensor:
-        """The group of each anchor, int64 [B, A]; their number for the background."""
-        assert self.grouping is not None
-        none = len(self.grouping.names)
-        if self.grouping.group_of is None:
-            level = torch.cat(
-                [found.owner.new_full((count,), i) for i, count in enumerate(counts)]
-            )  # [A]
-            return torch.where(found.positive, level, none)
-        boxes = batch.boxes / batch.scales.repeat(1, 2)[:, None]  # [B, M, 4], original pixels
-        group = self.grouping.group_of(boxes, batch.labels)  # [B, M]
-        return F.pad(group, (0, 1), value=none).gather(1, found.owner)
 
     @torch.no_grad()
     def detect(self, batch: Batch) -> Detections:

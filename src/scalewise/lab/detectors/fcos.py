@@ -1,8 +1,6 @@
-"""FCOS: fully convolutional one-stage detection (Tian et al., ICCV 2019), as torchvision has it."""
+"""FCOS: fully convolutional one-stage detection (Tian et al., ICCV 2019), as in torchvision."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -10,15 +8,12 @@ from torch import Tensor
 
 from scalewise.lab.detectors import boxes as geometry
 from scalewise.lab.detectors.batch import Batch
+from scalewise.lab.detectors.claims import claim, nearest_window
 from scalewise.lab.detectors.detector import DenseDetector
-from scalewise.lab.detectors.grid import Grid, claim, nearest_window, once
-from scalewise.lab.detectors.losses import (
-    average_over_ranks,
-    focal_loss,
-    gather_targets,
-)
+from scalewise.lab.detectors.focal import focal_loss
+from scalewise.lab.detectors.grid import Grid, once
+from scalewise.lab.detectors.losses import average_over_ranks, gather_targets
 from scalewise.lab.detectors.method import AnchorLosses, Method, Predictions
-from scalewise.weighting.groups import Grouping
 
 RADIUS = 1.5  # positives lie at most this many strides from the object's centre, in x and in y
 NEAREST = 3  # locations per axis that the radius can reach
@@ -31,7 +26,7 @@ REACH = (4, 8)
 def assign(grid: Grid, boxes: Tensor, valid: Tensor) -> Tensor:
     """Choose the locations near each object's centre, on the level that fits its size.
 
-    A location claimed twice goes to the smaller object.
+    A location that two objects claim goes to the smaller one.
 
     Args:
         grid: the pyramid's locations.
@@ -72,7 +67,7 @@ def cells(grid: Grid) -> Tensor:
 
 
 def decode(deltas: Tensor, grid: Grid) -> Tensor:
-    """Boxes [B, A, 4] from distances [B, A, 4] to the four edges, in strides, negative ones 0."""
+    """Boxes [B, A, 4] from edge distances [B, A, 4] in strides; negative ones count as 0."""
     distances = deltas.relu() * grid.spacing[:, None]
     return torch.cat((grid.points - distances[..., :2], grid.points + distances[..., 2:]), dim=-1)
 
@@ -106,7 +101,7 @@ def normalise(term: str, sums: Tensor, normalisers: tuple[Tensor, ...]) -> Tenso
     return sums / normalisers[0]
 
 
-# Distances start at one stride: those that start below 0 have no gradient and can stay there.
+# Distances start at one stride: a distance below 0 has no gradient and would stay there.
 METHOD = Method(
     "FCOS",
     1,
@@ -119,19 +114,8 @@ METHOD = Method(
 )
 
 
-def fcos(
-    backbone: str = "mobilenet_v2",
-    num_classes: int = 20,
-    weights: str | Path | None = None,
-    width: int = 256,
-    depth: int = 4,
-    freeze_bn: bool | None = None,
-    freeze_stem: bool | None = None,
-    anchor_scale: float = 1.0,
-    grouping: Grouping | None = None,
-    object_power: float = 0.0,
-) -> DenseDetector:
-    """An FCOS detector; the arguments are those of `DenseDetector`.
+class FCOS(DenseDetector):
+    """An FCOS detector; `DenseDetector` describes the arguments.
 
     Examples:
         >>> import scalewise as sw
@@ -139,16 +123,5 @@ def fcos(
         >>> detector.terms
         ('classification', 'box', 'centerness')
     """
-    return DenseDetector(
-        METHOD,
-        backbone,
-        num_classes,
-        weights,
-        width,
-        depth,
-        freeze_bn,
-        freeze_stem,
-        anchor_scale,
-        grouping,
-        object_power,
-    )
+
+    method = METHOD

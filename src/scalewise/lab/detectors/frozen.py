@@ -7,21 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scalewise.lab.detectors.layers import Conv
+from scalewise.lab.detectors.pointwise import Conv
 
 
 class FoldedConv(Conv):
     """A convolution that also does the frozen BatchNorm after it.
 
-    With fixed statistics that is a convolution with scaled weights and a bias, so one pass over the
-    feature map is saved forward and one backward. Where the weights outnumber the feature map's
-    values, it is cheaper to scale these. Parameters, gradients and names in the state dictionary
-    are those of the two modules.
+    With fixed statistics both together are a convolution with scaled weights and a bias. This saves
+    one pass over the feature map forward and one backward. If there are more weights than values in
+    the feature map, the values are scaled instead, which is cheaper. Parameters, gradients and
+    names in the state dictionary stay those of the two modules.
     """
 
     def __init__(self, conv: nn.Conv2d, norm: FoldedNorm) -> None:
         super().__init__(conv)
-        self._norm = (norm,)  # in a tuple: it is registered in its own place
+        self._norm = (norm,)  # in a tuple, so that it is not registered here a second time
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to the normalised output [B, C', H', W']."""
@@ -52,13 +52,18 @@ class FoldedNorm(nn.BatchNorm2d):
         return scale, self.bias - self.running_mean * scale
 
     def forward(self, input: Tensor) -> Tensor:
-        """Pass on what `FoldedConv` has normalised."""
+        """Return the input: `FoldedConv` has normalised it already."""
         return input
 
 
 def fold_batch_norms(body: nn.Module, example: Tensor) -> None:
-    """Fold each BatchNorm that directly follows a convolution in a forward pass of `example`."""
-    outputs: list[tuple[Tensor, nn.Conv2d]] = []  # keeps them alive, so that identity is certain
+    """Fold each BatchNorm that directly follows a convolution in a forward pass of `example`.
+
+    Raises:
+        ValueError: if the output for `example` changes by it, because a convolution's output is
+            used elsewhere too.
+    """
+    outputs: list[tuple[Tensor, nn.Conv2d]] = []  # kept alive, so that `is` compares safely
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
 
     def after_conv(module: nn.Conv2d, inputs: Any, output: Tensor) -> None:
@@ -75,7 +80,7 @@ def fold_batch_norms(body: nn.Module, example: Tensor) -> None:
         if type(m) is nn.BatchNorm2d and m.affine and m.track_running_stats
     ]
     with torch.no_grad():
-        body.eval()(example)
+        before = body.eval()(example)
     for hook in hooks:
         hook.remove()
     paths = {module: path for path, module in modules.items()}
@@ -83,3 +88,16 @@ def fold_batch_norms(body: nn.Module, example: Tensor) -> None:
         folded = FoldedNorm(norm)
         body.set_submodule(paths[norm], folded)
         body.set_submodule(paths[conv], FoldedConv(conv, folded))
+    with torch.no_grad():
+        after = body(example)
+    if not all(map(_alike, before, after)):
+        raise ValueError(
+            "its frozen BatchNorms cannot be folded into the convolutions before them, because a "
+            "convolution's output is used elsewhere too; take another backbone, or train without "
+            "pretrained weights"
+        )
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two outputs differ by rounding only."""
+    return torch.allclose(one, other, rtol=0, atol=1e-3 * float(one.abs().max()), equal_nan=True)

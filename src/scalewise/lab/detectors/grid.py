@@ -1,4 +1,4 @@
-"""The locations of a pyramid and which of them lie nearest to a box."""
+"""The locations of a pyramid, and values that are computed from them once."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 class Grid:
     """All locations of the levels of a pyramid, finest level first, each level row by row.
 
-    Location (row, column) of a level lies at (column, row) * stride pixels: with the padding of
-    3x3 stride-2 convolutions that is the middle of what its feature sees.
+    Location (row, column) of a level lies at (column, row) * stride pixels. With the padding of 3x3
+    convolutions of stride 2, that is the middle of the area that its feature sees.
 
     Attributes:
         points: float32 [A, 2], (x, y) in pixels.
@@ -23,7 +23,7 @@ class Grid:
         shapes: (rows, columns) of each level.
         strides: stride of each level in pixels.
         anchor_scale: factor on the object sizes, in strides, that a method gives to its levels.
-        memo: what `once` has made of the grid.
+        memo: what `once` has computed from the grid.
     """
 
     points: Tensor
@@ -49,7 +49,7 @@ def make_grid(
 
     The same arguments give the same grid again, except while compiling or capturing a CUDA graph.
     """
-    # the compiler warns of caches, and what a graph has made lies in the memory of that graph
+    # no cache here: the compiler warns about caches, and a graph's tensors lie in its own memory
     fleeting = torch.compiler.is_compiling() or (
         device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     )
@@ -74,7 +74,7 @@ def _make(
 
 
 @lru_cache(maxsize=64)  # sizes of multi-scale training
-@torch.inference_mode(False)  # made during an evaluation, it must serve a later training step
+@torch.inference_mode(False)  # a grid from an evaluation must also work in a later training step
 def _kept(
     shapes: tuple[tuple[int, int], ...],
     strides: tuple[int, ...],
@@ -85,7 +85,7 @@ def _kept(
 
 
 def once(make: Callable[[Grid], Tensor]) -> Callable[[Grid], Tensor]:
-    """Decorator for what depends on the grid alone: made once for each grid, kept in its memo."""
+    """Decorator for functions of the grid alone: computed once per grid and kept in its memo."""
 
     @wraps(make)
     def found(grid: Grid) -> Tensor:
@@ -97,79 +97,3 @@ def once(make: Callable[[Grid], Tensor]) -> Callable[[Grid], Tensor]:
         return grid.memo[make]
 
     return found
-
-
-def _nearest_on_axis(position: Tensor, stride: int, size: int, count: int) -> Tensor:
-    """The run of `count` (or all `size`) grid indices nearest to each position [...]: [..., count].
-
-    On a regular axis the nearest indices are contiguous, so rounding finds them. A tie for the last
-    place goes to the lower index.
-    """
-    count = min(count, size)
-    nearest = torch.ceil(position / stride - 0.5)
-    first = (nearest - (count // 2)).clamp(0, size - count).long()
-    return first[..., None] + torch.arange(count, device=position.device)
-
-
-def nearest_window(
-    centres: Tensor, shape: tuple[int, int], stride: int, count: int
-) -> tuple[Tensor, Tensor]:
-    """The `count` nearest rows crossed with the `count` nearest columns around each centre.
-
-    A level has thousands of locations, but only these few can be among the `count` nearest (count
-    odd): a location outside has `count` locations of its own row or column that are nearer.
-
-    Args:
-        centres: float [B, M, 2], (x, y) in pixels.
-        shape: (rows, columns) of the level.
-        stride: of the level, in pixels.
-        count: how many rows and columns, at most those there are.
-
-    Returns:
-        int64 [B, M, W] indices into the level, ascending, and float [B, M, W] squared distances.
-    """
-    rows = _nearest_on_axis(centres[..., 1], stride, shape[0], count)  # [B, M, R]
-    columns = _nearest_on_axis(centres[..., 0], stride, shape[1], count)  # [B, M, C]
-    dy = (rows * stride - centres[..., 1:]).square()
-    dx = (columns * stride - centres[..., :1]).square()
-    index = rows[..., :, None] * shape[1] + columns[..., None, :]  # [B, M, R, C]
-    return index.flatten(-2), (dy[..., :, None] + dx[..., None, :]).flatten(-2)
-
-
-def claim(index: Tensor, eligible: Tensor, quality: Tensor, anchors: int) -> Tensor:
-    """Give each anchor to the eligible object that has the highest quality there.
-
-    Args:
-        index: int64 [B, M, K], the anchors each of M objects competes for.
-        eligible: bool [B, M, K]; False means the object does not compete there after all.
-        quality: float [B, M, K]; ties go to the first object.
-        anchors: number of anchors A.
-
-    Returns:
-        int64 [B, A]: the object that each anchor belongs to, M for none.
-    """
-    batch, objects, candidates = index.shape
-    index, eligible = index.flatten(1), eligible.flatten(1)  # [B, M * K]
-    quality = torch.where(eligible, quality.flatten(1), -torch.inf)
-    best = quality.new_full((batch, anchors), -torch.inf)
-    best = _scatter_extreme(best, index, quality, "amax")
-    wins = eligible & (quality == best.gather(1, index))
-    owner = torch.arange(objects, device=index.device)[:, None].expand(-1, candidates).flatten()
-    none = index.new_full((batch, anchors), objects)
-    return _scatter_extreme(none, index, torch.where(wins, owner, objects), "amin")
-
-
-def _scatter_extreme(into: Tensor, index: Tensor, values: Tensor, kind: str) -> Tensor:
-    """`scatter_reduce` along axis 1 by "amax" or "amin".
-
-    On a GPU torch's deterministic mode refuses it, although no order of writing changes an extreme.
-    """
-    strict = torch.are_deterministic_algorithms_enabled() and not torch.compiler.is_compiling()
-    if not strict:
-        return into.scatter_reduce(1, index, values, kind)
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(False)
-    try:
-        return into.scatter_reduce(1, index, values, kind)
-    finally:
-        torch.use_deterministic_algorithms(True, warn_only=warn_only)

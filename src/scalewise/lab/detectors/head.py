@@ -14,9 +14,9 @@ PRIOR = 0.01  # probability that an untrained head gives every class
 
 
 def norm_groups(width: int) -> int:
-    """Groups of at least 8 channels, at most 32 of them: the published 32 groups of 256 channels.
+    """Number of groups: at most 32, of at least 8 channels each; 32 for 256 channels as published.
 
-    Smaller groups would leave nothing to normalise over on the 1 x 1 maps of small images.
+    On the 1 x 1 maps of small images, smaller groups would have too few values to normalise.
     """
     return max(n for n in (1, 2, 4, 8, 16, 32) if n == 1 or (width % n == 0 and width // n >= 8))
 
@@ -42,9 +42,9 @@ class Head(nn.Module):
         width: channels of the pyramid and of the towers.
         depth: 3x3 convolutions per tower, each with GroupNorm and ReLU.
         num_classes: outputs per anchor.
-        anchors: per location.
-        levels: of the pyramid.
-        centerness: whether to predict it.
+        anchors: number of anchors per location.
+        levels: number of levels of the pyramid.
+        centerness: whether to predict centerness.
         first_delta: bias of the box output.
     """
 

@@ -1,4 +1,4 @@
-"""What tells one dense detector from another: assignment, losses and box coding."""
+"""What differs between dense detectors: assignment, losses and box coding."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Predictions(NamedTuple):
 
     Attributes:
         logits: [B, A, C].
-        deltas: [B, A, 4], in the method's own box coding, the level's learned scale applied.
-        centerness: [B, A] logits, or None for a method without.
+        deltas: [B, A, 4], in the method's own box coding, multiplied by the level's learned scale.
+        centerness: [B, A] logits, or None for a method without centerness.
     """
 
     logits: Tensor
@@ -48,15 +48,16 @@ class Method:
     """A dense detection method, given as plain functions.
 
     Attributes:
-        name: for messages.
+        name: name for messages.
         anchors: anchors per location.
         terms: names of the loss terms.
         nms_iou: overlap above which the weaker of two boxes of a class is dropped.
-        losses: of predictions against a batch's objects, per anchor.
-        normalise: from a term's name, sums over its anchors float32 [...] and the normalisers to
-            losses [...]; all sums and terms together are the detector's loss.
-        decode: boxes float32 [B, A, 4] in pixels from deltas [B, A, 4].
-        first_delta: what an untrained head gives as deltas.
+        losses: computes the losses per anchor from predictions and a batch.
+        normalise: takes a term's name, its losses summed over anchors (float32 [...]) and the
+            normalisers, and returns losses [...]; added up over all terms they are the detector's
+            loss.
+        decode: turns deltas [B, A, 4] to boxes in pixels, float32 [B, A, 4].
+        first_delta: the deltas of an untrained head.
     """
 
     name: str

@@ -19,10 +19,10 @@ def level_names(strides: Sequence[int] = STRIDES) -> tuple[str, ...]:
 
 
 class Pyramid(nn.Module):
-    """Features of strides 8, 16 and 32 to five levels of one width; P6 and P7 come from P5.
+    """Turns features of strides 8, 16 and 32 to five levels of one width; P6, P7 come from P5.
 
     Args:
-        channels: of the three incoming features, finest first.
+        channels: channels of the three input features, finest first.
         width: channels of every level.
     """
 
@@ -32,5 +32,5 @@ class Pyramid(nn.Module):
         lighten(self.fpn)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """[B, C_i, H_i, W_i] of three levels to [B, width, H_i, W_i] of five."""
+        """Turn features [B, C_i, H_i, W_i] of three levels to [B, width, H_i, W_i] of five."""
         return list(self.fpn({str(i): x for i, x in enumerate(features)}).values())

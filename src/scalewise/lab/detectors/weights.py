@@ -1,4 +1,4 @@
-"""Pretrained weights of backbones: where they come from and what of them fits."""
+"""Pretrained weights of backbones: where they come from, and which of them fit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILE_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """What weights a backbone started from.
+    """The weights from which a backbone started.
 
     Attributes:
         source: file, weight enum entry, or "random".
@@ -75,7 +75,7 @@ def download(name: str, entry: str) -> tuple[Mapping[str, Any], str]:
 
 
 def read(file: Path) -> Mapping[str, Any]:
-    """The state dictionary of a file, also one nested under "state_dict" or "model"."""
+    """The state dictionary of a file; it may be nested under "state_dict" or "model"."""
     if file.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -90,13 +90,13 @@ def read(file: Path) -> Mapping[str, Any]:
 
 
 def load(body: nn.Module, state: Mapping[str, Any], source: str) -> LoadedWeights:
-    """Load what fits by name; refuse when nothing does or when a shape differs."""
+    """Load the tensors whose names fit; raise ValueError if none fits or a shape differs."""
     wanted = body.state_dict()
     matched = {key: state[key] for key in wanted if key in state}
     if not matched:
         raise ValueError(
             f"backbone weights {source}: none of its {len(state)} tensors{_some(list(state))} is "
-            f"among those of the backbone{_some(list(wanted))}; are they of another model?"
+            f"among those of the backbone{_some(list(wanted))}; is the file for another model?"
         )
     for key, value in matched.items():
         if not isinstance(value, Tensor) or value.shape != wanted[key].shape:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from hotcoco import COCO, COCOeval
 
-from scalewise.lab.data.faults import BadData
-from scalewise.lab.data.split import ImageRecord, Split
+from scalewise.lab.data.image_record import ImageRecord
+from scalewise.lab.data.split import Split
 from scalewise.lab.evaluation.detections import ImageDetections, check_detections
 
 _AREAS = ("all", "small", "medium", "large")
@@ -23,17 +21,18 @@ def coco_metrics(
 ) -> dict[str, float]:
     """Score detections as COCO does: at most 100 per image, IoU .50:.05:.95, 101 recall points.
 
-    Crowd regions forgive what is found in them. Sizes are split at 32² and 96² square pixels of
-    the annotated area. COCO knows no difficult objects: they count like all others.
+    Detections inside a crowd region do not count. Objects are small, medium or large by their
+    annotated area, with limits at 32² and 96² square pixels. COCO has no difficult objects: they
+    count like all others.
 
     Args:
-        split: the images and what is in them.
+        split: the images and their objects.
         detections: at most one entry per image; an image without one has no detections.
-        truth: the content of a COCO file to score against; the split's own when None.
+        truth: the content of a COCO file to score against; None takes the split's objects.
 
     Returns:
-        AP, AP50, AP75, AP_small, AP_medium, AP_large, AR_100 and per class `AP/<class>`, each in
-        0..1; NaN where the split has no object to find (a class or size that does not occur).
+        AP, AP50, AP75, AP_small, AP_medium, AP_large, AR_100 and `AP/<class>` of each class, each
+        in 0..1; NaN where there is no object to find (a class or size that does not occur).
 
     Raises:
         ValueError: for detections that do not belong to the split.
@@ -76,102 +75,8 @@ def coco_metrics(
     return metrics
 
 
-def raw_truth(split: Split) -> dict[str, Any]:
-    """Return the content of a split's COCO file as it stands: boxes over an edge are not cut.
-
-    Raises:
-        BadData: the split was not read from a COCO file, or the file's image ids cannot be used.
-    """
-    path = Path(split.source)
-    if split.format != "coco" or not path.is_file():
-        raise BadData(
-            f"{split.source}: --no-clip reads a COCO annotation file as it stands, and split "
-            f"'{split.name}' is not read from one; leave out --no-clip"
-        )
-    truth: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    ids = {image["id"] for image in truth["images"]}
-    if not {record.image_id for record in split.records} <= ids:
-        raise BadData(f"{path}: --no-clip needs image ids that are whole numbers")
-    for row in truth["annotations"]:
-        row.setdefault("iscrowd", 0)
-        row.setdefault("area", row["bbox"][2] * row["bbox"][3])
-    return truth
-
-
-def coco_truth(split: Split) -> dict[str, Any]:
-    """Return the split as the content of a COCO annotation file, with its own category ids.
-
-    Examples:
-        >>> from scalewise.data import open_split
-        >>> from scalewise.lab.evaluation import coco_truth
-        >>> truth = coco_truth(open_split("demo:images=10,size=64", "val"))
-        >>> sorted(truth), len(truth["images"])
-        (['annotations', 'categories', 'images'], 2)
-    """
-    annotations: list[dict[str, Any]] = []
-    for record in split.records:
-        for box, label, crowd, area in zip(
-            record.boxes.astype(float), record.labels, record.crowd, record.area, strict=True
-        ):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": record.image_id,
-                    "category_id": split.category_ids[label],
-                    "bbox": _xywh(box),
-                    "area": float(area),
-                    "iscrowd": int(crowd),
-                }
-            )
-    return {
-        "images": [
-            {
-                "id": record.image_id,
-                "file_name": record.path.name,
-                "width": record.width,
-                "height": record.height,
-            }
-            for record in split.records
-        ],
-        "annotations": annotations,
-        "categories": [
-            {"id": category, "name": name}
-            for category, name in sorted(zip(split.category_ids, split.classes, strict=True))
-        ],
-    }
-
-
-def coco_results(split: Split, detections: Sequence[ImageDetections]) -> list[dict[str, Any]]:
-    """Return detections in the COCO result format, ready to be written as JSON.
-
-    Examples:
-        >>> import numpy as np
-        >>> from scalewise.data import open_split
-        >>> from scalewise.lab.evaluation import ImageDetections, coco_results
-        >>> split = open_split("demo:images=10,size=64", "val")
-        >>> perfect = [
-        ...     ImageDetections(r.image_id, r.boxes, np.ones(len(r.boxes)), r.labels, r.labels)
-        ...     for r in split.records
-        ... ]
-        >>> sorted(coco_results(split, perfect)[0])
-        ['bbox', 'category_id', 'image_id', 'score']
-    """
-    return [
-        {
-            "image_id": entry.image_id,
-            "category_id": split.category_ids[label],
-            "bbox": _xywh(box),
-            "score": float(score),
-        }
-        for entry in detections
-        for box, score, label in zip(
-            entry.boxes.astype(float), entry.scores, entry.labels, strict=True
-        )
-    ]
-
-
 def _index(split: Split) -> COCO:
-    """The split for the evaluator, as `coco_truth` has it, from whole columns."""
+    """Build the evaluator's index of a split: the objects of `coco_truth`, from whole columns."""
     records = split.records
     boxes = np.concatenate([np.zeros((0, 4)), *(record.boxes for record in records)])
     labels = np.concatenate([np.zeros(0, np.int64), *(record.labels for record in records)])
@@ -190,7 +95,7 @@ def _index(split: Split) -> COCO:
 
 
 def _table(split: Split, detections: Sequence[ImageDetections]) -> npt.NDArray[np.float64]:
-    """The detections [d, 7]: image, x, y, width, height, score, category."""
+    """The detections, float64 [d, 7]: image, x, y, width, height, score, category."""
     boxes = np.concatenate([np.zeros((0, 4)), *(entry.boxes for entry in detections)])
     labels = np.concatenate([np.zeros(0, np.int64), *(entry.labels for entry in detections)])
     return np.column_stack(
@@ -208,12 +113,7 @@ def _ids(images: Sequence[ImageRecord | ImageDetections]) -> npt.NDArray[np.int6
     return np.array([image.image_id for image in images], dtype=np.int64)
 
 
-def _xywh(box: npt.NDArray[np.float64]) -> list[float]:
-    x1, y1, x2, y2 = box.tolist()
-    return [x1, y1, x2 - x1, y2 - y1]
-
-
 def _mean(values: npt.NDArray[np.float64]) -> float:
-    """Return the mean over what is defined; the evaluator marks the rest with -1."""
+    """Return the mean of the defined values; the evaluator marks undefined ones with -1."""
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else float("nan")

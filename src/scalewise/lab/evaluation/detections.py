@@ -1,4 +1,4 @@
-"""Detections on original images, the form in which they are scored and written."""
+"""Detections in pixels of the original images, as they are scored and written."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class ImageDetections:
     """The k detections of one image.
 
     Attributes:
-        image_id: the data set's.
+        image_id: id of the image in the data set.
         boxes: float32 [k, 4], (x1, y1, x2, y2) in pixels of the original image.
         scores: float32 [k] in 0..1.
-        labels: int64 [k].
+        labels: int64 [k], index of the class.
         levels: int64 [k], the pyramid level (0 = finest) that each box came from.
 
     Examples:
@@ -45,7 +45,7 @@ class ImageDetections:
     levels: npt.NDArray[np.int64]
 
     def take(self, rows: npt.NDArray[np.integer]) -> ImageDetections:
-        """Some of the detections: those of the given rows, in their order."""
+        """Pick the detections of the given rows, in the order of `rows`."""
         return ImageDetections(
             self.image_id,
             self.boxes[rows],
@@ -59,8 +59,8 @@ def to_original(detections: Detections, batch: Batch) -> list[ImageDetections]:
     """Move detections from the padded images of a batch to the original ones.
 
     Args:
-        detections: of the batch, on any device.
-        batch: as it came from an evaluation loader.
+        detections: detections on the batch, on any device.
+        batch: the batch, from an evaluation loader.
 
     Returns:
         One entry per image, in order; boxes are clipped to the original image.
@@ -96,12 +96,12 @@ def to_original(detections: Detections, batch: Batch) -> list[ImageDetections]:
 def _to_host(
     detections: Detections, batch: Batch
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Fetch all that scoring needs in a single copy, as 32 bits that each mean what they meant.
+    """Copy all that scoring needs to the CPU at once, as one table of 32-bit values.
 
     Returns:
-        The d valid detections of all images, one after the other [d, 7]: x1, y1, x2, y2 and the
-        score, whose bits are float32, label and level; their number in each image [B]; the image
-        ids [B].
+        The d valid detections of all images, image by image, int32 [d, 7]: x1, y1, x2, y2 and
+        score (these five hold the bits of float32 values), label and level; the number of
+        detections of each image, int64 [B]; the image ids, int64 [B].
     """
     device = detections.boxes.device
     scales = batch.scales.to(device).float()  # [B, 2], (x, y)
@@ -124,8 +124,8 @@ def check_detections(split: Split, detections: Iterable[ImageDetections]) -> Non
 
     Args:
         split: the images and classes.
-        detections: at most one entry per image. An image without an entry counts as one on which
-            nothing was found.
+        detections: at most one entry per image. An image without an entry counts as an image
+            without detections.
 
     Raises:
         ValueError: for an unknown or repeated image, an unknown label or a value that is not
@@ -152,7 +152,7 @@ def check_detections(split: Split, detections: Iterable[ImageDetections]) -> Non
 
 
 def _sound(detections: list[ImageDetections], known: set[int], classes: int) -> bool:
-    """Whether `check_detections` would find nothing, asked of all images at once."""
+    """Whether `check_detections` would find no fault; checks all images at once."""
     ids = {entry.image_id for entry in detections}
     if len(ids) < len(detections) or not ids <= known:
         return False

@@ -1,4 +1,4 @@
-"""Which objects a run found, which it missed, and where it saw what is not there."""
+"""Which objects a run found and missed, and which of its detections are wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from scalewise.lab.data.split import ImageRecord, Split
+from scalewise.lab.data.image_record import ImageRecord
+from scalewise.lab.data.split import Split
 from scalewise.lab.evaluation.detections import ImageDetections
 from scalewise.lab.evaluation.matching import box_overlaps
 
@@ -17,13 +18,13 @@ IOU = 0.5
 
 @dataclass(frozen=True)
 class Judged:
-    """What became of an image's objects and of a run's best detections there.
+    """The objects of an image and the detections of a run there, matched.
 
     Attributes:
         record: the image with its objects.
-        kept: the k detections that are judged, the best first, without those on crowds.
-        hits: int [k], the object that each found, of its class and with an IoU of at least 0.5;
-            -1 for a wrong one.
+        kept: the k detections that are judged, best score first, without those on crowd regions.
+        hits: int [k], index of the object that each detection found (same class, IoU of at least
+            0.5); -1 for a wrong detection.
     """
 
     record: ImageRecord
@@ -37,19 +38,19 @@ class Judged:
 
     @property
     def missed(self) -> npt.NDArray[np.integer]:
-        """The objects that no detection found; crowds are none: int [m]."""
+        """Indices of the objects that no detection found, without crowd regions: int [m]."""
         return np.setdiff1d(np.flatnonzero(~self.record.crowd), self.hits)
 
 
 def judge(
     split: Split, detections: Sequence[ImageDetections], least: npt.NDArray[np.floating]
 ) -> list[Judged]:
-    """Match the detections of at least a score to the objects.
+    """Match the objects to the detections whose scores reach a threshold.
 
     Args:
         split: the images with their objects.
         detections: at most one entry per image.
-        least: [classes], the score of each class from which on a detection is judged.
+        least: float [classes], the lowest score at which a detection of each class is judged.
 
     Returns:
         One entry per image, in the split's order.
@@ -69,17 +70,18 @@ def judge(
 def as_many_as_objects(
     split: Split, detections: Sequence[ImageDetections]
 ) -> npt.NDArray[np.floating]:
-    """For each class the score above which it has as many detections as objects in the split.
+    """For each class, the score that keeps as many detections as the split has objects.
 
-    A fixed score would be another one for every training, since weights move scores; with as many
-    detections as objects two runs are on a par, and what is missed and what is wrong are as many.
+    A fixed score would not be fair, since loss weights shift the scores of a run. With as many
+    detections as objects, runs can be compared: each misses about as many as it gets wrong.
 
     Args:
         split: the images with their objects.
         detections: at most one entry per image.
 
     Returns:
-        [classes]; infinite for a class without objects.
+        float64 [classes], the lowest score that is kept; the lowest score of all if a class has
+        fewer detections than objects; infinite for a class without objects or detections.
     """
     least = np.full(len(split.classes), np.inf)
     for label in range(len(split.classes)):
@@ -91,7 +93,7 @@ def as_many_as_objects(
 
 
 def _match(record: ImageRecord, entry: ImageDetections) -> Judged:
-    """Give each detection, the best first, the free object of its class it overlaps most."""
+    """Match each detection, best score first, to the free object of its class with the most IoU."""
     table = box_overlaps(entry.boxes, record.boxes, record.crowd)  # [k, objects]
     table[entry.labels[:, None] != record.labels] = 0
     hits = np.full(len(table), -1)

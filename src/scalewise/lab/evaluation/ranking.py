@@ -1,4 +1,4 @@
-"""Detections ranked by their scores, and the score at which F1 is best."""
+"""Ranks detections by score, and finds the score at which F1 is best."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from scalewise.lab.evaluation.matching import Matches, matched
 
 @dataclass(frozen=True)
 class Ranking:
-    """Detections with what became of them, class by class, the best of a class first.
+    """Matched detections with their scores, class by class, best score of a class first.
 
     Attributes:
-        matches: of d detections.
-        scores: float64 [d].
+        matches: matches of d detections.
+        scores: float64 [d], in the order of `matches`.
     """
 
     matches: Matches
@@ -29,26 +29,27 @@ class Ranking:
 
     @property
     def counted(self) -> npt.NDArray[np.bool_]:
-        """Those that are right or wrong at an IoU of 0.5, not on a crowd: bool [d]."""
+        """Which detections count at an IoU of 0.5, so are not on a crowd region: bool [d]."""
         counted: npt.NDArray[np.bool_] = self.matches.states[:, 0] >= 0
         return counted
 
     @property
     def right(self) -> npt.NDArray[np.bool_]:
-        """Those that found an object at an IoU of 0.5: bool [d]."""
+        """Which detections found an object at an IoU of 0.5: bool [d]."""
         right: npt.NDArray[np.bool_] = self.matches.states[:, 0] == 1
         return right
 
 
 @dataclass(frozen=True)
 class ClassThreshold:
-    """The score from which on a class's detections are kept.
+    """The lowest score at which detections of a class are kept.
 
     Attributes:
-        name: of the class.
-        score: float32 value; detections of this score are kept.
-        f1: of the class's own detections there, IoU 0.5; NaN where the class has no object.
-        own: whether the score is the class's own best, not that of all classes together.
+        name: name of the class.
+        score: a float32 value; detections with exactly this score are kept too.
+        f1: F1 of the class with this threshold, IoU 0.5; NaN where the class has no object.
+        own: True if F1 of this class is best at the score; False if the score is that of all
+            classes together.
     """
 
     name: str
@@ -58,7 +59,7 @@ class ClassThreshold:
 
 
 def rank(split: Split, found: Sequence[ImageDetections]) -> Ranking:
-    """Match detections, at most 100 an image, and keep their scores, which matches do not."""
+    """Match detections, at most 100 per image, and keep their scores beside the matches."""
     matches = matched(split, found)
     scores = np.concatenate([np.zeros(0), *(image.scores for image in found)])
     labels = np.concatenate([np.zeros(0), *(image.labels for image in found)])
@@ -66,14 +67,15 @@ def rank(split: Split, found: Sequence[ImageDetections]) -> Ranking:
 
 
 def best_f1(ranking: Ranking, label: int | None = None) -> tuple[float, float, float]:
-    """Score at which F1 is best, with precision and recall there; IoU 0.5.
+    """The score at which F1 is best, with precision and recall at this score; IoU 0.5.
 
     Args:
-        ranking: of a split's detections.
-        label: of the class; None for all classes together.
+        ranking: the ranked detections of a split.
+        label: index of the class; None for all classes together.
 
     Returns:
-        Three times NaN where there is no detection.
+        Score, precision and recall; all NaN if there is no detection. Recall is NaN if there is
+        no object.
     """
     order = np.argsort(-ranking.scores, kind="stable")
     order = order[ranking.counted[order]]
@@ -92,7 +94,7 @@ def best_f1(ranking: Ranking, label: int | None = None) -> tuple[float, float, f
 
 
 def f1_at(ranking: Ranking, label: int, score: float) -> float:
-    """F1 of a class's detections of at least a score, IoU 0.5; NaN where it has no object."""
+    """F1 of a class if detections below a score are dropped, IoU 0.5; NaN without an object."""
     objects = int(ranking.matches.objects[:, label].sum())
     if not objects:
         return math.nan
@@ -101,17 +103,16 @@ def f1_at(ranking: Ranking, label: int, score: float) -> float:
 
 
 def best_thresholds(split: Split, found: Sequence[ImageDetections]) -> list[ClassThreshold]:
-    """For each class the score at which its F1 is best.
+    """For each class, the score at which its F1 is best.
 
-    A class without objects, or of which nothing was found, takes the score at which F1 over all
-    classes is best.
+    A class of which no object was found takes the score at which F1 over all classes is best.
 
     Args:
-        split: the images and what is in them.
-        found: at most 100 detections an image.
+        split: the images and their objects.
+        found: at most 100 detections per image.
 
     Raises:
-        UserError: nothing at all was found.
+        UserError: no object of any class was found.
 
     Examples:
         >>> import numpy as np

@@ -1,4 +1,4 @@
-"""All figures of a split's detections."""
+"""All metrics of the detections on a split."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scalewise.lab.evaluation.voc_ap import voc_metrics
 
 
 def score(split: Split, detections: list[ImageDetections]) -> dict[str, float]:
-    """COCO's figures, and VOC's where the split is VOC's."""
+    """The COCO metrics, and the VOC metrics too if the split is in VOC format."""
     metrics = coco_metrics(split, detections)
     if split.format == "voc":
         metrics |= voc_metrics(split, detections)

@@ -1,4 +1,4 @@
-"""Detections on disk: what a validation pass found, for every later question about it."""
+"""Detections on disk, kept so that later analyses need not run the detector again."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _EDGES = ("x1", "y1", "x2", "y2")
 
 
 def write_detections(path: Path, found: list[ImageDetections]) -> None:
-    """Write one row a detection.
+    """Write one row for each detection.
 
     Columns: image_id int64; x1, y1, x2, y2 float32, pixels of the original image; score float32;
-    label int16; level int8. An image without detections leaves no row.
+    label int16; level int8. An image without detections has no row.
     """
     boxes = _joined([image.boxes for image in found], (0, 4))  # [k, 4]
     columns = {
@@ -37,7 +37,7 @@ def read_detections(path: Path) -> list[ImageDetections]:
     """Read what `write_detections` wrote, images in ascending order of their id.
 
     Raises:
-        DamagedFile: the file is not what was written.
+        DamagedFile: the file is damaged, or does not hold detections.
     """
     table = read_table(path)
     lacking = {"image_id", *_EDGES, "score", "label", "level"} - set(table.column_names)

@@ -20,36 +20,30 @@ def voc_metrics(
 ) -> dict[str, float]:
     """Score detections as the VOC development kit does.
 
-    Each detection, best first, goes to the object of its class that it overlaps most. With an
-    overlap of at least `iou` it is right if that object was not yet found, wrong if it was, and
-    ignored if the object is difficult (or a crowd region). Sampled recalls are compared exactly,
-    as ratios of counts.
+    Each detection, best score first, is matched to the object of its class that it overlaps most.
+    If the overlap is at least `iou`, the detection is right if that object was not yet found, wrong
+    if it was, and ignored if the object is difficult or a crowd region. With less overlap it is
+    wrong. Recalls are compared exactly, as ratios of counts.
 
     Args:
-        split: the images and what is in them.
+        split: the images and their objects.
         detections: at most one entry per image; an image without one has no detections.
-        iou: overlap from which a detection is right.
+        iou: lowest overlap at which a detection is right.
 
     Returns:
-        `VOC_AP50_11`, the mean over classes of the precision sampled at 11 recalls (VOC2007), and
-        `VOC_AP50_area`, that of the area under the curve (VOC2010 on), and both per class as
-        `VOC_AP50_11/<class>`, each in 0..1. A class without a countable object is NaN and left out
-        of the means; the 50 stands for `iou` in percent.
+        `VOC_AP50_11`, the mean over classes of the precision sampled at 11 recalls (VOC2007),
+        `VOC_AP50_area`, the mean of the area under the curve (since VOC2010), and both for each
+        class, as `VOC_AP50_11/<class>`; each in 0..1. A class without an object that counts is NaN
+        and is left out of the means. The 50 in the names is `iou` in percent.
 
     Raises:
         ValueError: for detections that do not belong to the split.
 
     Examples:
-        >>> import numpy as np
         >>> from scalewise.data import open_split
-        >>> from scalewise.lab.evaluation import ImageDetections, voc_metrics
-        >>> split = open_split("demo:images=10,size=64", "val")
-        >>> perfect = [
-        ...     ImageDetections(r.image_id, r.boxes, np.ones(len(r.boxes)), r.labels, r.labels)
-        ...     for r in split.records
-        ... ]
-        >>> round(voc_metrics(split, perfect)["VOC_AP50_area"], 4)
-        1.0
+        >>> from scalewise.lab.evaluation import voc_metrics
+        >>> voc_metrics(open_split("demo:images=10,size=64", "val"), [])["VOC_AP50_area"]
+        0.0
     """
     check_detections(split, detections)
     prefix = f"VOC_AP{round(100 * iou)}"
@@ -76,8 +70,8 @@ def _match(
     """Match all detections of all images and classes at once.
 
     Returns:
-        Labels [d] and states [d] of the detections, best first, 1 right, 0 wrong, -1 ignored; and
-        the number of objects to find of each class.
+        Labels [d] and states [d] of the detections, best score first (1 right, 0 wrong, -1
+        ignored), and the number of objects to find of each class [classes].
     """
     classes, records = len(split.classes), split.records
     found = {entry.image_id: entry for entry in detections}
@@ -91,7 +85,7 @@ def _match(
     classed = _joined([record.labels for record in records], (0,)).astype(np.int64)
     ignored = _joined([record.difficult | record.crowd for record in records], (0,)).astype(bool)
     home = np.repeat(np.arange(len(records)), [len(record.labels) for record in records])
-    # objects by image and class: those that a detection may find follow one another
+    # sort objects by image and class, so that those a detection may find are neighbours
     sequence = np.argsort(home * classes + classed, kind="stable")
     objects, ignored = objects[sequence], ignored[sequence]
     places = (home * classes + classed)[sequence]
@@ -101,7 +95,7 @@ def _match(
     best, overlap = _best(boxes[order], objects, first, last)
     reaches = overlap >= iou
     states = np.zeros(len(order), dtype=np.int64)
-    _, finders = np.unique(best[reaches], return_index=True)  # the best of those that reach each
+    _, finders = np.unique(best[reaches], return_index=True)  # the best of each object
     states[np.flatnonzero(reaches)[finders]] = 1
     states[reaches] = np.where(ignored[best[reaches]], -1, states[reaches])
     positives = np.bincount(classed[~ignored[np.argsort(sequence)]], minlength=classes)
@@ -111,19 +105,19 @@ def _match(
 def _best(
     boxes: npt.NDArray[np.float32], objects: npt.NDArray[np.float32], first: Whole, last: Whole
 ) -> tuple[Whole, Floats]:
-    """For each of d boxes the object it overlaps most, of two alike the first, and how much.
+    """For each of d boxes, the object with the highest IoU (the first if equal), and this IoU.
 
     Args:
         boxes: [d, 4].
         objects: [g, 4].
-        first: [d], the first object that each may find.
-        last: [d], the one after the last; as `first` where there is none.
+        first: [d], index of the first object that each box may find.
+        last: [d], one more than the index of the last; equal to `first` where there is none.
 
     Returns:
         Index of the object [d], -1 for none, and IoU [d], -1 for none.
     """
     counts = last - first
-    start = np.cumsum(counts) - counts  # [d], of a box's pairs
+    start = np.cumsum(counts) - counts  # [d], where the pairs of each box begin
     box = np.repeat(np.arange(len(boxes)), counts)  # [p], all pairs
     other = np.arange(len(box)) - start[box] + first[box]
     values = _overlaps(boxes[box], objects[other])

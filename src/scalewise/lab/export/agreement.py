@@ -10,8 +10,9 @@ from torch import Tensor
 from scalewise.errors import UserError
 from scalewise.lab.data.dataset import DetectionDataset
 from scalewise.lab.data.loader import Collate
-from scalewise.lab.detectors import Batch, DenseDetector, Detections
+from scalewise.lab.detectors.batch import Batch, Detections
 from scalewise.lab.detectors.decoding import class_scores, clip
+from scalewise.lab.detectors.detector import DenseDetector
 from scalewise.lab.export.exported import ExportedDetector
 from scalewise.lab.inference.trained import TrainedRun
 from scalewise.lab.training.building import open_splits

@@ -9,16 +9,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from scalewise.lab.detectors import DenseDetector
-from scalewise.lab.detectors.decoding import (
-    Candidates,
-    class_scores,
-    clip,
-    pick,
-    take_candidates,
-)
+from scalewise.lab.detectors.decoding import class_scores, clip, take_candidates
+from scalewise.lab.detectors.detector import DenseDetector
 from scalewise.lab.detectors.frozen import FoldedConv, FoldedNorm
-from scalewise.lab.detectors.layers import Conv, ReLU6
+from scalewise.lab.detectors.layers import ReLU6
+from scalewise.lab.detectors.nms import Candidates, pick
+from scalewise.lab.detectors.pointwise import Conv
 
 
 def of_plain_layers(detector: DenseDetector) -> DenseDetector:

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from torch import nn
 
 from scalewise import __version__
 from scalewise.errors import UserError
 from scalewise.files import whole
-from scalewise.lab.data.text import one_line
 from scalewise.lab.export.agreement import TOLERANCE, Agreement, check_images, compare_outputs
-from scalewise.lab.export.exported import TORCH_METADATA, load_exported
-from scalewise.lab.export.facts import DECODED, PIXELS, SUPPRESSED, ExportFacts, to_metadata
-from scalewise.lab.export.graph import Decoded, Suppressed, of_plain_layers
-from scalewise.lab.inference.trained import TrainedRun, unused
+from scalewise.lab.export.facts import DECODED, PIXELS, SUPPRESSED, ExportFacts
+from scalewise.lab.export.loading import load_exported
+from scalewise.lab.export.tracing import OUTPUTS, Format, save_graph, traced
+from scalewise.lab.inference.detecting import unused
+from scalewise.lab.inference.trained import TrainedRun
 
-Format = Literal["onnx", "torch"]
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}
-_OUTPUTS = {False: ["boxes", "scores"], True: ["boxes", "scores", "labels", "levels", "counts"]}
 
 
 def export_run(
@@ -60,7 +48,7 @@ def export_run(
 
     Examples:
         >>> from pathlib import Path
-        >>> from scalewise.lab.export.exported import load_exported
+        >>> from scalewise.lab.export.loading import load_exported
         >>> from scalewise.lab.export.write import export_run
         >>> from scalewise.lab.inference.trained import load_run
         >>> run = load_run(Path("runs/first"), "last", device="cpu")
@@ -78,11 +66,11 @@ def export_run(
         raise UserError(f"--out {path}: the name of a file of --format {format} ends in "
                         f"{SUFFIX[format]}")  # fmt: skip
     facts = _facts(run, nms, size, checkpoint)
-    program = _traced(run, facts, format)
+    program = traced(run, facts, format)
     batches, what = check_images(run, size)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as aside:
-        facts = _save(program, facts, format, aside)
+        facts = save_graph(program, facts, format, aside)
         found = compare_outputs(run.detector, load_exported(aside, "cpu"), batches)
         if not found.holds:
             raise UserError(
@@ -99,7 +87,7 @@ def _said(run: TrainedRun, facts: ExportFacts, agreement: str) -> list[str]:
     said = [
         f"input: images uint8 [batch, 3, {facts.side}, {facts.side}], RGB 0..255; "
         "sizes int64 [batch, 2]",
-        f"output: {', '.join(_OUTPUTS[facts.nms])}{opset}",
+        f"output: {', '.join(OUTPUTS[facts.nms])}{opset}",
         f"agrees with the run on {agreement}",
     ]
     if run.config.precision != "32-true":
@@ -154,83 +142,3 @@ def _facts(run: TrainedRun, nms: bool, size: int, checkpoint: str) -> ExportFact
         inputs=PIXELS,
         outputs=SUPPRESSED if nms else DECODED,
     )
-
-
-def _traced(run: TrainedRun, facts: ExportFacts, format: Format) -> Any:
-    detector = of_plain_layers(run.detector)
-    module: nn.Module = (
-        Suppressed(detector, facts.anchors, as_operation=format == "onnx")
-        if facts.nms
-        else Decoded(detector)
-    ).eval()
-    side = facts.side
-    images = torch.zeros(2, 3, side, side, dtype=torch.uint8)
-    batch = torch.export.Dim("batch", min=1, max=2**16)
-    try:
-        with torch.no_grad(), quiet():
-            return torch.export.export(
-                module,
-                (images, torch.full((2, 2), facts.size)),
-                dynamic_shapes={"images": {0: batch}, "sizes": {0: batch}},
-                strict=False,
-            )
-    except Exception as error:  # of any kind, for what a backbone does that no graph can hold
-        raise UserError(
-            f"{run.folder}: backbone {run.config.backbone} cannot be exported: "
-            f"{one_line(str(error).strip().splitlines()[0])}"
-        ) from error
-
-
-def _save(program: Any, facts: ExportFacts, format: Format, path: Path) -> ExportFacts:
-    """Write the file with its metadata, which are returned as they stand there."""
-    if format == "torch":
-        with quiet():
-            torch.export.save(
-                program, path, extra_files={TORCH_METADATA: json.dumps(to_metadata(facts))}
-            )
-        return facts
-    from dataclasses import replace
-
-    from scalewise.lab.export.suppression import translations
-
-    try:
-        with quiet():
-            made = torch.onnx.export(
-                program,
-                (),
-                dynamo=True,
-                verbose=False,
-                input_names=["images", "sizes"],
-                output_names=_OUTPUTS[facts.nms],
-                custom_translation_table=translations(),
-            )
-    except Exception as error:  # of any kind, for operations that ONNX lacks
-        raise UserError(f"the detector cannot be written as ONNX: {_last(error)}") from error
-    assert made is not None
-    facts = replace(facts, opset=int(made.model.opset_imports[""]))
-    made.model.metadata_props.update(to_metadata(facts))
-    made.save(path, external_data=False)
-    return facts
-
-
-def _last(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if "Error" in line] or [str(error)]
-    return one_line(lines[-1])
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without what the exporters print and warn of, which is for their authors."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from scalewise.lab.letters import lettering
-from scalewise.lab.training.trace_picture import level_color
+from scalewise.lab.training.group_style import level_color
 
 
 def draw(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from scalewise.files import make_folder
+from scalewise.files import make_folder, write_text
 from scalewise.lab.data.split import Split
 from scalewise.lab.evaluation import ImageDetections, coco_results
 from scalewise.lab.training import runs
@@ -69,7 +69,7 @@ def write_yolo(file: Path, found: ImageDetections, width: int, height: int, scor
         numbers = " ".join(f"{share:.6f}" for share in shares)
         lines.append(f"{label} {numbers}" + f" {float(score):.6f}" * scores + "\n")
     make_folder(file.parent)
-    runs.write_text(file, "".join(lines))
+    write_text(file, "".join(lines))
 
 
 def write_coco(

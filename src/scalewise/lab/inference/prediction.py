@@ -17,14 +17,17 @@ from PIL import Image
 from scalewise.errors import UserError
 from scalewise.files import make_folder, whole
 from scalewise.lab.data.faults import BadData
-from scalewise.lab.data.images import is_image, load_image, walk
-from scalewise.lab.data.split import ImageRecord, Objects, Split
+from scalewise.lab.data.image_record import ImageRecord, Objects
+from scalewise.lab.data.images import load_image, load_shrunk
+from scalewise.lab.data.split import Split
 from scalewise.lab.data.text import printable
 from scalewise.lab.detectors.pyramid import level_names
 from scalewise.lab.evaluation import ImageDetections
+from scalewise.lab.inference.detecting import detect_all, unused
 from scalewise.lab.inference.drawing import draw
 from scalewise.lab.inference.formats import ResultNames, write_coco, write_yolo
-from scalewise.lab.inference.trained import Detecting, detect_all, unused
+from scalewise.lab.inference.named_files import named_files, unique
+from scalewise.lab.inference.trained import Detecting
 from scalewise.lab.inference.video import is_video, redraw
 from scalewise.lab.training import runs
 
@@ -121,7 +124,7 @@ def predict(
         (True, [])
     """
     named, unreadable = list(images), list[str]()
-    files = _unique(_files(named, unreadable))
+    files = unique(named_files(named, unreadable))
     split = _split_of(run, [file for file in files if not is_video(file)], unreadable, like)
     videos = [file for file in files if is_video(file)]
     if not split.records and not videos:
@@ -213,7 +216,7 @@ def _split_of(
     records: list[ImageRecord] = []
     for path in files:
         try:
-            height, width = load_image(path).shape[:2]
+            _, width, height = load_shrunk(path, run.size)
         except BadData as error:
             unreadable.append(str(error))
             continue
@@ -223,27 +226,3 @@ def _split_of(
         records.append(Objects().record(number, path, width, height))
     classes = tuple(run.classes)
     return Split("coco", "images", "command line", classes, categories, records, tolerance=math.inf)
-
-
-def _unique(files: Iterable[Path]) -> list[Path]:
-    first: dict[str, Path] = {}
-    for file in files:
-        first.setdefault(os.path.abspath(file), file)
-    return list(first.values())
-
-
-def _files(paths: Iterable[Path], unreadable: list[str]) -> Iterator[Path]:
-    for path in paths:
-        before = len(unreadable)
-        try:
-            files = list(walk(path, unreadable)) if path.is_dir() else None
-        except (OSError, ValueError) as error:
-            unreadable.append(printable(f"{path}: {error}"))
-            continue
-        if files is None:
-            yield path
-            continue
-        found = [file for file in files if is_video(file) or is_image(file)]
-        if not found and len(unreadable) == before:
-            unreadable.append(printable(f"{path}: no image among its {len(files)} files"))
-        yield from found

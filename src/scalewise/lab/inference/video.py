@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 
@@ -17,29 +16,21 @@ from scalewise.files import whole
 from scalewise.lab.data.dataset import Item
 from scalewise.lab.data.faults import BadData
 from scalewise.lab.data.loader import Collate
-from scalewise.lab.data.text import is_hidden_copy, one_line, require_regular
+from scalewise.lab.data.text import is_hidden_copy, require_regular
 from scalewise.lab.data.transforms import as_boxes, eval_transforms
 from scalewise.lab.evaluation import ImageDetections, to_original
 from scalewise.lab.inference.trained import Detecting
+from scalewise.lab.inference.video_frames import Frame, Pixels, Reading, why
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
-    from av.video.stream import VideoStream
+    pass
 
 _SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"}
 _SUFFIXES |= {".3gp", ".ogv", ".mts", ".m2ts"}
 _QUALITY = {"crf": "20"}
+_BT601, _LIMITED = 6, 1  # codes of ITU-T H.273: players guess another matrix for large pictures
 
-Pixels = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 Paint = Callable[[Pixels, float, ImageDetections], Image.Image]
-
-
-class _Frame(NamedTuple):
-    """A frame: its pixels, upright, and when it is shown, in units of `unit` seconds."""
-
-    pixels: Pixels
-    time: int
-    unit: Fraction
 
 
 def is_video(path: Path) -> bool:
@@ -75,11 +66,11 @@ def redraw(path: Path, out: Path, run: Detecting, paint: Paint) -> tuple[float, 
     except FileNotFoundError:
         raise BadData(f"{path}: no such video file") from None
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise BadData(f"{path}: cannot be read as a video: {_why(error)}") from None
+        raise BadData(f"{path}: cannot be read as a video: {why(error)}") from None
     with source:
         if not source.streams.video:
             raise BadData(f"{path}: holds no pictures, only sound or text")
-        reading = _Reading(source, source.streams.video[0])
+        reading = Reading(source, source.streams.video[0])
         with whole(out) as aside:
             count = _draw_all(reading, aside, run, paint)
             if not count:
@@ -87,7 +78,7 @@ def redraw(path: Path, out: Path, run: Detecting, paint: Paint) -> tuple[float, 
     return float(reading.rate), reading.damage(path, out, count)
 
 
-def _draw_all(reading: _Reading, out: Path, run: Detecting, paint: Paint) -> int:
+def _draw_all(reading: Reading, out: Path, run: Detecting, paint: Paint) -> int:
     """Draw all frames; return their number."""
     import av
 
@@ -100,7 +91,7 @@ def _draw_all(reading: _Reading, out: Path, run: Detecting, paint: Paint) -> int
                 picture = _even(np.asarray(paint(frame.pixels, seconds, found)))
                 if sink is None:
                     sink = av.open(str(out), "w")
-                    stream = _add_stream(sink, reading.rate, frame.unit, picture)
+                    stream = _add_stream(sink, reading, frame.unit, picture)
                 if picture.shape[:2] != (stream.height, stream.width):
                     size = (stream.width, stream.height)
                     picture = np.asarray(Image.fromarray(picture).resize(size))
@@ -116,18 +107,23 @@ def _draw_all(reading: _Reading, out: Path, run: Detecting, paint: Paint) -> int
     return count
 
 
-def _add_stream(sink: Any, rate: Fraction, unit: Fraction, picture: Pixels) -> Any:
+def _add_stream(sink: Any, reading: Reading, unit: Fraction, picture: Pixels) -> Any:
     import av
 
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    stream = sink.add_stream(codec, rate=rate, options=_QUALITY if codec == "libx264" else {})
+    stream = sink.add_stream(
+        codec, rate=reading.rate, options=_QUALITY if codec == "libx264" else {}
+    )
     stream.height, stream.width = picture.shape[:2]
     stream.pix_fmt = "yuv420p"
     stream.codec_context.time_base = unit
+    stream.codec_context.colorspace, stream.codec_context.color_range = _BT601, _LIMITED
+    if reading.aspect:
+        stream.codec_context.sample_aspect_ratio = reading.aspect
     return stream
 
 
-def _detect(run: Detecting, frames: list[_Frame], first: int) -> list[ImageDetections]:
+def _detect(run: Detecting, frames: list[Frame], first: int) -> list[ImageDetections]:
     resize = eval_transforms(run.size)
     items = []
     for number, frame in enumerate(frames, start=first):
@@ -142,70 +138,7 @@ def _detect(run: Detecting, frames: list[_Frame], first: int) -> list[ImageDetec
     return to_original(run.detect(batch), batch)
 
 
-class _Reading:
-    """The frames of a video, and what of them could not be read."""
-
-    def __init__(self, source: InputContainer, stream: VideoStream) -> None:
-        self._source, self._stream = source, stream
-        self.rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
-        self._expected = stream.frames
-        self._faults = 0
-        self.reason = ""
-
-    def __iter__(self) -> Iterator[_Frame]:
-        last = -1
-        unit = Fraction(self._stream.time_base or 1 / self.rate)
-        step = max(1, round(1 / self.rate / unit))
-        for frame in self._decoded():
-            time = frame.pts if frame.pts is not None and frame.pts > last else last + step
-            last = max(time, 0)
-            yield _Frame(_upright(frame), last, unit)
-
-    def _decoded(self) -> Iterator[Any]:
-        """Frames of the packets that can be read; those that cannot are counted."""
-        import av
-
-        packets = self._source.demux(self._stream)
-        while True:
-            try:
-                packet = next(packets)
-                frames = packet.decode()
-            except StopIteration:
-                return
-            except av.EOFError:
-                return
-            except av.FFmpegError as error:
-                self._faults += 1
-                self.reason = f": {_why(error)}"
-                if self._faults > 1000:
-                    return
-                continue
-            for frame in frames:
-                self._faults += bool(frame.is_corrupt)
-                yield frame
-
-    def damage(self, path: Path, out: Path, count: int) -> str:
-        """A line on what could not be read, empty where all could."""
-        lost = max(0, self._expected - count)
-        if not lost and not self._faults:
-            return ""
-        of = f" of the {self._expected} that its header names" if self._expected else ""
-        return one_line(
-            f"{path}: damaged{self.reason}; {count} frames{of} were read, and are in {out.name}"
-        )
-
-
-def _upright(frame: Any) -> Pixels:
-    """The pixels as players show them, turned by what the file says."""
-    pixels: Pixels = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(pixels, round(getattr(frame, "rotation", 0) / 90)))
-
-
 def _even(pixels: Pixels) -> Pixels:
     """Sides filled up to even numbers, which the video format asks for."""
     height, width = pixels.shape[:2]
     return np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-
-
-def _why(error: Exception) -> str:
-    return one_line(getattr(error, "strerror", None) or str(error))

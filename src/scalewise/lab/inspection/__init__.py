@@ -1,1 +1,1 @@
-"""What a data set asks of a detector, seen before any training."""
+"""Looks at a data set before training: sizes, levels, groups, doubtful labels, advice."""

@@ -1,4 +1,4 @@
-"""What to begin with on a data set: simple rules, each with its reason in a sentence."""
+"""Suggests options to begin with on a data set, by simple rules, each with its reason."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scalewise.lab.data.split import ImageRecord
+from scalewise.lab.data.image_record import ImageRecord
 from scalewise.lab.detectors.pyramid import level_names
 from scalewise.lab.inspection.levels import Assigned, assign_objects
 from scalewise.lab.training.reach import SURE, Reach
 
-SCALES = (2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25)  # of anchors that are tried
-CROWDED = 0.8  # share of the objects on one level from which on other anchor scales are tried
-GAIN = 0.2  # share of the objects that another anchor scale must take off the fullest level
-ALIKE = 0.05  # share of the objects within which two scales spread them alike
-LOSS = 0.01  # share of the objects that may lose all their positives by it
-UNEVEN = 3.0  # times as many positives in one group as in another that weights are for
-ENOUGH = 20  # objects of a group below which it counts for no advice
-SELDOM = 0.01  # share of the objects below which a size counts for none: it hardly moves AP
-_TRIED_ON = 500  # objects
+SCALES = (2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25)  # anchor scales that are tried
+CROWDED = 0.8  # with this share of the objects on one level, other anchor scales are tried
+GAIN = 0.2  # another scale must lower the share of the fullest level by at least this
+ALIKE = 0.05  # a scale whose fullest level has no more than this above the best is as good
+LOSS = 0.01  # share of the objects that may lose all their positives with another scale
+UNEVEN = 3.0  # ratio of positives between two groups from which on weights are worth it
+ENOUGH = 20  # a group with fewer objects has no say in the advice
+SELDOM = 0.01  # a size with a smaller share of the objects has no say: it hardly changes AP
+_TRIED_ON = 500  # objects that the anchor scales are tried on, about
 
 
 @dataclass(frozen=True)
 class Group:
-    """Objects and positives of a class, a size or a level.
+    """The number of objects and positives of a class, a size or a level.
 
     Attributes:
-        name: Of the group.
-        objects: In the whole split; of a level, those of the sample that it gives most positives.
+        name: Name of the group.
+        objects: Objects in the whole split. For a level: objects in the sample of images that get
+            most of their positives on this level.
         sampled: Objects in the sample of images.
-        positives: Of these.
+        positives: Positives in the sample of images.
     """
 
     name: str
@@ -42,12 +43,12 @@ class Group:
 
     @property
     def each(self) -> float:
-        """Positives for each object; NaN where the sample has none."""
+        """Positives per object; NaN if the sample has no object of the group."""
         return self.positives / self.sampled if self.sampled else math.nan
 
     @property
     def expected(self) -> float:
-        """Positives in one pass over the split, as the sample has it."""
+        """Estimated positives in one pass over the split; 0 if the sample has no object."""
         return self.each * self.objects if self.sampled else 0.0
 
 
@@ -56,10 +57,10 @@ class Advice:
     """Options to begin with.
 
     Attributes:
-        size: For `--size`.
-        anchor_scale: For `--anchor_scale`.
-        by: For `--by`.
-        reasons: A sentence for each of the three.
+        size: Value for `--size`, in pixels.
+        anchor_scale: Value for `--anchor_scale`.
+        by: Value for `--by`.
+        reasons: A sentence for each of the three options.
     """
 
     size: int
@@ -69,7 +70,7 @@ class Advice:
 
     @property
     def words(self) -> str:
-        """The options as they are typed."""
+        """The options as one types them."""
         return f"--size {self.size} --anchor_scale {self.anchor_scale:g} --by {self.by}"
 
 
@@ -80,14 +81,14 @@ def advise(
     anchor_scale: float,
     groups: Mapping[str, Sequence[Group]],
 ) -> Advice:
-    """Options to begin with, by the rules that docs/inspect.md states.
+    """Suggest options to begin with, by the rules in docs/inspect.md.
 
     Args:
-        small: What becomes of the objects at the size that was asked for.
+        small: How small the objects get at the size that was asked for.
         records: A sample of images.
         detector: "atss", "fcos" or "retinanet".
-        anchor_scale: That was asked for.
-        groups: Of the whole split, by "class" and "size".
+        anchor_scale: The anchor scale that was asked for.
+        groups: The groups of the whole split, by "class" and "size".
     """
     size, why_size = _size(small, records)
     scale, why_scale = _anchor_scale(_some(records), size, detector, anchor_scale)
@@ -144,13 +145,13 @@ def _anchor_scale(
 
 
 def _some(records: Sequence[ImageRecord]) -> list[ImageRecord]:
-    """Images spread over a sample that have some hundred objects between them."""
+    """Some images, spread over a sample, with a few hundred objects together."""
     objects = sum(int((~record.crowd).sum()) for record in records)
     return list(records[:: max(1, math.ceil(objects / _TRIED_ON))])
 
 
 def _fullest(found: Assigned) -> tuple[float, str]:
-    """The largest share of the objects that one level has, and its name."""
+    """The level with the most objects: its share of all objects, and its name."""
     names = level_names()
     counts = np.bincount(found.level[found.level >= 0], minlength=len(names))
     if not counts.any():
@@ -159,14 +160,15 @@ def _fullest(found: Assigned) -> tuple[float, str]:
 
 
 def unevenness(groups: Sequence[Group], share: float = 0.0) -> tuple[float, str, str]:
-    """How many times the positives of the least group the largest has, and both names.
+    """The ratio of positives between the groups with the most and the fewest, and their names.
 
     Args:
-        groups: Those with few objects are left out.
-        share: Of all objects below which a group is left out too.
+        groups: The groups; those with fewer than 20 objects are left out.
+        share: Groups with a smaller share (0..1) of all objects are left out too.
 
     Returns:
-        The ratio, 1 where fewer than two groups are left, the largest group and the least.
+        The ratio, and the names of the groups with the most and the fewest positives; 1 and empty
+        names if fewer than two groups are left.
     """
     few = max(float(ENOUGH), share * sum(g.objects for g in groups))
     known = [g for g in groups if g.objects >= few and g.sampled]

@@ -1,4 +1,4 @@
-"""What was found out about a data set, as one picture."""
+"""Draws the findings about a data set as one picture."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from scalewise.lab.inspection.found_tables import LEVELS, histogram, range_words
 from scalewise.lab.inspection.look import Inspection
 from scalewise.lab.letters import known_letters
 from scalewise.lab.plots import NamedFigure
-from scalewise.lab.training.trace_picture import level_color, safe_label
+from scalewise.lab.training.group_style import level_color, safe_label
 
-MOST_BARS = 12  # of a panel of groups
+MOST_BARS = 12  # in a panel of groups
 OBJECTS, POSITIVES = "#4477aa", "#e69f00"
 
 
 def draw_inspection(found: Inspection, strips: Sequence[Strip]) -> NamedFigure:
-    """Draw the sizes against the levels, the groups, and the examples.
+    """Draw the object sizes with the levels, the groups, and the examples.
 
     Args:
-        found: A data set that has been looked at.
-        strips: Examples of its groups, from `crops.strips`; none leaves that part out.
+        found: The findings about a data set.
+        strips: Examples of its groups, from `crops.strips`; if empty, that part is left out.
     """
     names = [*found.split.classes, *(strip.name for strip in strips), found.config.data]
     bars = min(MOST_BARS, len(found.groups["class"]))
@@ -48,7 +48,7 @@ def draw_inspection(found: Inspection, strips: Sequence[Strip]) -> NamedFigure:
 
 
 def _sides(axes: Axes, found: Inspection) -> None:
-    """Bars in the colour of the level that squares of their side train, and the levels' ranges."""
+    """Bars of object sizes in the colours of the levels that they train, and the levels' ranges."""
     bins = histogram(found)
     for low, high, count, level in bins:
         color = level_color(LEVELS.index(level)) if level else "0.7"
@@ -80,7 +80,7 @@ def _sides(axes: Axes, found: Inspection) -> None:
 
 
 def _groups(axes: Axes, groups: Sequence[Group], title: str) -> None:
-    """Share of the objects and of the positives, the most frequent group on top."""
+    """Bars of each group's share of the objects and of the positives."""
     shown = list(groups)
     if len(shown) > MOST_BARS or title == "classes":
         shown.sort(key=lambda group: -group.objects)

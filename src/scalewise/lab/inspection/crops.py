@@ -1,4 +1,7 @@
-"""Example objects of each group, cut out of their images: the only pixels that are read."""
+"""Cuts example objects of each group out of their images.
+
+Only this part of an inspection reads pixels.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,17 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from scalewise.lab.data.faults import BadData
+from scalewise.lab.data.image_record import ImageRecord
 from scalewise.lab.data.images import load_image
-from scalewise.lab.data.split import ImageRecord, Split
-from scalewise.lab.inspection.look import Inspection, size_groups
+from scalewise.lab.data.split import Split
+from scalewise.lab.inspection.look import Inspection
+from scalewise.lab.inspection.size_groups import size_groups
 
 SIDE = 96  # pixels of a crop
-EXAMPLES = 8  # of a group
-_CLASSES = 6  # that are shown: the rarest and the most frequent
-_AROUND = 0.25  # of the box's longer side that is shown beyond it
-_LEAST = 24.0  # pixels of the image that a crop shows at least
+EXAMPLES = 8  # for each group
+_CLASSES = 6  # classes with examples: the rarest and the most frequent
+_AROUND = 0.25  # margin on each side of a box, as a part of its longer side
+_LEAST = 24.0  # smallest side of the shown square, in pixels of the image
 
 
 @dataclass(frozen=True)
@@ -25,9 +30,9 @@ class Strip:
     """Examples of one group, side by side.
 
     Attributes:
-        name: Of the group.
-        sides: Square root of each box's area in pixels of its image, ascending.
-        image: RGB, one crop after the other; each box is outlined.
+        name: Name of the group.
+        sides: Square root of each box's area, in pixels of its image, ascending.
+        image: RGB, the crops in a row; each box is outlined.
     """
 
     name: str
@@ -38,11 +43,11 @@ class Strip:
 def strips(
     found: Inspection, advance: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[list[Strip], list[str]]:
-    """Crops of the rarest and the most frequent classes and of each size, from small to large.
+    """Cut out examples of the rarest and the most frequent classes, and of each size.
 
     Args:
-        found: A data set that has been looked at.
-        advance: Called with the groups done and those to do.
+        found: The findings about a data set.
+        advance: Called with the number of groups that are done and of all groups.
 
     Returns:
         The strips, and a line for each image that could not be read.
@@ -74,7 +79,7 @@ def strips(
 
 
 def _objects(split: Split) -> list[tuple[ImageRecord, int, float]]:
-    """Every object: its image, its place in it, and its side in pixels of the image."""
+    """Every object: its image, its index there, and its side (√area) in pixels of the image."""
     return [
         (record, int(place), float(np.sqrt((box[2:] - box[:2]).prod())))
         for record in split.records
@@ -84,7 +89,7 @@ def _objects(split: Split) -> list[tuple[ImageRecord, int, float]]:
 
 
 def _shown_classes(found: Inspection) -> list[int]:
-    """At most six classes that have objects: the rarest half and the most frequent half."""
+    """At most six classes with objects: the three rarest and the three most frequent."""
     counts = [group.objects for group in found.groups["class"]]
     order = sorted((i for i, n in enumerate(counts) if n), key=lambda i: (counts[i], i))
     if len(order) > _CLASSES:
@@ -95,7 +100,7 @@ def _shown_classes(found: Inspection) -> list[int]:
 def _spread(
     members: np.ndarray, sides: np.ndarray, objects: Sequence[tuple[ImageRecord, int, float]]
 ) -> list[int]:
-    """Members spread over the sizes, ascending, of different images as far as there are any."""
+    """Choose members of all sizes, ascending by size, from different images where possible."""
     order = members[np.argsort(sides[members], kind="stable")]
     chosen: list[int] = []
     seen: set[int] = set()
@@ -131,7 +136,7 @@ def _strip(
 
 
 def _crop(image: Image.Image, box: np.ndarray) -> Image.Image:
-    """A square around a box, grey beyond the image, with the box outlined."""
+    """Cut out a square around a box, with the box outlined; grey beyond the image."""
     x1, y1, x2, y2 = (float(edge) for edge in box)
     side = max(_LEAST, (1 + 2 * _AROUND) * max(x2 - x1, y2 - y1))
     left, top = (x1 + x2 - side) / 2, (y1 + y2 - side) / 2

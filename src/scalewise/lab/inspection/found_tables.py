@@ -1,4 +1,4 @@
-"""What was found out about a data set, as tables that fit 80 columns."""
+"""Prints the findings about a data set as tables that fit 80 columns."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from scalewise.lab.inspection.advice import Group
 from scalewise.lab.inspection.labels import Doubt
 from scalewise.lab.inspection.levels import LevelRange
 from scalewise.lab.inspection.look import Inspection
-from scalewise.lab.training.trace_picture import level_color
+from scalewise.lab.training.group_style import level_color
 
-MOST_ROWS = 12  # of a table of groups
+MOST_ROWS = 12  # in a table of groups
 _BAR = 30  # characters of the longest bar
-_OCTAVE = 2  # bins
+_OCTAVE = 2  # bins for each doubling of the side
 LEVELS = level_names()
 
 
 def show_inspection(found: Inspection, console: Console) -> None:
-    """Print everything, the recommendation last."""
+    """Print all findings, and the advice at the end."""
     console.print(Text(f"{printable(found.config.data)}, {found.split.describe()}"))
     config = found.config
     console.print(
@@ -51,10 +51,11 @@ def show_inspection(found: Inspection, console: Console) -> None:
 
 
 def histogram(found: Inspection) -> list[tuple[float, float, int, str]]:
-    """Objects by their side after resizing, in half octaves.
+    """Count the objects by their side after resizing; a bin ends at √2 times its start.
 
     Returns:
-        From, to (pixels), objects, and the level that squares of that side train most, "" for none.
+        For each bin its start and end (pixels), the number of objects, and the level that gives
+        squares of this side most of their positives ("" for none).
     """
     if not len(found.sides):
         return []
@@ -69,7 +70,7 @@ def histogram(found: Inspection) -> list[tuple[float, float, int, str]]:
 
 
 def vanished(found: Inspection) -> list[str]:
-    """What is lost at the size, in sentences."""
+    """Sentences on the objects that are lost at this size, or on there being none."""
     small, sampled = found.small, found.sampled
     lines = []
     if small.under_four:
@@ -87,7 +88,7 @@ def vanished(found: Inspection) -> list[str]:
 
 
 def range_words(one: LevelRange) -> str:
-    """The sides that a level is for."""
+    """The range of sides of a level in words, in pixels."""
     if one.low <= 4:
         return "all" if math.isinf(one.high) else f"up to {one.high:.0f}"
     return f"from {one.low:.0f}" if math.isinf(one.high) else f"{one.low:.0f} to {one.high:.0f}"
@@ -126,7 +127,7 @@ def _levels_table(found: Inspection) -> Table:
 
 
 def _groups_table(groups: Sequence[Group], title: str) -> list[Table | str]:
-    """The groups, the most frequent first; of many, the most and the least frequent."""
+    """The groups by frequency; if they are many, only the most and the least frequent ones."""
     table = _table("")
     table.add_column(title, overflow="fold")
     for name in ("objects", "share", "positives", "share", "per object"):
@@ -169,7 +170,7 @@ def _table(title: str) -> Table:
 
 
 def share_text(part: float, whole: float) -> str:
-    """A share; one decimal below ten."""
+    """A share in percent, with one decimal below 10 %."""
     value = 100 * part / whole if whole else 0.0
     return f"{value:.1f} %" if 0 < value < 9.95 else f"{value:.0f} %"
 

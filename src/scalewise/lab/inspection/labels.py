@@ -1,4 +1,4 @@
-"""Labels that look like a mistake: counted, with the first places of each kind."""
+"""Counts labels that look like mistakes, and names the first places of each kind."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import numpy.typing as npt
 import torch
 from torchvision.ops import box_iou
 
-from scalewise.lab.data.split import ImageRecord, Split
+from scalewise.lab.data.image_record import ImageRecord
+from scalewise.lab.data.split import Split
 from scalewise.lab.data.text import printable
 
 PLACES = 3
-ALIKE = 0.9  # overlap (IoU) from which on two boxes of one class may be one object labelled twice
-CLOSE = 0.8  # overlap from which on two boxes of different classes may be one object
-WHOLE = 0.95  # share of the image's width and of its height that a box of the whole image covers
+ALIKE = 0.9  # with at least this IoU, two boxes of one class may be one object labelled twice
+CLOSE = 0.8  # with at least this IoU, two boxes of different classes may be one object
+WHOLE = 0.95  # a box with this share of the width and of the height covers the whole image
 THIN = 1.0  # pixels of the original image
-_ROWS = 512  # boxes of one image that are compared with all others at once
+_ROWS = 512  # boxes of an image that are compared with all others in one call
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class Doubt:
     """A kind of doubtful label.
 
     Attributes:
-        what: In a few words.
-        count: How many there are.
-        places: The first three: file and object.
+        what: The kind, in a few words.
+        count: Number of such labels.
+        places: The first three, each as file and object.
     """
 
     what: str
@@ -37,9 +38,9 @@ class Doubt:
 
 
 def doubtful(split: Split) -> tuple[Doubt, ...]:
-    """What to look at in a data set, every kind, also those of which there is none.
+    """Find doubtful labels. All kinds are returned, also those with a count of 0.
 
-    Crowd regions are no objects here. What the reader left out as a fault is not looked at again.
+    Crowd regions are ignored here, and so is what the reader already left out as faulty.
 
     Args:
         split: A data set that has been read.
@@ -78,7 +79,7 @@ def doubtful(split: Split) -> tuple[Doubt, ...]:
 
 
 def _overlapping(boxes: npt.NDArray[np.float32], least: float) -> Iterator[tuple[int, int, float]]:
-    """Pairs of places, the first the lower, whose boxes overlap by so much, with their IoU."""
+    """Yield each pair of boxes with at least this IoU: the lower index, the higher, the IoU."""
     every = torch.from_numpy(boxes).double()
     for start in range(0, len(boxes), _ROWS):
         overlap = box_iou(every[start : start + _ROWS], every[start:])
@@ -94,6 +95,6 @@ def _named(
     boxes: npt.NDArray[np.float32],
     place: int,
 ) -> str:
-    """The file, and the object by its class and box in pixels of the original image."""
+    """The name of the file, and the class and box (original pixels) of the object."""
     corners = " ".join(f"{edge:.0f}" for edge in boxes[place])
     return printable(f"{record.path.name}: {classes[labels[place]]} ({corners})")

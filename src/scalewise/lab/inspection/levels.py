@@ -1,4 +1,4 @@
-"""Which level of the pyramid an object trains, by the detector's own assigner on real boxes."""
+"""Finds out which level of the pyramid each object trains, with the detector's own assigner."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from scalewise.lab.data.split import ImageRecord
+from scalewise.lab.data.image_record import ImageRecord
 from scalewise.lab.detectors.grid import Grid
 from scalewise.lab.detectors.pyramid import STRIDES, level_names
 from scalewise.lab.training.reach import ASSIGN, canvas_grid
 
 _IMAGES_AT_ONCE = 8
-_SIDES, _DRAWS = 48, 6  # squares that a level's range is found with, and places of each
-_AT_ONCE = 2**21  # squares times locations
+_SIDES, _DRAWS = 48, 6  # sizes of the squares that are tried, and positions for each size
+_AT_ONCE = 2**21  # limit for squares times locations in one call
 
 
 @dataclass(frozen=True)
 class Assigned:
-    """What the assigner does with the objects of some images, crowd regions left out.
+    """What the assigner does with the objects of some images, without crowd regions.
 
     Attributes:
-        images: Their number.
+        images: Number of images.
         boxes: float32 [n, 4], in pixels of the original images.
         labels: int64 [n].
-        positives: int64 [n, levels], the positives that each object gets on each level, finest
-            first; none for an object that is under one pixel after resizing.
+        positives: int64 [n, levels], the positives of each object on each level, finest level
+            first; 0 for an object that is under one pixel wide or high after resizing.
     """
 
     images: int
@@ -40,19 +40,19 @@ class Assigned:
 
     @property
     def level(self) -> npt.NDArray[np.int64]:
-        """int64 [n], the level that gives each object most positives; -1 for one without."""
+        """int64 [n], the level with the most positives of each object; -1 if it has none."""
         best: npt.NDArray[np.int64] = self.positives.argmax(1)
         return np.where(self.positives.any(1), best, -1)
 
 
 @dataclass(frozen=True)
 class LevelRange:
-    """The squares that a level of the pyramid is for.
+    """The squares that get most of their positives on one level of the pyramid.
 
     Attributes:
-        name: "P3", "P4", ...
-        low: Side in pixels of the resized image from which on it gives most of the positives.
-        high: Side in pixels up to which it does; infinite for the last.
+        name: Name of the level: "P3", "P4", ...
+        low: Smallest side of these squares, in pixels of the resized image.
+        high: Side at which the range ends, in the same pixels; infinite for the last level.
     """
 
     name: str
@@ -61,11 +61,11 @@ class LevelRange:
 
 
 def fitted(record: ImageRecord, size: int) -> npt.NDArray[np.float32]:
-    """The boxes of an image, crowd regions left out, after resizing its longer side.
+    """The boxes of an image after resizing, without crowd regions.
 
     Args:
         record: The image.
-        size: Of the longer side in pixels.
+        size: Longer side of the resized image in pixels.
 
     Returns:
         float32 [k, 4] in pixels of the resized image.
@@ -84,14 +84,14 @@ def assign_objects(
     anchor_scale: float,
     advance: Callable[[int], None] = lambda images: None,
 ) -> Assigned:
-    """Run a detector's assigner on the objects of images; the network is not needed for it.
+    """Run a detector's assigner on the objects of images. The network itself does not run.
 
     Args:
         records: The images.
         size: Longer side of the resized images in pixels.
         detector: "atss", "fcos" or "retinanet".
-        anchor_scale: As in training.
-        advance: Called with a number of images as they are done.
+        anchor_scale: Anchor scale, as in training.
+        advance: Called with the number of images in each part that is done.
     """
     grid = canvas_grid(size, anchor_scale)
     counts = []
@@ -119,7 +119,7 @@ def _positives(
     for place, own in enumerate(images):
         boxes[place, : len(own)] = torch.from_numpy(own)
         valid[place, : len(own)] = torch.from_numpy((own[:, 2:] - own[:, :2]).min(1) >= 1)
-    owner = ASSIGN[detector](grid, boxes, valid)  # [B, A], most for none
+    owner = ASSIGN[detector](grid, boxes, valid)  # [B, A], index of the object, or `most` for none
     counts = torch.stack(
         [
             torch.zeros(len(images), most + 1, dtype=torch.int64).scatter_add_(
@@ -133,7 +133,7 @@ def _positives(
 
 
 def _by_level(owner: Tensor, grid: Grid) -> tuple[Tensor, ...]:
-    """What belongs to each level of [B, A], where a location may have several anchors."""
+    """Split [B, A] into levels; a location may have several anchors."""
     anchors = owner.shape[1] // len(grid.points)
     parts: tuple[Tensor, ...] = torch.split(
         owner, [count * anchors for count in grid.counts], dim=1
@@ -143,17 +143,17 @@ def _by_level(owner: Tensor, grid: Grid) -> tuple[Tensor, ...]:
 
 @torch.no_grad()
 def level_ranges(size: int, detector: str, anchor_scale: float) -> tuple[LevelRange, ...]:
-    """The sides of squares for which each level gives most of the positives, found by trying.
+    """Find by trial for which squares each level gives most of the positives.
 
-    Squares of every side up to the size lie at random places of the canvas, each alone.
+    Squares of many sizes are placed at random on the canvas, each one alone.
 
     Args:
         size: Longer side of the resized images in pixels.
         detector: "atss", "fcos" or "retinanet".
-        anchor_scale: As in training.
+        anchor_scale: Anchor scale, as in training.
 
     Returns:
-        The levels that have any, finest first.
+        The levels that have such squares, finest level first.
     """
     grid = canvas_grid(size, anchor_scale)
     sides = np.geomspace(4, size, _SIDES)

@@ -1,4 +1,4 @@
-"""Everything that is found out about a data set before training, in one object."""
+"""Collects all findings about a data set before training in one object."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from scalewise.lab.data.faults import BadData, format_counts
+from scalewise.lab.data.image_record import ImageRecord
 from scalewise.lab.data.open import open_split
-from scalewise.lab.data.split import ImageRecord, Split
+from scalewise.lab.data.split import Split
 from scalewise.lab.detectors.pyramid import level_names
 from scalewise.lab.inspection.advice import SELDOM, Advice, Group, advise, unevenness
 from scalewise.lab.inspection.labels import PLACES, Doubt, doubtful
@@ -24,31 +24,29 @@ from scalewise.lab.inspection.levels import (
     fitted,
     level_ranges,
 )
+from scalewise.lab.inspection.size_groups import by_class, by_size
 from scalewise.lab.training.config import TrainConfig
-from scalewise.lab.training.grouping import make_grouping
 from scalewise.lab.training.reach import PAIRS, Reach, anchor_count, reach
-from scalewise.weighting import Grouping
 
-GroupOfArrays = Callable[[npt.NDArray[np.float32], npt.NDArray[np.int64]], Any]
-
-MOST_IMAGES = 5000  # whose positives are counted
+MOST_IMAGES = 5000  # images whose positives are counted, at most
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a data set asks of a detector.
+    """The findings about a data set.
 
     Attributes:
-        config: The options it was looked at with.
-        split: The data, what could be read of it.
-        refused: Why `scalewise train` would stop at these data without --skip-bad; else empty.
-        small: What becomes of the objects at the size.
+        config: The options of the inspection.
+        split: The part of the data that could be read.
+        refused: Why `scalewise train` would stop at these data without --skip-bad; empty if it
+            would not.
+        small: How small the objects get at this size.
         sides: float64 [n], square root of each object's area in pixels after resizing.
-        ranges: What the levels are for.
+        ranges: The sides of squares that each level trains on most.
         sampled: What the assigner does with a sample of the images.
-        groups: By "class", "size" and "level".
-        doubts: Labels to look at.
-        advice: What to begin with.
+        groups: Groups of objects, by "class", "size" and "level".
+        doubts: Labels that may be mistakes.
+        advice: Options to begin with.
     """
 
     config: TrainConfig
@@ -64,7 +62,7 @@ class Inspection:
 
     @property
     def title(self) -> str:
-        """The data and how they were looked at, in one line."""
+        """The data set and the options of the inspection, in one line."""
         config = self.config
         return (
             f"{config.data}, {self.split.name}, with {config.detector} at --size {config.size} "
@@ -73,7 +71,7 @@ class Inspection:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The figures by name, all that JSON can hold."""
+        """The findings by name, as values that JSON can hold."""
         return {
             "images": len(self.split.records),
             "objects": self.small.objects,
@@ -102,14 +100,16 @@ class Inspection:
 def look_at(
     config: TrainConfig, advance: Callable[[int, int], None] = lambda done, total: None
 ) -> Inspection:
-    """Inspect a data set: annotations and the headers of images are read, no pixels.
+    """Inspect a data set. Reads annotations and image headers, but no pixels.
 
     Args:
-        config: `data`, `train_split`, `size`, `detector`, `anchor_scale` and `size_edges` count.
-        advance: Called with the images done and those to do, while positives are counted.
+        config: The options `data`, `train_split`, `size`, `detector`, `anchor_scale` and
+            `size_edges` are used.
+        advance: Called with the number of images that are done and of all images, while positives
+            are counted.
 
     Raises:
-        UserError: for edges of sizes that cannot work, or data of which nothing can be read.
+        UserError: for size edges that cannot be used, or if nothing of the data can be read.
 
     Examples:
         >>> from scalewise.lab.inspection.look import look_at
@@ -130,8 +130,8 @@ def look_at(
 
     sampled = assign_objects(sample, *how, tell)
     groups = {
-        "class": _by_class(split, sampled),
-        "size": _by_size(split, sampled, config.size_edges),
+        "class": by_class(split, sampled),
+        "size": by_size(split, sampled, config.size_edges),
         "level": _by_level(sampled),
     }
     small = reach(split, *how)
@@ -150,7 +150,7 @@ def look_at(
 
 
 def _opened(config: TrainConfig) -> tuple[Split, str]:
-    """What can be read of the data, and why training would stop at it; empty where it would not."""
+    """What can be read of the data, and why training would stop there (empty if it would not)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is left out is shown with the doubtful labels
         try:
@@ -163,7 +163,7 @@ def _opened(config: TrainConfig) -> tuple[Split, str]:
 
 
 def _sample(records: Sequence[ImageRecord], config: TrainConfig) -> list[ImageRecord]:
-    """Images drawn from all, as many as can be looked at in seconds, in their order."""
+    """A random sample of the images, small enough for seconds of work, in their order."""
     anchors = anchor_count(config.size, config.detector)
     order = np.random.default_rng(0).permutation(len(records))[:MOST_IMAGES]
     objects = np.cumsum([int((~records[i].crowd).sum()) for i in order])
@@ -183,58 +183,6 @@ def _sides(records: Sequence[ImageRecord], size: int) -> npt.NDArray[np.float64]
     boxes = np.concatenate([*parts, np.zeros((0, 4), np.float32)]).astype(np.float64)
     sides: npt.NDArray[np.float64] = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
     return sides
-
-
-def _by_class(split: Split, sampled: Assigned) -> tuple[Group, ...]:
-    objects = np.zeros(len(split.classes), np.int64)
-    for record in split.records:
-        objects += np.bincount(record.labels[~record.crowd], minlength=len(objects))
-    return _counted(split.classes, objects, sampled.labels, sampled)
-
-
-def size_groups(split: Split, edges: str) -> GroupOfArrays:
-    """From boxes and labels of a split, as arrays, to the place of each object's size.
-
-    Raises:
-        UsageError: for edges that cannot be used.
-    """
-    group_of = _sizes(split, edges).group_of
-    assert group_of is not None
-
-    def group(boxes: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Any:
-        return group_of(torch.from_numpy(boxes), torch.from_numpy(labels)).numpy()
-
-    return group
-
-
-def _sizes(split: Split, edges: str) -> Grouping:
-    found = make_grouping(TrainConfig(by="size", size_edges=edges), split)
-    assert found is not None
-    return found
-
-
-def _by_size(split: Split, sampled: Assigned, edges: str) -> tuple[Group, ...]:
-    group, names = size_groups(split, edges), _sizes(split, edges).names
-    objects = np.zeros(len(names), np.int64)
-    for record in split.records:
-        kept = ~record.crowd
-        objects += np.bincount(group(record.boxes[kept], record.labels[kept]), minlength=len(names))
-    return _counted(names, objects, group(sampled.boxes, sampled.labels), sampled)
-
-
-def _counted(
-    names: Sequence[str],
-    objects: npt.NDArray[np.int64],
-    ids: npt.NDArray[np.int64],
-    sampled: Assigned,
-) -> tuple[Group, ...]:
-    positives = np.zeros(len(names), np.int64)
-    np.add.at(positives, ids, sampled.positives.sum(1))
-    seen = np.bincount(ids, minlength=len(names))
-    return tuple(
-        Group(name, *map(int, counts))
-        for name, *counts in zip(names, objects, seen, positives, strict=True)
-    )
 
 
 def _by_level(sampled: Assigned) -> tuple[Group, ...]:

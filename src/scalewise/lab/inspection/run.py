@@ -1,4 +1,4 @@
-"""An inspection from the data to a picture and a page in a folder of their own."""
+"""Runs an inspection, and writes its picture and page into a new folder."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from scalewise.lab.training.runs import new_run_folder
 
 
 def inspect_data(config: TrainConfig, show: bool) -> tuple[Inspection, list[Strip], list[str]]:
-    """Look at the data, with a progress bar where asked for and on a terminal.
+    """Inspect the data, with a progress bar on a terminal.
 
     Args:
         config: The options that `look_at` takes.
-        show: Whether to draw the bar.
+        show: Whether to draw the bar if there is a terminal.
 
     Returns:
-        What was found, examples, and a line for each image whose example could not be shown.
+        The findings, examples, and a line for each image whose example could not be shown.
 
     Raises:
-        UserError: for options or data that cannot work.
+        UserError: for options or data that cannot be used.
     """
     console = Console(stderr=True)
     quiet = not (show and console.is_terminal)
@@ -45,7 +45,7 @@ def inspect_data(config: TrainConfig, show: bool) -> tuple[Inspection, list[Stri
 
 
 def check_out(data: str, out: Path) -> None:
-    """Refuse a folder inside the data set, which nothing is written into.
+    """Check that the output folder is not inside the data set, where nothing is written.
 
     Raises:
         UsageError: it is inside.
@@ -60,7 +60,8 @@ def check_out(data: str, out: Path) -> None:
         return  # a file that describes a data set, among other things of the user's
     if folder == out.resolve() or folder in out.resolve().parents:
         raise UsageError(
-            f"--out {out} is inside the data set {folder}, which is left as it is: name another"
+            f"--out {out} is inside the data set {folder}, which must stay as it is: name another "
+            "folder"
         )
 
 
@@ -70,17 +71,17 @@ def write_inspection(
     """Write `inspect.png` and `inspect.html`.
 
     Args:
-        found: A data set that has been looked at.
-        examples: Of its groups.
+        found: The findings about a data set.
+        examples: Examples of its groups.
         unreadable: A line for each image whose example could not be shown.
-        out: Folder that is made; a number is added to its name where it exists.
+        out: Folder to make; if it exists, a number is added to its name.
 
     Returns:
-        The picture and the page.
+        The paths of the picture and of the page.
 
     Raises:
         UsageError: the folder would lie inside the data set.
-        WriteError: the system refused.
+        WriteError: the system could not write a file.
     """
     check_out(found.config.data, out)
     folder = new_run_folder(out.parent, out.name)

@@ -1,1 +1,1 @@
-"""Recorded level losses, from anyone's training loop, fed through any scheme without training."""
+"""Feeds recorded losses of groups, from any training loop, through schemes without training."""

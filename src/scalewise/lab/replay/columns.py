@@ -1,4 +1,4 @@
-"""Which columns or tags hold the losses of which group."""
+"""Finds the columns or tags that hold the losses of each group."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from scalewise.errors import UserError
-from scalewise.lab.training.trace import group_names, loss_columns
+from scalewise.lab.training.trace_reading import group_names, loss_columns
 
 DEFAULT = ("loss/{term}/{group}", "loss/{group}")
-LEVEL_NAME = re.compile(r"[A-Za-z_]*\d+")  # P3, level0, 0: what a bare column must look like
+LEVEL_NAME = re.compile(r"[A-Za-z_]*\d+")  # P3, level0, 0: allowed names of bare columns
 TOTALS = ("total", "sum", "all")
 
 
 class LossesError(UserError):
-    """Recorded losses that cannot be read, with the place and what was expected there."""
+    """Recorded losses cannot be read; the message says where, and what was expected there."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Where each group's loss stands.
+    """The columns of each group's loss.
 
     Attributes:
-        groups: Names, in the order found.
-        names: For each group the columns whose sum is its loss, as many for each.
+        groups: Names of the groups, in the order found.
+        names: For each group, the columns whose sum is its loss; equally many for all groups.
     """
 
     groups: tuple[str, ...]
@@ -34,18 +34,18 @@ class Columns:
 def find_columns(names: Iterable[str], pattern: str | None, source: str) -> Columns:
     """Find the losses of the groups among the names of columns or tags.
 
-    A trace or log of ours is known by its columns weight/<group>: those are the groups, whatever
-    they are called.
+    Traces and logs of scalewise have columns weight/<group>; these name the groups, which may then
+    have any name.
 
     Args:
         names: All columns or tags.
-        pattern: A name with `{group}` and, where a group's loss is spread over several columns,
-            `{term}` in it; when None, of what is not ours "loss/<term>/<group>", "loss/<group>" or,
-            for want of these, bare level names such as "P3".
-        source: For messages.
+        pattern: A name with `{group}` in it and, if the loss of a group is the sum of several
+            columns, with `{term}` too. None means the columns of scalewise; in other files
+            "loss/<term>/<group>" or "loss/<group>", or else bare level names such as "P3".
+        source: Name of the file, for messages.
 
     Raises:
-        LossesError: nothing fits, two readings fit, or a group lacks a term that others have.
+        LossesError: no name fits, two patterns fit, or a group lacks a term that others have.
     """
     names = list(names)
     groups = group_names(names)
@@ -70,7 +70,7 @@ def find_columns(names: Iterable[str], pattern: str | None, source: str) -> Colu
 
 
 def _match(names: Sequence[str], pattern: str) -> dict[str, tuple[str, str]]:
-    """Group and term of each name that fits; totals are no group."""
+    """Group and term of each name that fits the pattern; totals are left out."""
     if "{group}" not in pattern:
         raise LossesError(f"--tags {pattern!r}: must contain {{group}}, as in 'loss/{{group}}'")
     parts = re.split(r"(\{group\}|\{term\})", pattern)
@@ -88,7 +88,7 @@ def _match(names: Sequence[str], pattern: str) -> dict[str, tuple[str, str]]:
 
 
 def _bare(names: Sequence[str], source: str) -> dict[str, tuple[str, str]]:
-    """Columns that are named after the levels; anything else beside them is refused."""
+    """Columns that are named after levels; refuses the table if there are any others."""
     odd = [name for name in names if not LEVEL_NAME.fullmatch(name)]
     if odd or not names:
         raise LossesError(

@@ -1,4 +1,4 @@
-"""What a replay leaves on disk: the weights as a table and as a picture."""
+"""Writes the weights of replays as a table and as a picture."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from matplotlib.figure import Figure
 from scalewise.files import whole, write_text
 from scalewise.lab.letters import families
 from scalewise.lab.replay.feed import Replayed
-from scalewise.lab.replay.readers import GroupLosses
-from scalewise.lab.training.kinds import Kind
-from scalewise.lab.training.trace_picture import (
+from scalewise.lab.replay.loss_table import GroupLosses
+from scalewise.lab.training.group_style import (
     choice_note,
     chosen_groups,
     group_color,
     is_broken,
     safe_label,
 )
+from scalewise.lab.training.kinds import Kind
 
 
 def write_weights(path: Path, losses: GroupLosses, replays: Sequence[Replayed]) -> None:
-    """Write one line an interval.
+    """Write the weights as CSV, one line for each interval.
 
-    Columns: scheme, interval (in steps), number, step (of its first row; empty for weights that
-    would come after the last row), weight/<group>, mean/<group> and variance/<group> (of the
-    interval's unweighted losses, per positive where positives are grouped; empty for an unfinished
-    one), action, probability/<action>.
+    Columns: scheme; interval, in steps; number; step, that of the interval's first row (empty for
+    weights that would be used after the last row); weight/<group>; mean/<group> and
+    variance/<group> of the interval's unweighted losses, per positive where groups are of positives
+    (empty for an unfinished interval); action and probability/<action>, if a scheme has a policy.
     """
     policies = list(dict.fromkeys(name for r in replays for name in r.action_names))
     kinds = ("weight", "mean", "variance")
@@ -71,13 +71,13 @@ def write_weights(path: Path, losses: GroupLosses, replays: Sequence[Replayed]) 
 
 
 def shown_groups(losses: GroupLosses, replays: Sequence[Replayed]) -> list[int]:
-    """Places of the groups that are shown: at most ten, whose weights went furthest in a replay."""
+    """Indices of the groups to show: the ten whose weights went furthest from 1."""
     positives = None if losses.positives is None else losses.positives.numpy()
     return chosen_groups(np.concatenate([r.weights for r in replays]), positives)
 
 
 def draw_weights(path: Path, losses: GroupLosses, replays: Sequence[Replayed], kind: Kind) -> None:
-    """Draw a panel for each replay: schemes below each other, intervals side by side."""
+    """Draw a panel for each replay: a row for each scheme, a column for each interval."""
     schemes = list(dict.fromkeys(r.setting.scheme for r in replays))
     intervals = list(dict.fromkeys(r.setting.interval for r in replays))
     shown = shown_groups(losses, replays)

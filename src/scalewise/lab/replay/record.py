@@ -1,4 +1,4 @@
-"""Writes the trace of a training loop that is not ours."""
+"""Records the losses of any training loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class RecordError(UserError):
-    """A module that cannot be recorded, or a record that cannot be written."""
+    """A module cannot be recorded, or a record cannot be written."""
 
 
 def record(
@@ -26,24 +26,24 @@ def record(
     every: int = 1000,
     groups: Sequence[str] | None = None,
 ) -> Recording:
-    """Record what a balancer sees from now on, as `scalewise replay` reads it.
+    """Record what a balancer sees from now on, in a file that `scalewise replay` can read.
 
-    Every eager call in training mode with gradients enabled is one row: the unweighted losses, the
-    positives where the balancer is given them (at every call, or at none), the weights in force
+    Each eager call in training mode with gradients enabled is one row. A row has the unweighted
+    losses, the positives if the balancer gets them (at all calls or at none), the current weights
     and, for schemes with a policy, the action and the probabilities. Rows stay on the device until
-    they are written, so that no step waits for it. Calls inside `torch.compile` or a CUDA graph run
-    no Python and cannot be recorded; they are counted, and a warning says so when the recording is
-    closed. In data-parallel training each process records its own losses; all but the first add
-    their rank to the file's name.
+    they are written, so that no step waits for the device. Calls inside `torch.compile` or a CUDA
+    graph run no Python and cannot be recorded; they are counted, and a warning tells their number
+    when the recording is closed. In data-parallel training each process records its own losses; all
+    but the first add their rank to the file's name.
 
     Args:
         model_or_balancer: The balancer, or a module that holds exactly one.
-        path: Parquet file to write; "-2", "-3", ... is added to its name where it exists.
-        every: Steps between two writes of the file.
-        groups: Their names; the balancer's own when left out.
+        path: Parquet file to write; if it exists, "-2", "-3", ... is added to its name.
+        every: Number of steps between two writes of the file.
+        groups: Names of the groups; by default those of the balancer.
 
     Returns:
-        The recording. Close it, or use it in a `with` statement; what is left open is written when
+        The recording. Close it, or use it in a `with` statement; an open recording is written when
         the interpreter exits.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A balancer's hooks, which fill a trace."""
+"""Hooks on a balancer that write a trace."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Recording:
     """A running record of one balancer; made by `record`.
 
     Args:
-        balancer: What is recorded.
-        path: Wished name of the file.
-        every: Steps between two writes.
-        groups: Their names.
+        balancer: The balancer to record.
+        path: Name of the file; if it exists, a number is added.
+        every: Number of steps between two writes of the file.
+        groups: Names of the groups.
 
     Attributes:
         path: The file that is written.
-        steps: Rows recorded so far.
-        missed: Calls of the balancer that were counted but not seen.
+        steps: Number of rows recorded so far.
+        missed: Number of calls that the balancer counted but that could not be recorded.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class Recording:
         atexit.register(self.close)
 
     def save(self) -> None:
-        """Write all rows so far; recording goes on."""
+        """Write all rows so far, and continue to record."""
         if self.steps:
             self._trace.save()
 
     def close(self) -> None:
-        """Stop recording, write the file, and warn of what it lacks. Again: does nothing."""
+        """Stop recording, write the file, and warn of missing rows. A second call does nothing."""
         if not self._hooks:
             return
         for hook in self._hooks:
@@ -96,11 +96,11 @@ class Recording:
         except (RuntimeError, UserError) as second:
             if error is None:
                 raise
-            # such as a lost device: what lost it is on its way up already
+            # the error of the `with` block, perhaps the cause of this one, is already being raised
             warnings.warn(f"record: {self.path} lacks the last steps: {second}", stacklevel=2)
 
     def _before(self, balancer: LossBalancer, args: Any) -> None:
-        """Note what is in force; the call itself may already end the interval."""
+        """Keep the current weights and action, since the call may end the interval."""
         if not self._records(balancer):
             return
         self._count_missed()
@@ -149,7 +149,7 @@ class Recording:
 
 
 class _Hook:
-    """A hook that stays behind when its module is copied or pickled."""
+    """A hook that does nothing in a copied or unpickled module."""
 
     def __init__(self, function: Callable[..., None]) -> None:
         self.function = function
@@ -162,7 +162,7 @@ class _Hook:
 
 
 def _no_hook(*args: Any) -> None:
-    """What a copy of a recorded module has in place of the hook."""
+    """Takes the place of the hook in a copy of a recorded module."""
 
 
 def _stand_in() -> Callable[..., None]:
@@ -170,7 +170,7 @@ def _stand_in() -> Callable[..., None]:
 
 
 def _reserve(path: Path, open_trace: Callable[[Path], Trace]) -> Trace:
-    """A trace at the first free name, held by an empty file until rows are written."""
+    """Open a trace under the first free name; an empty file reserves it until rows are written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:

@@ -1,4 +1,4 @@
-"""A replay in a few figures, beside what the same losses in random order give."""
+"""Sums up a replay, and compares it with the same losses in random order."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Motion:
 
     Attributes:
         jump: Mean absolute change of a weight from one interval to the next.
-        spread: Standard deviation of a group's weight over the intervals, mean over the groups.
-        persistence: Correlation of a group's weight with its own one interval before, mean over the
-            groups that move; NaN when none does.
+        spread: Standard deviation of a group's weight over the intervals; the mean over all groups.
+        persistence: Correlation of a group's weight with its own weight one interval before; the
+            mean over the groups whose weights change; NaN if none does.
     """
 
     jump: float
@@ -29,18 +29,18 @@ class Motion:
 
 @dataclass(frozen=True)
 class ReplaySummary:
-    """Figures of one replay; weights are those that the scheme chose, so without the initial ones.
+    """The summary of one replay, over the weights that the scheme chose, without the initial ones.
 
     Attributes:
-        replayed: What they are of.
+        replayed: The replay.
         mean: float [groups], mean weight.
-        low: float [groups], lowest.
-        high: float [groups], highest.
-        far: Share of the weights below 1/2 or above 2.
-        share: float [groups], each group's part of the weighted loss over all rows.
+        low: float [groups], lowest weight.
+        high: float [groups], highest weight.
+        far: Share of the weights that are below 1/2 or above 2, in 0..1.
+        share: float [groups], each group's share of the weighted loss over all rows, in 0..1.
         actions: How often each action was drawn.
-        motion: Of these losses.
-        shuffled: Of the same losses in random orders.
+        motion: How the weights move.
+        shuffled: How the weights move with the same losses in random orders.
     """
 
     replayed: Replayed
@@ -57,12 +57,12 @@ class ReplaySummary:
 def summarise(
     losses: np.ndarray, replayed: Replayed, shuffled: Iterable[Replayed]
 ) -> ReplaySummary:
-    """Figures of a replay.
+    """Sum up a replay.
 
     Args:
-        losses: float [rows, groups], what was replayed; values that are not finite are left out.
-        replayed: What came of it.
-        shuffled: What came of the same rows in other orders.
+        losses: float [rows, groups], the replayed losses; values that are not finite are left out.
+        replayed: The replay of these losses.
+        shuffled: Replays of the same rows in random orders.
     """
     chosen = replayed.weights[1:]
     drawn = Counter(action for action in replayed.actions if action is not None)
@@ -80,16 +80,16 @@ def summarise(
 
 
 def in_force(replayed: Replayed, rows: int) -> np.ndarray:
-    """The interval of each row, int64 [rows]."""
+    """Index of the interval that each row belongs to, int64 [rows]."""
     return np.searchsorted(replayed.starts, np.arange(rows), side="right") - 1
 
 
 def loss_share(losses: np.ndarray, weights: np.ndarray | float = 1.0) -> np.ndarray:
-    """Each group's part of the total loss, float [groups]; NaN where the total is 0.
+    """Each group's share of the total loss, float [groups] in 0..1; NaN if the total is 0.
 
     Args:
         losses: float [rows, groups]; values that are not finite are left out.
-        weights: float [rows, groups], or one for all.
+        weights: float [rows, groups], or one number for all.
     """
     parts: np.ndarray = np.where(np.isfinite(losses), losses, 0).astype(np.float64) * weights
     total = parts.sum()
@@ -98,7 +98,7 @@ def loss_share(losses: np.ndarray, weights: np.ndarray | float = 1.0) -> np.ndar
 
 
 def motion(weights: np.ndarray) -> Motion:
-    """How weights, float [intervals, groups], move; NaN where there are too few intervals."""
+    """How weights, float [intervals, groups], move; all NaN for fewer than two intervals."""
     if len(weights) < 2:
         return Motion(float("nan"), float("nan"), float("nan"))
     centred = weights.astype(np.float64) - weights.mean(0, dtype=np.float64)

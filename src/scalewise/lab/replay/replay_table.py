@@ -1,4 +1,4 @@
-"""A replay on the terminal."""
+"""Prints replays on the terminal."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from scalewise.lab.replay.loss_table import GroupLosses
 from scalewise.lab.replay.output import shown_groups
-from scalewise.lab.replay.readers import GroupLosses
 from scalewise.lab.replay.replay_summary import ReplaySummary, loss_share
+from scalewise.lab.training.group_style import choice_note
 from scalewise.lab.training.kinds import Kind
-from scalewise.lab.training.trace_picture import choice_note
 
-WIDTH = 140  # in a file, where no line needs to fit a window
-MOST_COLUMNS = 8  # groups beside each other; more stand below each other
+WIDTH = 140  # characters, where the output is not a terminal
+MOST_COLUMNS = 8  # groups that get a column each; if there are more, each gets a row
 CHANCE = (
     "spread: standard deviation of a {one}'s weight over the intervals; lag-1: its correlation "
     "with itself one interval before; shuffled: the same figure for these losses in random orders. "
-    "A spread that is no larger than when shuffled is one that chance alone gives."
+    "A spread that is no larger than with shuffled losses can come from chance alone."
 )
 
 
 def show_replay(losses: GroupLosses, summaries: list[ReplaySummary], kind: Kind) -> None:
-    """Print what the settings chose, and what of it chance alone would give.
+    """Print the weights that the settings chose, and how weights move with shuffled losses.
 
     Args:
-        losses: What was replayed.
-        summaries: One a setting.
-        kind: What the groups are called.
+        losses: The replayed losses.
+        summaries: A summary for each setting.
+        kind: The word for the groups, such as level or class.
     """
     setting = summaries[0].replayed.setting
     console = Console()
@@ -80,7 +80,7 @@ def show_replay(losses: GroupLosses, summaries: list[ReplaySummary], kind: Kind)
 
 
 def _what_happened(losses: GroupLosses, summary: ReplaySummary) -> Iterator[str]:
-    """Lines on the actions drawn, on values left out, and on proposals that were no weights."""
+    """Lines on drawn actions, on values left out, and on proposals that were not valid weights."""
     replayed = summary.replayed
     where = f"{replayed.setting.scheme}, interval {replayed.setting.interval}"
     if summary.actions:
@@ -91,11 +91,11 @@ def _what_happened(losses: GroupLosses, summary: ReplaySummary) -> Iterator[str]
         left_out = ", ".join(f"{group} {count}" for group, count in counts if count)
         yield f"{where} left out as outliers: {left_out}"
     if replayed.rejected:
-        yield f"{where}: {replayed.rejected} proposals were no weights and changed nothing"
+        yield f"{where}: {replayed.rejected} proposals were not valid weights and changed nothing"
 
 
 def _by_group(losses: GroupLosses, summaries: Sequence[ReplaySummary], kind: Kind) -> Table:
-    """A column a group."""
+    """A table with a column for each group."""
     table = _table(
         f"mean weight of each {kind.one}, and its share of the weighted loss of all {kind.many}",
         losses.groups,
@@ -108,7 +108,7 @@ def _by_group(losses: GroupLosses, summaries: Sequence[ReplaySummary], kind: Kin
 
 
 def _below_each_other(losses: GroupLosses, summaries: Sequence[ReplaySummary], kind: Kind) -> Table:
-    """A row for each of the groups that matter, a column a setting."""
+    """A table with a row for each shown group, and a column for each setting."""
     shown = shown_groups(losses, [summary.replayed for summary in summaries])
     note = choice_note(len(shown), len(losses.groups), kind)
     title = f"mean weight of each {kind.one}, and its share of the weighted loss of all {kind.many}"
@@ -133,7 +133,7 @@ def _table(
     summaries: Sequence[ReplaySummary],
     cells: Callable[[ReplaySummary], Sequence[str]],
 ) -> Table:
-    """One row a setting."""
+    """A table with a row for each setting."""
     table = Table(title=title, box=SIMPLE_HEAD)
     table.add_column("scheme", overflow="fold")
     for name in ("interval", *columns):
@@ -145,6 +145,6 @@ def _table(
 
 
 def _span(values: list[float], digits: int) -> str:
-    """Lowest and highest; "-" where nothing was compared."""
+    """The lowest and the highest value as text; "-" if there is none."""
     known = [value for value in values if value == value]
     return f"{min(known):.{digits}f}..{max(known):.{digits}f}" if known else "-"

@@ -1,4 +1,4 @@
-"""Scalars of a TensorBoard log as a table."""
+"""Reads the scalars of a TensorBoard log as a table."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import pyarrow as pa
 
 from scalewise.lab.replay.columns import Columns, LossesError, find_columns
 
-_FRAME = 16  # bytes around an event: its length and two checksums
+_FRAME = 16  # bytes beside the data of an event: its length and two checksums
 
 
 def read_events(path: Path, tags: str | None) -> tuple[pa.Table, Columns, list[str]]:
-    """Read the groups' losses of an event file, or of all event files of a folder in their order.
+    """Read the losses of groups from an event file, or from all event files of a folder.
 
     Args:
-        path: Event file, or the folder that holds it.
+        path: Event file, or a folder with event files; these are read in the order of their names.
         tags: As in `readers.read_losses`.
 
     Returns:
-        Table with `step` and one column a tag, over the steps that all of them have; whose losses
-        the columns are; and notes on what was left out.
+        A table with `step` and a column for each tag, with the steps that all tags have; the
+        columns of each group; and notes on what was left out.
 
     Raises:
-        LossesError: the log has no losses of groups, or no step with all of them.
+        LossesError: the log has no losses of groups, or no step has the losses of all groups.
     """
     files = sorted(path.glob("*tfevents*")) if path.is_dir() else [path]
     series = _scalars(files)
@@ -51,9 +51,10 @@ def read_events(path: Path, tags: str | None) -> tuple[pa.Table, Columns, list[s
 
 
 def _scalars(files: list[Path]) -> dict[str, dict[int, float]]:
-    """Value at each step of each tag; of a step that was logged twice, as after a resume, the last.
+    """The value of each tag at each step; if a step was logged twice, the last value.
 
-    Both ways to log a scalar, TensorFlow's and PyTorch's, arrive as tensors.
+    A step is logged twice if a run was resumed. Scalars of TensorFlow and of PyTorch both arrive
+    here as tensors.
     """
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
     from tensorboard.util import tensor_util
@@ -74,7 +75,7 @@ def _scalars(files: list[Path]) -> dict[str, dict[int, float]]:
 
 
 def _damage(files: list[Path]) -> Iterator[str]:
-    """Files that are not read to their end, which TensorBoard passes over without a word."""
+    """Notes on files that cannot be read to their end; TensorBoard itself does not report them."""
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 
     for file in files:
@@ -88,5 +89,5 @@ def _damage(files: list[Path]) -> Iterator[str]:
 
 
 def _parts(name: str) -> list[str]:
-    """Text and numbers in turn, so that P10 follows P9."""
+    """Split a name into text and numbers, so that P10 comes after P9."""
     return re.split(r"(\d+)", name)

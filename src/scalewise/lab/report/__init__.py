@@ -1,1 +1,1 @@
-"""Reports: what runs and studies recorded, on one page that needs nothing else."""
+"""Reports: the records of runs and studies on one page that needs no other file."""

@@ -1,4 +1,4 @@
-"""Average precision by size of the objects and by class."""
+"""Charts of average precision by object size and by class."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SIZES = {
     "AP_medium": "medium (32² to 96²)",
     "AP_large": "large (above 96²)",
 }
-ROW = 26  # pixels of a row of dots
+ROW = 26  # height of a row of dots in pixels
 
 
 def sizes_section(comparisons: list[Comparison]) -> Section:
-    """AP by size of the objects and by class."""
+    """Charts of AP by object size and by class."""
     parts: list[Html] = []
     for comparison in comparisons:
         known = [m for m in SIZES if any(series.values(m) for series in comparison.series)]
@@ -67,12 +67,13 @@ def sizes_section(comparisons: list[Comparison]) -> Section:
             - {name[3:] for name in classes}
         )
         if unseen:
-            parts.append(absent(f"Without an object in the validation split: {', '.join(unseen)}."))
+            named = ", ".join(unseen)
+            parts.append(absent(f"Classes without an object in the validation split: {named}."))
     return Section("sizes", "AP by size and class", join(parts))
 
 
 def _reference(comparison: Comparison, metric: str) -> float:
-    """What rows are ordered by: the baseline's mean, else that of the first series."""
+    """The value that rows are sorted by: mean of the baseline, or else of the first series."""
     first = next(
         (s for s in comparison.series if s.label == comparison.baseline), comparison.series[0]
     )
@@ -81,16 +82,16 @@ def _reference(comparison: Comparison, metric: str) -> float:
 
 
 def _dots(comparison: Comparison, identity: str, title: str, rows: dict[str, str]) -> Figure:
-    """One row a metric, one dot a series, with the standard deviation over its seeds."""
+    """A chart with a row for each metric and a dot for each series."""
     count = len(comparison.series)
     offsets = np.linspace(-0.28, 0.28, count) if count > 1 else np.zeros(1)
     several = max(len(series.runs) for series in comparison.series) > 1
     reading = (
-        "Further right is more precise, in AP points (percent), at the last epoch; "
+        "AP in points (percent) at the last epoch; further right is better; "
         + (
             "dots are means, bars one standard deviation over seeds. "
             if several
-            else "each dot is one run, so nothing here says how far another seed would lie. "
+            else "each dot is one run, so the chart cannot show how much seeds differ. "
         )
         + (f"{comparison.baseline} is the grey tick." if comparison.baseline else "")
     ).strip()

@@ -1,4 +1,4 @@
-"""The report: all sections on one page, with the figures as Markdown and CSV beside it."""
+"""Builds a report: all sections on one page, and the numbers as Markdown and CSV beside it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from scalewise.lab.report.learning import learning_section
 from scalewise.lab.report.markup import Table, paragraph
 from scalewise.lab.report.origin import origin_section
 from scalewise.lab.report.page import page_html
+from scalewise.lab.report.reading_subjects import load_subjects
 from scalewise.lab.report.side_by_side import pictures_section
-from scalewise.lab.report.subjects import Comparison, common_kind, load_subjects
+from scalewise.lab.report.subjects import Comparison, common_kind
 from scalewise.lab.report.summary_table import CAPTION, METRICS, summary_section, summary_table
 from scalewise.lab.study.comparisons import class_metrics, study_tables
+from scalewise.lab.study.csv_tables import differences_csv, safe
 from scalewise.lab.study.other_images import ImageBootstrap
 from scalewise.lab.study.records import StudyRecords
-from scalewise.lab.study.study_tables import differences_csv, markdown, markdown_cell, safe
+from scalewise.lab.study.study_tables import markdown, markdown_cell
 
 
 def write_report(
@@ -35,15 +37,15 @@ def write_report(
 
     Args:
         paths: Run folders and study folders.
-        out: The HTML file; a number is added to its name where it or a file beside it exists.
-        metric: What is summed up and compared, a name in `metrics.json`.
-        baseline: Scheme that others are compared with; a study's own when None.
+        out: The HTML file; if it or a file beside it exists, a number is added to the names.
+        metric: The metric to sum up and compare, a name in `metrics.json`.
+        baseline: Scheme that others are compared with; None takes the baseline of each study.
 
     Returns:
-        The files written: HTML, Markdown, CSV of the runs, CSV of each study's differences.
+        The written files: HTML, Markdown, CSV of the runs, CSV of each study's differences.
 
     Raises:
-        UserError: when a folder is no run or study, or no run has the metric.
+        UserError: a folder is neither a run nor a study, or no run has the metric.
     """
     comparisons = load_subjects(paths, baseline)
     known = {name for c in comparisons for run in c.runs for name in run.last}
@@ -57,7 +59,7 @@ def write_report(
 def report_html(
     comparisons: list[Comparison], metric: str, title: str, images: Mapping[int, ImageBootstrap]
 ) -> str:
-    """The page; the same for the same records. `images` is what `over_images` found."""
+    """Build the page; equal records give an equal page. `images` comes from `over_images`."""
     sections = [
         summary_section(comparisons, metric),
         forest_section(comparisons, metric),
@@ -76,7 +78,7 @@ def report_html(
 def report_markdown(
     comparisons: Sequence[Comparison], metric: str, images: Mapping[int, ImageBootstrap]
 ) -> str:
-    """The tables as Markdown: a study's with its statistics, the runs' as they are."""
+    """The tables as Markdown: with statistics for a study, without them for single runs."""
     parts = []
     for study in _studies(comparisons):
         known = {name for record in study.records for name in record.metrics}
@@ -91,7 +93,7 @@ def report_markdown(
 
 
 def report_csv(comparisons: Sequence[Comparison]) -> str:
-    """Every metric of the last epoch of every run, one row each; AP in 0..1."""
+    """CSV with a row for each metric of each run, at the last epoch; AP in 0..1."""
     held = io.StringIO()
     rows = csv.writer(held, lineterminator="\n")
     rows.writerow(["comparison", "run", "detector", "scheme", "seed", "metric", "value"])
@@ -119,7 +121,7 @@ def _lead(comparisons: Sequence[Comparison]) -> str:
     return (
         f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} on {data}, {span} epochs, with a "
         f"loss weight for each {common_kind(comparisons).one}, scored on the validation split "
-        "after the last epoch. All data are in this file: it asks the network for nothing."
+        "after the last epoch. All data are in this file; it loads nothing from the network."
     )
 
 
@@ -132,7 +134,7 @@ def _markdown(content: Table) -> str:
 
 
 def _studies(comparisons: Sequence[Comparison]) -> list[StudyRecords]:
-    """The studies, each once."""
+    """The studies of all comparisons, each one once."""
     found = {id(c.study): c.study for c in comparisons if c.study is not None}
     return list(found.values())
 
@@ -143,7 +145,7 @@ def _name(study: StudyRecords, comparisons: Sequence[Comparison]) -> str:
 
 
 def _contents(comparisons: list[Comparison], metric: str, title: str) -> dict[str, str]:
-    """Texts by what is added to the stem of the report's name."""
+    """The contents of all files, by the ending that is added to the stem of the report's name."""
     images = over_images(comparisons)
     files = {
         "": report_html(comparisons, metric, title, images),
@@ -162,7 +164,7 @@ def _contents(comparisons: list[Comparison], metric: str, title: str) -> dict[st
 
 
 def _write(files: dict[str, str], out: Path) -> list[Path]:
-    """Write the page and the files beside it, under the first number that none of them has."""
+    """Write all files, with the first number in their names that overwrites no file."""
     out.parent.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:

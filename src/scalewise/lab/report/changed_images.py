@@ -1,4 +1,4 @@
-"""The images in which runs differ most, by the objects they found and missed."""
+"""Finds the images in which runs differ most, by the objects they found and missed."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from scalewise.lab.report.subjects import ReportRun
 from scalewise.lab.training.grouping import make_grouping
 from scalewise.weighting import by_class
 
-RARE = 0.5  # of the mean number of objects of a group: a group with fewer is rare
+RARE = 0.5  # a group is rare with fewer objects than this part of the groups' mean
 
 
 @dataclass(frozen=True)
 class ObjectGroups:
-    """ObjectGroups of the objects of a split.
+    """The groups that the objects of a split belong to.
 
     Attributes:
-        names: of the groups.
-        ids: By image id, the group of each object, int [k].
-        counts: int [groups], objects of each but crowds.
-        rare: The group with the fewest objects, where it is rare.
+        names: Names of the groups.
+        ids: For each image id, the group of each object, int [k].
+        counts: int [groups], objects of each group, without crowd regions.
+        rare: Index of the group with the fewest objects if it is rare, else None.
     """
 
     names: Sequence[str]
@@ -41,7 +41,7 @@ class ObjectGroups:
 
 
 def group_objects(run: ReportRun, training: Split, split: Split) -> ObjectGroups:
-    """The groups that the run weighs; classes where it weighs levels, which objects do not have."""
+    """The groups that the run weighs; classes if it weighs levels, since objects have no level."""
     grouping = make_grouping(run.config, training)
     if grouping is None or grouping.group_of is None:
         grouping = by_class(split.classes)
@@ -63,15 +63,15 @@ def group_objects(run: ReportRun, training: Split, split: Split) -> ObjectGroups
 
 
 def chosen(judged: Sequence[Sequence[Judged]], groups: ObjectGroups, count: int) -> list[int]:
-    """Places of the images in which the runs differ most, the most different first.
+    """Indices of the images in which the runs differ most, the most different first.
 
-    Each object that some runs found and others missed adds one over the number of objects of its
-    group; with one run, each that it missed.
+    An image is scored by the objects that some runs found and others missed (for one run: those
+    that it missed). Each counts 1 / (number of objects of its group).
 
     Args:
-        judged: For each run an entry per image.
-        groups: Of the objects.
-        count: Images at most.
+        judged: For each run, an entry for each image.
+        groups: The groups of the objects.
+        count: Largest number of images.
     """
     differences = []
     for images in zip(*judged, strict=True):
@@ -87,26 +87,26 @@ def chosen(judged: Sequence[Sequence[Judged]], groups: ObjectGroups, count: int)
 
 
 def judged_run(title: str, run: ReportRun, split: Split) -> list[Judged]:
-    """A run's detections from the score on at which its F1 is best, class by class.
+    """Match a run's detections, each class from the score at which its F1 is best.
 
     Args:
-        title: Names the run in an error.
-        run: With a `detections.parquet`.
-        split: What it was validated on.
+        title: Name of the run, for errors.
+        run: A run with a `detections.parquet`.
+        split: The split that it was validated on.
 
     Raises:
-        UserError: when the detections are of other images or classes.
+        UserError: the detections belong to other images or classes.
     """
     found = read_detections(run.folder / "detections.parquet")
     classes = run.environment.get("classes") or split.classes
     try:
         check_detections(split, found)
     except ValueError as error:
-        raise UserError(f"{title}: its detections are of other images: {error}") from None
+        raise UserError(f"{title}: its detections belong to other images: {error}") from None
     if list(classes) != list(split.classes):
         raise UserError(f"{title} was trained on other classes than {split.source} has now")
     try:
         least = np.array([threshold.score for threshold in best_thresholds(split, found)])
-    except UserError:  # no detection is right, whatever its score
+    except UserError:  # no detection is right at any score
         least = np.full(len(split.classes), np.inf)
     return judge(split, found, least)

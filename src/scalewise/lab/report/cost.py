@@ -1,4 +1,4 @@
-"""What the schemes cost: time of a training step, and how much the baseline is exceeded."""
+"""The cost of schemes: time of a training step, and the overhead over the baseline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scalewise.lab.report.subjects import Comparison, ReportRun, Series
 
 
 def step_times(run: ReportRun) -> list[float]:
-    """Milliseconds of a training step in each epoch, data loading included."""
+    """Time of a training step in each epoch, in milliseconds, including data loading."""
     found = [1000 * epoch.get("step_seconds", math.nan) for epoch in run.history]
     return [time for time in found if not math.isnan(time)]
 
@@ -23,17 +23,17 @@ def _all_times(series: Series) -> list[float]:
 
 
 def series_time(series: Series) -> float:
-    """Milliseconds of a step: the median over the epochs of all runs, NaN without any."""
+    """Time of a step in milliseconds: the median over all epochs of all runs; NaN without any."""
     times = _all_times(series)
     return float(np.median(times)) if times else math.nan
 
 
 def overhead(comparison: Comparison, series: Series) -> str:
-    """How much longer a step takes than the baseline's.
+    """How much longer a step takes than with the baseline, as text.
 
     Returns:
-        Such as "+2 %"; "within spread" where the middle halves of both schemes' epochs overlap, and
-        "-" without a baseline or a time.
+        For example "+2 %"; "within spread" if the middle halves of the epochs' times overlap;
+        "baseline" for the baseline itself; "-" without a baseline or a time.
     """
     base = next((s for s in comparison.series if s.label == comparison.baseline), None)
     if base is series:
@@ -53,7 +53,7 @@ def _middle_half(series: Series) -> tuple[float, float]:
 
 
 def cost_section(comparisons: list[Comparison]) -> Section:
-    """Step times of every series."""
+    """Charts and tables of the step times."""
     parts: list[Html] = []
     for comparison in comparisons:
         timed = [series for series in comparison.series if not math.isnan(series_time(series))]
@@ -63,9 +63,9 @@ def cost_section(comparisons: list[Comparison]) -> Section:
         parts.append(figure_html(_time_figure(comparison, timed)))
     parts.append(
         paragraph(
-            "These are wall times, with data loading and whatever else ran on the machine: "
-            "an overhead within spread is one that the epochs' own variation hides, and one beyond "
-            "it may still be another job's."
+            "These are wall times, which include data loading and the effect of other programs on "
+            "the machine. An overhead within spread is smaller than the variation between epochs; "
+            "a larger one may still come from another program."
         )
     )
     return Section("cost", "Step time and overhead", join(parts))
@@ -74,12 +74,12 @@ def cost_section(comparisons: list[Comparison]) -> Section:
 def _time_figure(comparison: Comparison, timed: list[Series]) -> Figure:
     shown = 3 * max(series_time(series) for series in timed)
     beyond = sum(time > shown for series in timed for time in _all_times(series))
-    note = "Each pale dot is an epoch of a run, the bar their median; further left is faster."
-    axis: dict[str, Any] = {"title": {"text": "milliseconds a step"}, "rangemode": "tozero"}
+    note = "A pale dot is one epoch of a run, a bar is their median; further left is faster."
+    axis: dict[str, Any] = {"title": {"text": "milliseconds per step"}, "rangemode": "tozero"}
     if beyond:  # a machine that slept, or a debugger
         axis["range"] = [0, shown]
-        note += f" {beyond} epoch{'s' * (beyond > 1)} beyond the axis; the table has the slowest."
-    header = ["", "ms a step, median", "lowest to highest epoch", "overhead", "s a validation"]
+        note += f" Not shown: {beyond} slow epoch{'s' * (beyond > 1)}; the table has the slowest."
+    header = ["", "ms per step, median", "lowest to highest epoch", "overhead", "s per validation"]
     return Figure(
         f"{comparison.key}-cost",
         f"{comparison.title}: time of a training step",

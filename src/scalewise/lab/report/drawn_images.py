@@ -1,4 +1,4 @@
-"""What runs found in the validation images in which they differ most, as pictures in the page."""
+"""Draws what runs found in the validation images in which they differ most."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from scalewise.lab.data.image_record import ImageRecord
 from scalewise.lab.data.images import load_image
-from scalewise.lab.data.split import ImageRecord, Split
+from scalewise.lab.data.split import Split
 from scalewise.lab.detectors.pyramid import level_names
 from scalewise.lab.evaluation.judged import Judged
 from scalewise.lab.report.changed_images import ObjectGroups, chosen, group_objects, judged_run
@@ -19,28 +20,28 @@ from scalewise.lab.report.markup import Html, Table, join, paragraph, picture, p
 from scalewise.lab.report.subjects import ReportRun
 from scalewise.lab.training.building import open_splits
 
-IMAGES = 4  # where few runs are shown
-ALL_PICTURES = 40  # of a page, so that it stays small
+IMAGES = 4  # images, at most
+ALL_PICTURES = 40  # pictures on a page, about, so that the page stays small
 FOUND, WRONG, MISSED, ANNOTATED = "#15803d", "#c2410c", "#111111", "#1d4ed8"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A run in the table of pictures, and what became of each image's objects with it."""
+    """A column in the table of pictures: a run, and its matched detections of each image."""
 
     title: str
     judged: list[Judged]
 
 
 def drawings(runs: Sequence[tuple[str, ReportRun]], tables: int) -> Html:
-    """What the runs found: totals of the split, and pictures, a row an image, a column a run.
+    """Totals over the split, and pictures with a row for each image and a column for each run.
 
     Args:
-        runs: Title and run; each with a `detections.parquet` on the same validation split.
-        tables: Tables of pictures on the page, which share its room.
+        runs: Title and run; each run has a `detections.parquet` of the same validation split.
+        tables: Number of tables of pictures on the page, which share the pictures of a page.
 
     Raises:
-        UserError: when the data set or an image cannot be read, or is not what the runs saw.
+        UserError: the data set or an image cannot be read, or is not the one that the runs saw.
     """
     training, split = open_splits(runs[0][1].config)
     columns = [Column(title, judged_run(title, run, split)) for title, run in runs]
@@ -49,18 +50,19 @@ def drawings(runs: Sequence[tuple[str, ReportRun]], tables: int) -> Html:
     places = chosen([column.judged for column in columns], groups, count)
     titles = ["annotated", *(column.title for column in columns)]
     rows = [_row(split.records[place], place, split, columns, groups) for place in places]
-    which = "in which most was missed" if len(columns) == 1 else "in which the runs differ most"
+    which = "with the most misses" if len(columns) == 1 else "in which the runs differ most"
     return join(
         [
             paragraph(
-                "Detections after the last epoch in all validation images, each class from the "
-                "score at which its F1 is best in that run. A detection is right if it overlaps "
-                "a free object of its class with an IoU of at least 0.5."
+                "Detections after the last epoch in all validation images. For each class, those "
+                "are kept that reach the score at which its F1 is best in that run. A detection is "
+                "right if it overlaps an object of its class with an IoU of at least 0.5, and no "
+                "better detection has this object."
             ),
             table(_totals(columns, groups), "What was found in all validation images"),
             paragraph(
-                f"Below are the {len(rows)} images {which}; the fewer objects a group has, the "
-                "more each of them counts. They show what changed, not how good a run is."
+                f"Below are the {len(rows)} images {which}; objects of small groups count more in "
+                "this choice. The images show what changed, not how good a run is."
             ),
             piece("picture_table", "Detections side by side", titles, rows, _key(groups)),
         ]
@@ -68,7 +70,7 @@ def drawings(runs: Sequence[tuple[str, ReportRun]], tables: int) -> Html:
 
 
 def _totals(columns: Sequence[Column], groups: ObjectGroups) -> Table:
-    """Objects found and wrong detections of each run, with the rare group's."""
+    """A table of found objects and wrong detections; found objects of the rare group too."""
     named = [] if groups.rare is None else [f"{groups.names[groups.rare]} found"]
     rows = []
     for column in columns:
@@ -86,7 +88,7 @@ def _totals(columns: Sequence[Column], groups: ObjectGroups) -> Table:
 def _row(
     record: ImageRecord, place: int, split: Split, columns: Sequence[Column], groups: ObjectGroups
 ) -> list[tuple[Html, str]]:
-    """A picture and its words for the annotation and for each run."""
+    """Pictures with their text: one of the annotation, and one for each run."""
     image = Image.fromarray(load_image(record.path))
     several = len(split.classes) > 1
     objects = np.flatnonzero(~record.crowd)
@@ -108,7 +110,7 @@ def _row(
 def _marks(
     one: Judged, names: Sequence[str], classes: Sequence[str], rare: npt.NDArray[np.bool_]
 ) -> Iterator[Mark]:
-    """Boxes of what was found, wrong and missed; the rare group's are strong and have a name."""
+    """Boxes that were found, wrong or missed; those of the rare group are strong and named."""
     for box, label, hit in zip(one.kept.boxes, one.kept.labels, one.hits, strict=True):
         if hit < 0:
             yield Mark(box, WRONG, name=classes[label])
@@ -138,7 +140,7 @@ def _counted(names: Sequence[str]) -> str:
 
 
 def _key(groups: ObjectGroups) -> list[tuple[str, str, str]]:
-    """Colour, line and meaning."""
+    """The key of the pictures: colour, line and meaning."""
     thin, dashed = "2px solid", "2px dashed"
     lines = ((ANNOTATED, thin), (FOUND, thin), (MISSED, dashed), (WRONG, thin))
     words = ("annotated", "found", "missed", "wrong")

@@ -1,4 +1,4 @@
-"""A chart with its heading, a sentence on how to read it, and its figures as a table."""
+"""A chart with its heading, a sentence on how to read it, and its values as a table."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 
 from scalewise.lab.report.markup import Html, Table, piece, table
 
-DIGITS = 5  # of the numbers that charts are drawn from: more than a screen can show
+DIGITS = 5  # digits of the numbers in charts: more than a screen can show
 
-# Tol's "bright", which tells apart for every colour vision and stands out on white and on black
+# Tol's "bright" colours: easy to tell apart, also for the colour-blind, on white and on black
 SERIES_COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee8866")
 BASELINE_COLOR = "#8a8f98"
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "triangle-down")
@@ -29,13 +29,13 @@ class Figure:
     """A chart.
 
     Attributes:
-        identity: Unique on the page.
-        heading: What is shown.
-        reading: One sentence that says how to read it.
-        traces: As plotly takes them.
-        values: The same, as a table, for those who do not see the chart.
-        layout: As plotly takes it; colours and fonts come from the page.
-        height: In pixels.
+        identity: HTML id, unique on the page.
+        heading: Heading above the chart.
+        reading: A few words on how to read it.
+        traces: Traces in plotly's form.
+        values: The same values as a table, for readers who cannot see the chart.
+        layout: Layout in plotly's form; colours and fonts come from the page.
+        height: Height in pixels.
     """
 
     identity: str
@@ -55,7 +55,7 @@ def figure_html(figure: Figure) -> Html:
 
 
 def compact(value: Any) -> Any:
-    """Arrays as lists, floats with few digits, and null for what is not finite."""
+    """Prepare values for JSON: arrays as lists, floats with few digits, None if not finite."""
     if isinstance(value, np.ndarray):
         return compact(value.tolist())
     if isinstance(value, dict):
@@ -69,16 +69,16 @@ def compact(value: Any) -> Any:
 
 
 def chart_text(name: str) -> str:
-    """A name as plotly shows it: its text knows some HTML."""
+    """Escape a name for plotly, whose texts may contain some HTML."""
     return html.escape(name, quote=False)
 
 
 def name_lines(name: str, width: int = 32) -> list[str]:
-    """A long name, such as a scheme with its arguments, in lines that end after a colon.
+    """Break a long name, such as a scheme with its arguments, into lines that end with a colon.
 
     Args:
-        name: As shown elsewhere in one line.
-        width: Most characters of a line that holds more than one argument.
+        name: The name in one line.
+        width: Largest number of characters in a line; a longer part gets a line of its own.
     """
     lines = [""]
     for part in re.split(r"(?<=:)", name):
@@ -89,7 +89,7 @@ def name_lines(name: str, width: int = 32) -> list[str]:
 
 
 def stacked(name: str) -> str:
-    """The lines of a name as plotly shows them."""
+    """A name in several lines for plotly."""
     return "<br>".join(chart_text(line) for line in name_lines(name))
 
 
@@ -105,7 +105,7 @@ def rows_axis(names: Sequence[str]) -> dict[str, Any]:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A value in a table, with a true minus; "-" where there is none."""
+    """A value in a table, with a true minus sign; "-" for None, NaN and infinity."""
     if value is None or not math.isfinite(value):
         return "-"
     text = f"{value:.0f}" if 10**digits <= abs(value) < 1e7 else f"{value:.{digits}g}"
@@ -113,11 +113,11 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def series_style(index: int, baseline: bool) -> tuple[str, str, str]:
-    """Colour, symbol and dash of a series: no two look alike even where colours do.
+    """Colour, symbol and dash of a series; series with the same colour differ in the symbol.
 
     Args:
-        index: Its place among the series that are not the baseline.
-        baseline: Whether it is the one that others are compared with.
+        index: Index of the series among those that are not the baseline.
+        baseline: Whether the series is the baseline.
     """
     if baseline:
         return BASELINE_COLOR, "line-ew-open", "solid"

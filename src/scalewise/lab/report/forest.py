@@ -1,4 +1,4 @@
-"""The paired differences of a study, with their intervals."""
+"""Charts of the paired differences of a study, with their intervals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scalewise.lab.study.verdicts import interval_points, points, seeds_text, ve
 
 
 def forest_section(comparisons: list[Comparison], metric: str) -> Section:
-    """The paired differences of every study."""
+    """Charts of the paired differences of each study."""
     parts: list[Html] = []
     for comparison in comparisons:
         options = [
@@ -47,9 +47,9 @@ def _forest(
     figure = Figure(
         identity,
         f"{comparison.title}: {metric} against {baseline}",
-        f"Each row is a scheme minus {baseline} at the same seed: the thick bar is "
-        "Student's 95% interval, the thin one the BCa bootstrap's, the dots are single seeds. A "
-        "bar that crosses the dotted line at 0 leaves the direction open.",
+        f"Each row is a scheme minus {baseline} at the same seed. The thick bar is Student's 95% "
+        "interval, the thin bar that of the BCa bootstrap; dots are single seeds. If a bar crosses "
+        "the dotted line at 0, the direction of the difference is not certain.",
         _forest_traces(comparison, metric, found),
         Table(header, [_forest_row(d) for d in found]),
         {
@@ -74,7 +74,7 @@ def _forest(
 def _forest_traces(
     comparison: Comparison, metric: str, found: Sequence[Difference]
 ) -> list[dict[str, Any]]:
-    """Both intervals and the single seeds of each scheme."""
+    """Traces of both intervals and of the single seeds, for each scheme."""
     values = metric_values(comparison, metric)
     base = values[str(comparison.baseline)]
     colors = {series.label: series.style[0] for series in comparison.series}

@@ -1,4 +1,4 @@
-"""What happened to each group while a run trained: loss, variance, weight, action, policy."""
+"""Charts of each group during a run: loss, variance, weight, action and policy."""
 
 from __future__ import annotations
 
@@ -19,23 +19,20 @@ from scalewise.lab.report.markup import (
     table,
 )
 from scalewise.lab.report.policy import policy_figure
+from scalewise.lab.report.smoothing import block_losses
 from scalewise.lab.report.subjects import Comparison, ReportRun, common_kind
-from scalewise.lab.report.trace_series import (
-    GroupTrace,
-    block_losses,
-    read_groups,
-)
+from scalewise.lab.report.trace_series import GroupTrace, read_groups
 from scalewise.lab.training.kinds import percent
 
-POINTS = 400  # of a line, where few runs are shown
-ALL_POINTS = 9600  # of a line over all runs shown, so that the page stays small
-ALL_RUNS = 24  # beyond these only the first seed of each series is shown
+POINTS = 400  # points of a line, at most
+ALL_POINTS = 9600  # points of a line over all shown runs, so that the page stays small
+ALL_RUNS = 24  # with more runs than this, only the first seed of each series is shown
 
 
 def shown_runs(comparison: Comparison) -> list[ReportRun]:
-    """The runs whose traces are drawn: all where they are few, else each series' first seed.
+    """The runs whose traces are drawn: all if they are few, else the first seed of each series.
 
-    The baseline, whose weights tell the least, comes last.
+    The baseline comes last, since its weights are the least interesting.
     """
     ordered = sorted(comparison.series, key=lambda series: series.label == comparison.baseline)
     if len(comparison.runs) > ALL_RUNS:
@@ -45,19 +42,19 @@ def shown_runs(comparison: Comparison) -> list[ReportRun]:
 
 
 def selection_note(comparison: Comparison) -> Html:
-    """Says which runs a section shows, where it is not all at once."""
+    """Says which runs a section shows; empty for a single run."""
     if len(comparison.runs) == 1:
         return Html("")
     if len(comparison.runs) <= ALL_RUNS:
         return paragraph("One run at a time; pick another from the list.")
     return paragraph(
         f"One run at a time, the first seed of each scheme: the study has {len(comparison.runs)} "
-        "runs, too many for one page. Name other run folders to see theirs."
+        "runs, too many for one page. To see others, make a report of their run folders."
     )
 
 
 def groups_section(comparisons: list[Comparison]) -> Section:
-    """Loss, variance and weight of each group over time, with the drawn actions and the policy."""
+    """Loss, variance and weight of each group over the steps, drawn actions and policy."""
     points = max(100, min(POINTS, ALL_POINTS // sum(len(shown_runs(c)) for c in comparisons)))
     parts: list[Html] = []
     for comparison in comparisons:
@@ -77,8 +74,8 @@ def _of_run(run: ReportRun, identity: str, points: int) -> Html:
     trace = read_groups(run.folder)
     if trace is None:
         return absent(
-            f"{run.label} has no trace.parquet, or an empty one: no losses to show of the "
-            f"{run.kind.many}."
+            f"{run.label} has no trace.parquet, or an empty one, so the losses of its "
+            f"{run.kind.many} are not shown."
         )
     parts = [figure_html(group_figure(run, trace, identity, points))]
     parts.append(_all_groups(run, trace, f"{identity}-all"))
@@ -86,13 +83,13 @@ def _of_run(run: ReportRun, identity: str, points: int) -> Html:
         parts.append(figure_html(policy_figure(run, trace, f"{identity}-policy", points)))
     else:
         parts.append(
-            absent(f"The scheme {run.config.scheme} draws no actions: it has no policy to show.")
+            absent(f"The scheme {run.config.scheme} draws no actions, so it has no policy to show.")
         )
     return join(parts)
 
 
 def _all_groups(run: ReportRun, trace: GroupTrace, identity: str) -> Html:
-    """The table of all groups, with a search box where they are more than a chart shows."""
+    """The table of all groups, with a search box if the charts show only some of them."""
     caption = f"{run.label}: all {len(trace.groups)} {run.kind.many}, over the whole run"
     content = table(all_groups_table(run, trace), caption)
     if len(trace.shown) == len(trace.groups):
@@ -101,7 +98,7 @@ def _all_groups(run: ReportRun, trace: GroupTrace, identity: str) -> Html:
 
 
 def all_groups_table(run: ReportRun, trace: GroupTrace) -> Table:
-    """A row a group, the largest share of the positives first; and AP at the end for classes."""
+    """A table with a row for each group, most positives first; with the final AP for classes."""
     means, weights = block_losses(trace, np.array([0]))[0], trace.weights.mean(0)
     count = len(trace.groups)
     shares = np.full(count, np.nan)

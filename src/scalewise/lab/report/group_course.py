@@ -1,4 +1,4 @@
-"""A chart of what happened to each group over a run: loss, variance, weight and action."""
+"""Draws loss, variance, weight and action of each group over a run."""
 
 from __future__ import annotations
 
@@ -6,42 +6,31 @@ from typing import Any
 
 import numpy as np
 
-from scalewise.lab.report.figure import Figure, chart_text, number
-from scalewise.lab.report.markup import (
-    Table,
-)
+from scalewise.lab.report.course_table import course_table
+from scalewise.lab.report.figure import Figure, chart_text
 from scalewise.lab.report.policy import BAND, action_keys, action_strip, held
-from scalewise.lab.report.subjects import ReportRun
-from scalewise.lab.report.trace_series import (
-    Floats,
-    GroupTrace,
-    Integers,
-    block_losses,
+from scalewise.lab.report.smoothing import (
     block_means,
     blocks,
     interval_variance,
     smoothed,
     smoothed_loss,
 )
-from scalewise.lab.training.trace_picture import (
-    BACKGROUND_COLOR,
-    choice_note,
-    group_color,
-    is_broken,
-)
+from scalewise.lab.report.subjects import ReportRun
+from scalewise.lab.report.trace_series import Floats, GroupTrace, Integers
+from scalewise.lab.training.group_style import BACKGROUND_COLOR, choice_note, group_color, is_broken
 
-TABLE_ROWS = 10
 LINES = {"mode": "lines", "type": "scatter"}
 
 
 def group_figure(run: ReportRun, trace: GroupTrace, identity: str, points: int) -> Figure:
-    """Three charts above each other, and a band of the actions where the scheme draws any.
+    """Three charts above each other, and a band of actions if the scheme draws any.
 
     Args:
-        run: Whose trace it is.
+        run: The run.
         trace: Its losses and weights.
-        identity: Unique on the page.
-        points: Of a line, at most.
+        identity: HTML id, unique on the page.
+        points: Largest number of points in a line.
     """
     named = "loss per positive" if trace.per_positive else "loss"
     traces = _group_traces(trace, points)
@@ -53,20 +42,20 @@ def group_figure(run: ReportRun, trace: GroupTrace, identity: str, points: int) 
         f"{run.label}: loss, variance and weight of each {run.kind.one}",
         _reading(run, trace) + shown_note(run, trace),
         traces,
-        _course_table(trace, named),
+        course_table(trace, named),
         _group_layout(trace, named),
         height=880 if trace.drawn else 720,
     )
 
 
 def _group_traces(trace: GroupTrace, points: int) -> list[dict[str, Any]]:
-    """Loss, variance and weight of each group that is shown, and the background's loss."""
+    """Traces of loss, variance and weight of each shown group, and of the background's loss."""
     starts = blocks(len(trace.steps), points)
     middles = _middles(trace.steps, starts)
     width = max(1, len(trace.steps) // 50)
     loss = block_means(smoothed_loss(trace, width), starts)
     edges = trace.starts
-    several = blocks(len(edges), points)  # intervals to a point
+    several = blocks(len(edges), points)  # first intervals of the points
     variance = block_means(interval_variance(trace), several)
     weights = block_means(trace.weights, edges[several])
     until = [*trace.steps[edges][several].tolist(), int(trace.steps[-1]) + 1]
@@ -89,11 +78,11 @@ def _group_traces(trace: GroupTrace, points: int) -> list[dict[str, Any]]:
 
 
 def _group_layout(trace: GroupTrace, named: str) -> dict[str, Any]:
-    """Three axes above each other, and a band for the actions below them."""
+    """The layout: three axes above each other, and a band for the actions below."""
     band = 0.09 if trace.drawn else 0.0
     room = (1 - band) / 3
     log = {"type": "log", "exponentformat": "power"}
-    # per positive, groups are alike; whole levels lie orders of magnitude apart
+    # losses per positive are of similar size; those of whole levels differ by orders of magnitude
     scale = {"rangemode": "tozero"} if trace.per_positive else log
     layout: dict[str, Any] = {
         "hovermode": "x unified",
@@ -116,16 +105,16 @@ def _group_layout(trace: GroupTrace, named: str) -> dict[str, Any]:
 
 
 def _reading(run: ReportRun, trace: GroupTrace) -> str:
-    """How to read the chart."""
+    """The text on how to read the chart."""
     what = (
         f"loss per positive of each {run.kind.one} (its loss over its share of the positives)"
         if trace.per_positive
         else f"loss of each {run.kind.one}"
     )
     reading = (
-        f"From the top: the {what}, unweighted, as a moving average over a fiftieth of the run"
+        f"From the top: the unweighted {what}, as a moving average over 1/50 of the run"
         f"{'' if trace.per_positive else ', on a logarithmic axis'}; its variance over the steps "
-        "of each interval; and the weight in force, 1 being what equal weights give"
+        "of each interval; and the weight, where 1 is the value of equal weights"
     )
     if trace.drawn:
         reading += "; the band at the bottom is the action that was drawn for the interval"
@@ -135,44 +124,10 @@ def _reading(run: ReportRun, trace: GroupTrace) -> str:
     return reading
 
 
-def _course_table(trace: GroupTrace, named: str) -> Table:
-    """What the chart shows, in ten parts of the run."""
-    starts = blocks(len(trace.steps), TABLE_ROWS)
-    loss, weights = block_losses(trace, starts), block_means(trace.weights, starts)
-    edges = trace.starts
-    interval_means = interval_variance(trace)
-    ends = [*starts[1:], len(trace.steps)]
-    rows = []
-    for b, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        inside = (edges >= start) & (edges < end)
-        spread = np.array([_mean(column) for column in interval_means[inside].T])
-        row = [f"{trace.steps[start]} to {trace.steps[end - 1]}"]
-        row += [number(v) for values in (loss[b], spread, weights[b]) for v in values[trace.shown]]
-        if trace.background is not None:
-            row.append(number(_mean(trace.background[start:end])))
-        if trace.drawn:
-            row.append(_most_drawn(trace, [int(e) for e in edges[inside]]))
-        rows.append(row)
-    header = ["steps"] + [
-        f"{what} {trace.groups[i]}" for what in (named, "variance", "weight") for i in trace.shown
-    ]
-    header += ["loss of the background"] if trace.background is not None else []
-    return Table(header + (["most drawn"] if trace.drawn else []), rows)
-
-
 def shown_note(run: ReportRun, trace: GroupTrace) -> str:
-    """A sentence on which groups a chart shows; empty where it is all of them."""
+    """A sentence on which groups a chart shows; empty if it shows all of them."""
     note = choice_note(len(trace.shown), len(trace.groups), run.kind)
-    return f" Shown are {note}." if note else ""
-
-
-def _most_drawn(trace: GroupTrace, edges: list[int]) -> str:
-    drawn = [trace.drawn[e] for e in edges] if trace.drawn else []
-    counts = {name: drawn.count(name) for name in trace.probabilities if name in drawn}
-    if not counts:
-        return "-"
-    name = max(counts, key=lambda action: counts[action])
-    return f"{name}, {counts[name]} of {len(drawn)}"
+    return f" The chart shows {note}." if note else ""
 
 
 def _middles(steps: Integers, starts: Integers) -> list[int]:
@@ -181,10 +136,5 @@ def _middles(steps: Integers, starts: Integers) -> list[int]:
 
 
 def _positive(values: Floats) -> Floats:
-    """Values for a logarithmic axis, which has no place for 0."""
+    """Values for a logarithmic axis: NaN in place of 0 and negative values."""
     return np.where(values > 0, values, np.nan)
-
-
-def _mean(values: Floats) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else float("nan")

@@ -1,4 +1,4 @@
-"""Boxes on an image with thin lines, and names only where they cover nothing else."""
+"""Draws boxes on an image, and names where they cover no other box or name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from scalewise.lab.letters import lettering
 
 SIDE = 560  # pixels of the longer side; pages show it at about half of that
-LETTERS = 19
+LETTERS = 19  # pixels
 DASH = 7  # pixels of a dash and of the gap after it
 
 Rectangle = tuple[float, float, float, float]
@@ -24,10 +24,10 @@ class Mark:
 
     Attributes:
         box: float [4], (x1, y1, x2, y2) in pixels of the original image.
-        color: of its line.
-        dashed: whether the line is.
+        color: colour of its line.
+        dashed: whether the line is dashed.
         strong: whether the line is twice as wide, as for a rare object.
-        name: stands at the box where there is room; empty for none.
+        name: text beside the box, drawn if there is room; empty for none.
     """
 
     box: npt.NDArray[np.floating]
@@ -38,11 +38,12 @@ class Mark:
 
 
 def draw_marks(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:
-    """A copy of an image, of a size for the page, with boxes.
+    """A copy of an image with boxes, resized for the page.
 
     Args:
-        image: RGB.
-        marks: The later on top of the earlier; names of strong ones are placed first.
+        image: The image in RGB.
+        marks: The boxes; later ones lie on top of earlier ones. Names of strong ones are placed
+            first.
     """
     factor = SIDE / max(image.size)
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
@@ -92,7 +93,7 @@ def _label(
     others: Sequence[Rectangle],
     size: tuple[int, int],
 ) -> Rectangle | None:
-    """Write a mark's name above, below or in its box, and return where; None without room."""
+    """Write a mark's name above, below or inside its box. Returns its place; None without room."""
     if not mark.name:
         return None
     text, font = lettering(mark.name, LETTERS)

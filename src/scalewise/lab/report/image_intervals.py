@@ -1,4 +1,4 @@
-"""How sure the differences are over the evaluation images, the trained models held fixed."""
+"""Intervals of differences over resampled evaluation images, for fixed trained models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RESAMPLES = 500
 
 
 def over_images(comparisons: Sequence[Comparison]) -> dict[int, ImageBootstrap]:
-    """Resample the images of each study, by the id of its records."""
+    """Resample the images of each study; the keys are `id(study)`."""
     studies = {id(c.study): c.study for c in comparisons if c.study is not None}
     return {key: image_bootstrap(study, RESAMPLES) for key, study in studies.items()}
 
@@ -30,7 +30,7 @@ def over_images(comparisons: Sequence[Comparison]) -> dict[int, ImageBootstrap]:
 def images_section(
     comparisons: Sequence[Comparison], found: Mapping[int, ImageBootstrap]
 ) -> Section:
-    """A table of each study's detectors, and what could not be resampled."""
+    """A table for each detector of a study, and a list of what could not be resampled."""
     parts: list[Html] = [paragraph(CAUTION)]
     for comparison in comparisons:
         own = [

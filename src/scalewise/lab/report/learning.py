@@ -1,4 +1,4 @@
-"""Average precision over the epochs."""
+"""Charts of a metric over the epochs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scalewise.lab.report.subjects import Comparison, Series
 
 
 def learning_section(comparisons: list[Comparison], metric: str) -> Section:
-    """The metric after each epoch."""
+    """Charts of the metric after each epoch."""
     parts: list[Html] = []
     for comparison in comparisons:
         figure = _learning_figure(comparison, metric)
@@ -41,9 +41,9 @@ def _learning_figure(comparison: Comparison, metric: str) -> Figure | None:
         f"{comparison.title}: {metric} after each epoch",
         f"{metric} in points on the validation split"
         + (
-            "; lines are means over seeds, shaded from the lowest to the highest seed."
+            "; lines are means over seeds, and the shaded area goes from the lowest to the highest."
             if several
-            else ", one line a run."
+            else ", one line for each run."
         ),
         [trace for series in drawn for trace in _curve_traces(series, curves[series.label])],
         Table(["epoch", *(series.label for series in drawn)], rows),
@@ -59,7 +59,7 @@ def _learning_figure(comparison: Comparison, metric: str) -> Figure | None:
 
 
 def _curve(series: Series, metric: str) -> dict[int, list[float]]:
-    """The metric in points of every run that has it, by epoch."""
+    """For each epoch, the metric of every run that has it, in points."""
     found: dict[int, list[float]] = {}
     for run in series.runs:
         for epoch in run.history:
@@ -70,7 +70,7 @@ def _curve(series: Series, metric: str) -> dict[int, list[float]]:
 
 
 def _curve_traces(series: Series, curve: dict[int, list[float]]) -> list[dict[str, Any]]:
-    """The mean line, with the span of the runs behind it where there are several."""
+    """The line of the mean; if there are several runs, with their range behind it."""
     color, _, dash = series.style
     x, found = list(curve), list(curve.values())
     span = {

@@ -1,4 +1,4 @@
-"""Pieces of HTML; words in them are escaped where they come in."""
+"""Makes pieces of HTML, and escapes all text in them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Html = Markup
-QUALITY = 80  # of the pictures in a page, as JPEG takes it
+QUALITY = 80  # JPEG quality of the pictures in a page
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text; the first column names the row."""
+    """A table of text cells; the first column names the row."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -29,7 +29,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page with an entry in its contents."""
+    """A part of the page with an entry in the page's list of contents."""
 
     identity: str
     title: str
@@ -38,7 +38,7 @@ class Section:
 
 @cache
 def templates() -> Environment:
-    """The templates of pages, in which every value is escaped and none may be missing."""
+    """The templates of pages. They escape every value, and a missing value is an error."""
     found = Environment(
         loader=PackageLoader("scalewise.lab.report"),
         autoescape=True,
@@ -51,13 +51,13 @@ def templates() -> Environment:
 
 
 def piece(name: str, *values: Any) -> Html:
-    """A piece by the name of its macro in `parts.html.j2`."""
+    """Make a piece with a macro of `parts.html.j2`, given by its name."""
     macro = getattr(templates().get_template("parts.html.j2").module, name)
     return Html(macro(*values))
 
 
 def join(parts: Iterable[Html]) -> Html:
-    """Pieces in a row."""
+    """Pieces one after the other."""
     return Html("\n").join(part for part in parts if part)
 
 
@@ -67,7 +67,7 @@ def paragraph(words: str) -> Html:
 
 
 def absent(words: str) -> Html:
-    """A paragraph that says what a record does not hold."""
+    """A paragraph, in its own style, that says what is missing."""
     return Html('<p class="absent">{}</p>').format(words)
 
 
@@ -77,7 +77,7 @@ def heading(words: str) -> Html:
 
 
 def code(lines: Iterable[str]) -> Html:
-    """Commands, in a box that scrolls."""
+    """Commands in a box that scrolls."""
     return Html('<pre tabindex="0"><code>{}</code></pre>').format("\n".join(lines))
 
 
@@ -87,50 +87,50 @@ def bullets(lines: Iterable[str]) -> Html:
 
 
 def table(content: Table, caption: str, kind: str = "") -> Html:
-    """A table in a box of its own that scrolls sideways where the page is narrow.
+    """A table in a box that scrolls sideways if the page is narrow.
 
     Args:
         content: Header and rows.
-        caption: Stands above it.
-        kind: A class of the page's style: `words` for cells that break into lines.
+        caption: Text above the table.
+        kind: CSS class: `words` for cells that may break into lines.
     """
     return piece("table", content, caption, kind)
 
 
 def folded(summary: str, body: Html) -> Html:
-    """A part that opens at a click."""
+    """A part that opens with a click."""
     return Html("<details><summary>{}</summary>{}</details>").format(summary, body)
 
 
 def choice(identity: str, label: str, options: Sequence[tuple[str, Html]]) -> Html:
-    """One of several parts, picked from a list; a single part stands alone, under no list.
+    """Several parts, of which the reader picks one from a list; a single part gets no list.
 
     Args:
-        identity: Unique on the page.
-        label: Says what is picked.
-        options: Name and content; the first is shown.
+        identity: HTML id, unique on the page.
+        label: Text beside the list.
+        options: Name and content of each part; the first is shown at the start.
     """
     return options[0][1] if len(options) == 1 else piece("choice", identity, label, options)
 
 
 def searchable(identity: str, label: str, content: Html) -> Html:
-    """A table with a box above it that leaves the rows whose first cell holds what is typed.
+    """A table with a search box, which keeps the rows whose first cell contains the typed text.
 
     Args:
-        identity: Unique on the page.
-        label: Says what is looked for.
-        content: From `table`.
+        identity: HTML id, unique on the page.
+        label: Text beside the box.
+        content: The table, from `table`.
     """
     return piece("searchable", identity, label, content)
 
 
 def side_by_side(parts: Sequence[Html]) -> Html:
-    """Parts beside each other where the page is wide enough, else below."""
+    """Parts beside each other; below each other if the page is narrow."""
     return Html('<div class="pair">{}</div>').format(join(parts))
 
 
 def picture(image: Image, words: str) -> Html:
-    """An image inside the page; `words` say what is on it."""
+    """An image inside the page; `words` describe it for readers who cannot see it."""
     held = io.BytesIO()
     image.save(held, "JPEG", quality=QUALITY, optimize=True)
     return piece("picture", base64.b64encode(held.getvalue()).decode("ascii"), image, words)

@@ -1,4 +1,4 @@
-"""Where the figures come from: options, versions, and the commands that make them again."""
+"""Says where the numbers come from: options, versions, and commands to repeat the runs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from scalewise.lab.report.markup import (
 )
 from scalewise.lab.report.subjects import Comparison, ReportRun
 
-HARMLESS = ("workers", "log_every", "checkpoint_every", "progress")  # leave AP as it is
-CELL = ("detector", "scheme", "seed", "out", "name")  # what names a run among its like
+HARMLESS = ("workers", "log_every", "checkpoint_every", "progress")  # do not change AP
+CELL = ("detector", "scheme", "seed", "out", "name")  # differ between the runs of a study
 
 
 def origin_section(comparisons: list[Comparison]) -> Section:
-    """Options, versions, commands and what is missing."""
+    """Options, versions, commands and unfinished runs."""
     parts: list[Html] = []
     for comparison in comparisons:
         parts.append(heading(comparison.title))
@@ -47,7 +47,7 @@ def _unfinished(comparison: Comparison) -> Html:
         lines += [line for line in comparison.study.missing if line.startswith(mark)]
     if not lines:
         return paragraph(f"All {len(comparison.runs)} runs are finished.")
-    return join([absent("Not finished, so not in any mean above:"), bullets(lines)])
+    return join([absent("Not finished, so left out of all means above:"), bullets(lines)])
 
 
 def _commands(runs: list[ReportRun], study: Path | None) -> Html:
@@ -75,19 +75,19 @@ def _versions(runs: list[ReportRun]) -> Html:
     for name in dict.fromkeys(key for row in told for key in row):
         values = dict.fromkeys(row.get(name, "-") for row in told)
         rows.append([name, "; ".join(values)])
-    caption = "Versions and machine; several values: the runs differ"
+    caption = "Versions and machine; several values mean that the runs differ"
     return folded("Versions and machine", table(Table(["", "value"], rows), caption, "words"))
 
 
 def environment_rows(
     environment: dict[str, Any], damaged: dict[str, Any] | None = None
 ) -> dict[str, str]:
-    """What `environment.json` says, in words, by name.
+    """The content of `environment.json` as texts, by name.
 
     Args:
-        environment: What the file holds.
-        damaged: What `metrics.json` says of images that were found damaged while training: split
-            to their "count" and the names of the "first".
+        environment: Content of the file.
+        damaged: Images that were found damaged during training, as `metrics.json` has them: for
+            each split their "count" and the names of the "first".
     """
     versions = environment.get("versions") or {}
     git = environment.get("git") or {}
@@ -116,7 +116,7 @@ def environment_rows(
 
 
 def _effect(option: str, value: object) -> str:
-    """What tells values of an option apart; "none" and "ram" as `cache` give the same pixels."""
+    """A text that differs if the value can change AP; `cache` "none" and "ram" count as equal."""
     return json.dumps(value == "device" if option == "cache" else value)
 
 
@@ -134,7 +134,7 @@ def _options(runs: list[ReportRun]) -> Html:
     ]
     note = (
         absent(
-            f"The runs differ in {', '.join(differing)}, too: what is compared is more than the "
+            f"The runs also differ in {', '.join(differing)}, so more is compared than the "
             "weighting scheme."
         )
         if differing and len(runs) > 1

@@ -1,4 +1,4 @@
-"""The page: one HTML file with its style, its scripts and its data, which asks for nothing more."""
+"""Builds the page: one HTML file that holds its style, scripts and data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from plotly.offline import get_plotlyjs
 
 from scalewise.lab.report.markup import Html, Section, templates
 
-# Nothing is fetched, sent or embedded, whatever a name in a record may hold.
+# The page fetches, sends and embeds nothing, even if a name in a record holds HTML.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:; base-uri 'none'; form-action 'none'"
@@ -16,12 +16,12 @@ POLICY = (
 
 
 def page_html(title: str, lead: Html, sections: Sequence[Section]) -> str:
-    """The whole file.
+    """Build the whole page.
 
     Args:
-        title: Of the page.
-        lead: Stands above the contents.
-        sections: In order.
+        title: Title of the page.
+        lead: Text above the list of contents.
+        sections: The sections in their order.
     """
     return (
         templates()

@@ -1,4 +1,4 @@
-"""The policy of a run that draws its weighting scheme: probabilities and drawn actions."""
+"""Draws the policy of a run: the probabilities of actions, and the drawn actions."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import numpy as np
 
 from scalewise.lab.report.figure import SERIES_COLORS, Figure, chart_text, number
 from scalewise.lab.report.markup import Table
+from scalewise.lab.report.smoothing import block_means, blocks
 from scalewise.lab.report.subjects import ReportRun
-from scalewise.lab.report.trace_series import Floats, GroupTrace, block_means, blocks
+from scalewise.lab.report.trace_series import Floats, GroupTrace
 
-BAND: dict[str, Any] = {  # the axis of a band, which measures nothing
+BAND: dict[str, Any] = {  # the axis of a band of colours, without numbers
     "showticklabels": False,
     "ticks": "",
     "showgrid": False,
@@ -21,10 +22,10 @@ BAND: dict[str, Any] = {  # the axis of a band, which measures nothing
 
 
 def policy_figure(run: ReportRun, trace: GroupTrace, identity: str, points: int) -> Figure:
-    """The probability of every action over time, and which were drawn."""
+    """A chart of the probability of every action over the steps, and of the drawn actions."""
     names = list(trace.probabilities)
     edges = trace.starts
-    first = edges[blocks(len(edges), points)]  # rows at which a point of the lines begins
+    first = edges[blocks(len(edges), points)]  # row at which each point of the lines begins
     marks = [*trace.steps[first].tolist(), int(trace.steps[-1]) + 1]
     traces: list[dict[str, Any]] = [
         {
@@ -58,10 +59,10 @@ def policy_figure(run: ReportRun, trace: GroupTrace, identity: str, points: int)
         identity,
         f"{run.label}: policy",
         f"Probability with which each of the {len(names)} actions is drawn for the next interval; "
-        f"the band below shows what was drawn. {number(1 / len(names))} each is a policy that has "
-        "learned nothing.",
+        "the band below shows the drawn actions. A policy that has learned nothing gives each "
+        f"action {number(1 / len(names))}.",
         traces + action_strip(trace, "y2", names),
-        Table(["action", "probability at first", "at the end", "intervals drawn", "steps"], rows),
+        Table(["action", "probability at start", "at the end", "intervals drawn", "steps"], rows),
         layout,
         height=400,
     )
@@ -94,7 +95,7 @@ def action_strip(trace: GroupTrace, axis: str, names: list[str]) -> list[dict[st
 
 
 def action_keys(names: list[str], legend: str) -> list[dict[str, Any]]:
-    """Entries of a legend without points."""
+    """Legend entries for the actions, without points in the chart."""
     return [
         {
             "type": "scatter",
@@ -114,5 +115,5 @@ def _action_color(index: int) -> str:
 
 
 def held(values: Floats) -> Floats:
-    """Values that stay until the end of their interval, the last one drawn out."""
+    """Repeat the last value, so that its line goes on to the end of its interval."""
     return np.concatenate([values, values[-1:]])

@@ -1,4 +1,4 @@
-"""What the runs found on the same validation images, drawn side by side."""
+"""Shows detections of several runs on the same validation images, side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scalewise.lab.report.subjects import Comparison, ReportRun, Series
 
 
 def pictures_section(comparisons: list[Comparison]) -> Section:
-    """Detections of each series on the same validation images."""
+    """Pictures of the detections of each series on the same validation images."""
     parts: list[Html] = []
     for comparison in comparisons:
         if len(comparisons) > 1:
@@ -39,11 +39,11 @@ def _of_comparison(comparison: Comparison, tables: int) -> list[Html]:
     except (UserError, OSError) as error:
         return [
             *notes,
-            absent(f"The validation images are not at hand, so none is drawn: {error}"),
+            absent(f"No pictures, since the validation images cannot be read: {error}"),
         ]
 
 
 def _first_run(series: Series) -> ReportRun | None:
-    """The first seed that kept its detections."""
+    """The first run of a series that kept its detections; None without one."""
     kept = (run for run in series.runs if (run.folder / "detections.parquet").is_file())
     return next(kept, None)

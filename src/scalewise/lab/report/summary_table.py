@@ -1,4 +1,4 @@
-"""How much AP, how sure, at what cost: a table and a sentence on each scheme."""
+"""The summary of a report: AP, its uncertainty and its cost, with a sentence on each scheme."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from scalewise.lab.report.subjects import Comparison
 from scalewise.lab.study.statistics import Difference, paired
 from scalewise.lab.study.verdicts import advice, interval_points, points, verdict
 
-METRICS = ("AP", "AP_small", "AP_medium", "AP_large", "AP50", "AP75")  # what matters first
+METRICS = ("AP", "AP_small", "AP_medium", "AP_large", "AP50", "AP75")  # most important first
 SHORT = {"AP_small": "small", "AP_medium": "medium", "AP_large": "large"}
 CAPTION = "AP points (percent) at the last epoch"
 SPREAD = "; ± one standard deviation over seeds"
 
 
 def differences(comparison: Comparison, metric: str) -> list[Difference]:
-    """Every scheme of a study against the baseline; empty for runs named one by one."""
+    """The differences of a study's schemes to its baseline; empty for single runs."""
     if comparison.baseline is None or comparison.study is None:
         return []
     values = metric_values(comparison, metric)
@@ -37,7 +37,7 @@ def differences(comparison: Comparison, metric: str) -> list[Difference]:
 
 
 def metric_values(comparison: Comparison, metric: str) -> dict[str, dict[int, float]]:
-    """The metric of the last epoch, by series and seed."""
+    """The metric at the last epoch, by series and seed."""
     return {
         series.label: {run.config.seed: run.last.get(metric, math.nan) for run in series.runs}
         for series in comparison.series
@@ -45,7 +45,7 @@ def metric_values(comparison: Comparison, metric: str) -> dict[str, dict[int, fl
 
 
 def summary_section(comparisons: list[Comparison], metric: str) -> Section:
-    """A table of each comparison and a sentence on each scheme."""
+    """A table for each comparison, and a sentence on each scheme."""
     parts: list[Html] = []
     for comparison in comparisons:
         found = differences(comparison, metric)
@@ -59,28 +59,28 @@ def summary_section(comparisons: list[Comparison], metric: str) -> Section:
         elif comparison.study is not None:
             parts.append(
                 absent(
-                    f"The baseline {comparison.baseline} has no finished run with this detector, "
-                    "or nothing else has: there is no difference to show."
+                    f"There is no difference to show: with this detector, either the baseline "
+                    f"{comparison.baseline} or every other scheme has no finished run."
                 )
             )
         elif len(comparison.runs) > 1:
             parts.append(
                 absent(
-                    "Runs named one by one: their differences may come from the seed, or from "
-                    "other options. Only a study (scalewise compare) can tell how sure they are."
+                    "These are single runs: their differences may come from the seed or from other "
+                    "options. Only a study (scalewise compare) can tell how certain they are."
                 )
             )
     return Section("summary", "How much, how sure, at what cost", join(parts))
 
 
 def summary_table(comparison: Comparison, metric: str, found: Sequence[Difference]) -> Table:
-    """One row a series."""
+    """A table with a row for each series."""
     by_scheme: Mapping[str, Difference] = {d.scheme: d for d in found}
     others = [name for name in METRICS if name != metric]
     header = ["", "seeds" if comparison.study else "seed", metric]
     if found:
         header += [f"{metric} − {comparison.baseline}", "95% interval (t)"]
-    header += [*(SHORT.get(name, name) for name in others), "ms a step", "overhead"]
+    header += [*(SHORT.get(name, name) for name in others), "ms per step", "overhead"]
     rows = []
     for series in comparison.series:
         runs = series.runs

@@ -1,1 +1,1 @@
-"""Studies: a grid of runs, its records, and what they say."""
+"""Studies: a grid of runs, their records, and the statistics of these."""

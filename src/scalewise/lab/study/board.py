@@ -1,4 +1,4 @@
-"""The state of a study while it runs: a live table on a terminal, a line an event elsewhere."""
+"""Shows a running study: a live table on a terminal, or else a line for each event."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from scalewise.lab.study.plan import Cell, Plan, cell_folder
+from scalewise.lab.study.planned_cells import Cell, Plan, cell_folder
 from scalewise.lab.study.records import Record, read_metrics, read_record, run_seconds
 from scalewise.lab.training.kinds import kind_of
 
 
 @dataclass
 class Board:
-    """What is done, running and failed.
+    """Which runs of a study are finished, running or failed.
 
     Args:
         study: The study folder.
         plan: Its plan.
-        jobs: Runs at a time.
-        seconds: Estimated seconds a run, by detector, for detectors without a finished run.
+        jobs: Number of runs at the same time.
+        seconds: Estimated seconds per run, by detector; finished runs replace the estimates.
     """
 
     study: Path
@@ -46,12 +46,12 @@ class Board:
 
     @property
     def waiting(self) -> list[Cell]:
-        """Cells to run: neither finished nor running nor failed."""
+        """The cells still to run: neither finished nor running nor failed."""
         done = {*self.finished, *self.running, *self.failed}
         return [cell for cell in self.plan.cells if cell not in done]
 
     def update(self, cell: Cell, event: Record | str | None) -> None:
-        """Take note of a cell that started (None), finished (its record) or failed (the reason)."""
+        """Record that a cell started (None), finished (its record) or failed (the reason)."""
         if event is None:
             self.running[cell] = time.monotonic()
             return
@@ -71,7 +71,7 @@ class Board:
         self.seconds[cell.detector] = before + (took - before) / len(known)
 
     def seconds_left(self) -> float | None:
-        """Estimate for all that is waiting or running; None while nothing is known."""
+        """Estimated seconds until all cells are done; None without any estimate."""
         if not self.seconds:
             return None
         usual = statistics.mean(self.seconds.values())
@@ -94,7 +94,7 @@ class Board:
         return f"failed  {cell}: {event}; {count}"
 
     def table(self) -> Group:
-        """AP so far per detector and scheme, what is running, what failed, and the time left."""
+        """A table of AP by detector and scheme, of running and failed runs, and the time left."""
         weighed = kind_of(self.plan.options.by).one
         done = f"{len(self.finished)} of {len(self.plan.cells)} runs done"
         table = Table(title=f"{done}, with a weight for each {weighed}")
@@ -134,7 +134,7 @@ class Board:
 
 @contextmanager
 def live_board(board: Board, plain: bool) -> Iterator[Live | None]:
-    """Keep the board on the terminal; without one, the caller prints lines."""
+    """Show the board on a terminal. Yields None if there is none; the caller then prints lines."""
     console = Console()
     if plain or not console.is_terminal:
         yield None
@@ -144,7 +144,7 @@ def live_board(board: Board, plain: bool) -> Iterator[Live | None]:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as people say them."""
+    """A duration as text, in seconds, minutes or hours."""
     if seconds is None:
         return "unknown time"
     minutes = round(seconds / 60)

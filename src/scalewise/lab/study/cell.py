@@ -1,9 +1,9 @@
 """One cell of a study in its own process: `python -m scalewise.lab.study.cell CONFIG.yaml 0.25`.
 
-The number is the part of its GPU's memory that it may take.
+The number is the part of its GPU's memory that it may use.
 
-The process ends when its standard input closes, so that no run outlives a study that was killed and
-none is trained by two processes at once.
+The process ends when its standard input closes. So if the study is killed, its runs end too, and no
+run is ever trained by two processes at once.
 """
 
 from __future__ import annotations
@@ -17,27 +17,23 @@ from pathlib import Path
 from scalewise.errors import UserError
 from scalewise.lab.study.records import is_of, read_metrics
 from scalewise.lab.training.config import TrainConfig
-from scalewise.lab.training.runs import (
-    RunError,
-    config_from,
-    identity,
-    is_main_process,
-    read_yaml,
-)
+from scalewise.lab.training.ranks import is_main_process
+from scalewise.lab.training.run_options import config_from, identity, read_yaml
+from scalewise.lab.training.runs import RunError
 from scalewise.threads import limit_threads, wait_passively
 
 
 def run_cell(config: TrainConfig) -> None:
-    """Train a run, or go on with it where it was interrupted.
+    """Train a run, or continue it where it was interrupted.
 
-    A folder without a usable checkpoint is set aside as `seed-0.broken-1`, never deleted, by the
-    first of the processes that train the run.
+    An existing folder without a usable checkpoint is never deleted: the main process of the run
+    renames it, for example to `seed-0.broken-1`, and the run starts again.
 
     Args:
-        config: With `out` and `name` naming the run folder.
+        config: The options of the run; `out` and `name` give the run folder.
 
     Raises:
-        UserError: when the run cannot be trained.
+        UserError: the run cannot be trained.
     """
     from scalewise.lab.training.light import defer_torchmetrics
 
@@ -48,8 +44,8 @@ def run_cell(config: TrainConfig) -> None:
     metrics = read_metrics(folder)
     if metrics is not None and not is_of(metrics, identity(config)):
         raise RunError(
-            f"{folder / 'metrics.json'} is another run's: put back its own, or move {folder} away "
-            "to begin it anew"
+            f"{folder / 'metrics.json'} belongs to another run: put the right file back, or move "
+            f"{folder} away to start the run again"
         )
     if metrics is not None and metrics.get("status") == "finished":
         return
@@ -62,18 +58,18 @@ def run_cell(config: TrainConfig) -> None:
         while (aside := folder.with_name(f"{folder.name}.broken-{number}")).exists():
             number += 1
         folder.rename(aside)
-        print(f"{lacking}; it is kept as {aside}, and the run begins anew", flush=True)
-    # recorded is the command that repeats the run by itself
+        print(f"{lacking}; the folder is kept as {aside}, and the run starts again", flush=True)
+    # the run records this command, which repeats it outside of the study
     train(config, f"scalewise train --config {shlex.quote(str(folder / 'config.yaml'))}")
 
 
 def _lacking(folder: Path) -> str | None:
-    """Why a run cannot go on; None where it can."""
+    """Why a run cannot be continued; None if it can."""
     from scalewise.lab.training.reading import read_checkpoint
 
     path = folder / "checkpoints" / "last.ckpt"
     if not path.is_file():
-        return f"{folder} had no checkpoint to go on from"
+        return f"{folder} had no checkpoint to continue from"
     try:
         read_checkpoint(path)
     except UserError as error:
@@ -91,7 +87,7 @@ def _limit_gpu_memory(part: float) -> None:
 
 def _end_with_parent() -> None:
     def wait() -> None:
-        # sys.stdin would hold a lock that the interpreter needs to shut down
+        # do not read sys.stdin: it holds a lock that the interpreter needs to shut down
         while os.read(0, 1024):
             pass
         os._exit(3)
@@ -100,7 +96,7 @@ def _end_with_parent() -> None:
 
 
 def main() -> int:
-    """Run the cell that the first argument names; 1 when it failed for a printed reason."""
+    """Run the cell that the first argument names. Returns 1 if it failed, with a printed reason."""
     _end_with_parent()
     wait_passively(os.environ)
     limit_threads(os.environ)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalewise.errors import UserError
 from scalewise.lab.study.cell import run_cell
-from scalewise.lab.study.plan import cell_config
+from scalewise.lab.study.planned_cells import cell_config
 from scalewise.lab.study.records import read_record
 from scalewise.lab.training.config import TrainConfig
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scalewise.lab.study.local import Report
-    from scalewise.lab.study.plan import Cell, Plan
+    from scalewise.lab.study.planned_cells import Cell, Plan
 
 RETRIES = 3
 
@@ -24,19 +24,19 @@ RETRIES = 3
 def run_on_ray(study: Path, plan: Plan, cells: list[Cell], address: str, report: Report) -> None:
     """Run cells as Ray tasks, each in a fresh worker process.
 
-    A worker that dies is replaced by Ray up to three times, and the run goes on from its last
-    checkpoint. The study folder must be on storage that all machines share, the data set at the
-    same path on each.
+    If a worker dies, Ray replaces it up to three times, and the run continues from its last
+    checkpoint. The study folder must be on storage that all machines share, and the data set must
+    have the same path on each machine.
 
     Args:
         study: The study folder.
         plan: Its plan.
-        cells: What to run.
-        address: Of the cluster, or "local" to start one here.
-        report: Called when a cell is handed to the cluster, finishes or fails.
+        cells: The cells to run, in order.
+        address: Address of the cluster, or "local" to start one on this machine.
+        report: Called when a cell is given to the cluster, finishes or fails.
 
     Raises:
-        UserError: when Ray is not installed or the cluster does not answer.
+        UserError: Ray is not installed, or the cluster does not answer.
     """
     try:
         import ray
@@ -76,7 +76,7 @@ def run_on_ray(study: Path, plan: Plan, cells: list[Cell], address: str, report:
 
 
 def _cell_task(options: dict[str, Any]) -> str | None:
-    """Train one cell in the worker; the reason when it failed."""
+    """Train one cell in the worker. Returns None, or the reason why it failed."""
     try:
         run_cell(TrainConfig(**options))
     except UserError as error:

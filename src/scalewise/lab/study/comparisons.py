@@ -1,4 +1,4 @@
-"""Every scheme of a study against the baseline, by detector and metric."""
+"""Compares every scheme of a study with the baseline, by detector and metric."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
 @dataclass(frozen=True)
 class MetricTable:
-    """One metric of one detector.
+    """The comparison for one metric of one detector.
 
     Attributes:
-        detector: its name.
+        detector: name of the detector.
         metric: a key of the records' metrics.
-        summaries: of every planned scheme, the baseline too.
-        differences: of every planned scheme but the baseline.
+        summaries: one for each planned scheme, including the baseline.
+        differences: one for each planned scheme except the baseline.
     """
 
     detector: str
@@ -34,11 +34,11 @@ def study_tables(study: StudyRecords, metrics: Sequence[str] = METRICS) -> list[
     """Compare the schemes of a study, for each detector and each metric.
 
     Raises:
-        UserError: when no run is finished.
+        UserError: no run is finished.
         UsageError: for a metric that no run has.
     """
     if not study.records:
-        raise UserError("the study has no finished run, so there is nothing to tabulate")
+        raise UserError("the study has no finished run, so there is nothing to compare")
     known = {name for record in study.records for name in record.metrics}
     unknown = [metric for metric in metrics if metric not in known]
     if unknown or not metrics:
@@ -59,6 +59,6 @@ def _metric_table(study: StudyRecords, detector: str, metric: str) -> MetricTabl
 
 
 def class_metrics(study: StudyRecords) -> list[str]:
-    """The per-class metrics that any run has: "AP/<class>"."""
+    """Names of all metrics "AP/<class>" that at least one run has."""
     names = (name for record in study.records for name in record.metrics)
     return list(dict.fromkeys(name for name in names if name.startswith("AP/")))

@@ -1,4 +1,4 @@
-"""How long a study will take."""
+"""Estimates how long a study will take."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalewise.lab.data.split import Split
-from scalewise.lab.study.plan import Plan, cell_config, cell_folder
+from scalewise.lab.study.planned_cells import Plan, cell_config, cell_folder
 from scalewise.lab.study.records import read_metrics, run_seconds
 from scalewise.lab.training.config import TrainConfig
 
 if TYPE_CHECKING:
     import torch
 
-    from scalewise.lab.detectors import Batch, DenseDetector
+    from scalewise.lab.detectors.batch import Batch
+    from scalewise.lab.detectors.detector import DenseDetector
 
 WARM_STEPS, TIMED_STEPS = 2, 4
 
 
 def seconds_per_run(study: Path, plan: Plan) -> dict[str, tuple[float, str]]:
-    """Estimated seconds of one run of each detector, and what the estimate rests on.
+    """Estimate the seconds of one run, for each detector, with the source of the estimate.
 
-    The mean of the detector's finished runs where there are any; else a few steps are timed, on the
-    study's own data and this machine. Nothing is written.
+    The estimate is the mean over the detector's finished runs. If there are none, a few steps are
+    timed on this machine with the data of the study. Nothing is written.
 
     Raises:
-        UserError: for data or weights that cannot work.
+        UserError: for data or weights that cannot be used.
     """
     return {
         detector: _from_records(study, plan, detector) or _from_steps(study, plan, detector)
@@ -52,10 +53,10 @@ def _from_steps(study: Path, plan: Plan, detector: str) -> tuple[float, str]:
 
 
 def time_steps(config: TrainConfig) -> float:
-    """Seconds that a run of `config` will take, from timing a few of its batches.
+    """Estimate the seconds of a run with these options by timing a few of its batches.
 
-    Images that the run keeps (`cache`) are decoded once and augmented where they are kept, here as
-    there.
+    If the run keeps its images in memory (`cache`), so does this: they are decoded once, and
+    augmented where they are kept.
     """
     import torch
 
@@ -85,7 +86,7 @@ def time_steps(config: TrainConfig) -> float:
     load, train, detect = _batch_seconds(detector, batches, device)
     workers = loader_workers(config)
     load_apart = load / max(1, workers)
-    beside = workers and not on_device  # loading runs beside the step
+    beside = workers and not on_device  # loading runs at the same time as the step
     step = max(load_apart, train) if beside else load + train
     check = max(load_apart, detect) if workers else load + detect
     decode /= 1 if on_device else max(1, workers)
@@ -96,7 +97,7 @@ def time_steps(config: TrainConfig) -> float:
 
 
 def sample(split: Split, batch_size: int) -> Split:
-    """A split of the images that are timed, from all over it; any of them may be damaged."""
+    """A small split for timing: images from the whole split, of which any may be damaged."""
     count = (WARM_STEPS + TIMED_STEPS) * batch_size
     records = split.records[:: max(1, len(split.records) // count)][:count]
     return replace(split, records=records, tolerance=math.inf)
@@ -105,7 +106,7 @@ def sample(split: Split, batch_size: int) -> Split:
 def _batch_seconds(
     detector: DenseDetector, batches: Iterable[Batch], device: torch.device
 ) -> tuple[float, float, float]:
-    """Mean seconds to load a batch, to train on it, and to detect in it, after warming up."""
+    """Mean seconds to load a batch, to train on it, and to detect in it, after a warm-up."""
     import torch
 
     each: list[tuple[float, float, float]] = []

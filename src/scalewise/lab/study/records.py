@@ -1,4 +1,4 @@
-"""The finished runs of a study, as records."""
+"""Reads the finished runs of a study as records."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scalewise.lab.study.plan import Cell, Plan, cell_folder, load_plan
-from scalewise.lab.training.runs import RunError, load_metrics
+from scalewise.lab.study.plan_file import load_plan
+from scalewise.lab.study.planned_cells import Cell, Plan, cell_folder
+from scalewise.lab.training.run_metrics import load_metrics
+from scalewise.lab.training.runs import RunError
 
 
 @dataclass(frozen=True)
@@ -18,11 +20,12 @@ class Record:
 
     Attributes:
         detector: Its detector.
-        scheme: Its scheme, as words.
+        scheme: Its scheme, as `--scheme` takes it.
         seed: Its seed.
         folder: Its run folder.
-        metrics: Of the last epoch, by name: AP, AP50, ... in 0..1, NaN where undefined, and times.
-            Not of the best epoch: picking it on the split that is measured favours what is noisy.
+        metrics: Metrics of the last epoch, by name: AP, AP50, ... in 0..1, NaN where undefined, and
+            times. The best epoch is not used: choosing it on the evaluation split would favour
+            noisy runs.
     """
 
     detector: str
@@ -34,10 +37,10 @@ class Record:
 
 @dataclass(frozen=True)
 class StudyRecords:
-    """What there is of a study.
+    """A study: its plan and its finished runs.
 
     Attributes:
-        plan: What was asked for.
+        plan: The plan.
         records: The finished runs, in the plan's order.
         missing: One line for each run that is not finished.
     """
@@ -51,7 +54,7 @@ def load_study(folder: Path) -> StudyRecords:
     """Read a study's plan and its finished runs.
 
     Raises:
-        RunError: when `folder` is no study.
+        RunError: `folder` is not a study.
     """
     plan = load_plan(folder)
     records, missing = [], []
@@ -65,7 +68,7 @@ def load_study(folder: Path) -> StudyRecords:
 
 
 def read_record(study: Path, cell: Cell) -> Record | None:
-    """The record of a cell; None when its run is absent, unfinished, broken or another cell's."""
+    """The record of a cell; None if its run is absent, unfinished, damaged or of another cell."""
     folder = cell_folder(study, cell)
     metrics = read_metrics(folder)
     if metrics is None or metrics.get("status") != "finished" or not is_of(metrics, vars(cell)):
@@ -77,10 +80,10 @@ def read_record(study: Path, cell: Cell) -> Record | None:
 
 
 def is_of(metrics: dict[str, Any], run: Mapping[str, Any]) -> bool:
-    """Whether figures are those of a run, as far as they say; older versions did not note it.
+    """Whether metrics belong to a run. True if they do not say, as in files of older versions.
 
     Args:
-        metrics: What `metrics.json` holds.
+        metrics: Content of `metrics.json`.
         run: Detector, scheme and seed, by these names.
     """
     noted = metrics.get("run")
@@ -96,11 +99,11 @@ def why_missing(study: Path, cell: Cell) -> str:
         metrics = load_metrics(path.parent)
     except RunError as error:
         return str(error)
-    return "not finished" if is_of(metrics, vars(cell)) else f"{path} is another run's"
+    return "not finished" if is_of(metrics, vars(cell)) else f"{path} belongs to another run"
 
 
 def read_metrics(folder: Path) -> dict[str, Any] | None:
-    """A run's `metrics.json`, also of a run that is going on; None when absent or broken."""
+    """Read a run's `metrics.json`, also while it is running; None if absent or damaged."""
     try:
         return load_metrics(folder)
     except RunError:
@@ -108,11 +111,11 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
 
 
 def run_seconds(metrics: dict[str, Any], accumulate: int) -> float:
-    """Time that the epochs of a run took, training and validation.
+    """Seconds that training and validation took in all epochs of a run.
 
     Args:
-        metrics: Its `metrics.json`.
-        accumulate: Batches per optimizer step.
+        metrics: Content of its `metrics.json`.
+        accumulate: Number of batches per optimizer step.
     """
     total, before = 0.0, 0
     for epoch in metrics.get("history") or []:

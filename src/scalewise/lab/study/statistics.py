@@ -1,49 +1,29 @@
-"""What the seeds of a study say about a scheme: paired differences with their uncertainty.
+"""Computes what the seeds of a study say about a scheme: paired differences and uncertainty.
 
-All values are metrics in 0..1; texts speak of points, hundredths of that range.
+All values are metrics in 0..1; texts use points, which are hundredths of this range.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
-Floats = npt.NDArray[np.float64]
-
-LEVEL = 0.95
-POWER = 0.8
-MOST_SEEDS = 1000
-_FAR = 100.0  # noncentrality at which the power is 1, and beyond which scipy's tail may be nan
-_ROUNDING = 1e-12  # a spread of differences below this is rounding, not training
-
-
-class Interval(NamedTuple):
-    """A 95% interval.
-
-    Examples:
-        >>> from scalewise.lab.study.statistics import Interval
-        >>> Interval(0.01, 0.03).high
-        0.03
-    """
-
-    low: float
-    high: float
+from scalewise.lab.study.intervals import Floats, Interval, bca_interval, t_interval
+from scalewise.lab.study.seeds_needed import ROUNDING, seeds_needed
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A scheme alone.
+    """The mean and spread of one scheme.
 
     Attributes:
-        scheme: its words.
-        seeds: those with a finite value, ascending.
-        mean: over these; NaN without any.
-        deviation: sample standard deviation; NaN below two seeds.
+        scheme: the scheme, as `--scheme` takes it.
+        seeds: the seeds with a finite value, ascending.
+        mean: mean over these seeds; NaN without any.
+        deviation: sample standard deviation; NaN for fewer than two seeds.
 
     Examples:
         >>> from scalewise.lab.study.statistics import summarize
@@ -60,23 +40,28 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """A scheme against the baseline, seed by seed: scheme minus baseline.
+    """The differences of a scheme to the baseline (scheme minus baseline), paired by seed.
 
     Attributes:
-        scheme: its words.
-        baseline: what it is compared with.
-        seeds: those with a finite value on both sides, ascending; all else is over these.
-        unpaired: seeds left out, with a finite value on one side alone.
-        mean: of the scheme; NaN without any pair.
-        deviation: sample standard deviation of the scheme; NaN below two pairs.
+        scheme: the scheme, as `--scheme` takes it.
+        baseline: the scheme that it is compared with.
+        seeds: the seeds with a finite value for both schemes, ascending; all other fields except
+            `unpaired` are computed over these pairs.
+        unpaired: the seeds that are left out, since only one scheme has a finite value.
+        mean: mean of the scheme; NaN without any pair.
+        deviation: sample standard deviation of the scheme; NaN for fewer than two pairs.
         difference: mean of the differences; NaN without any pair.
-        difference_deviation: their sample standard deviation; NaN below two pairs.
-        t_interval: Student's t; None below two pairs, or when all differences are the same.
-        bca_interval: BCa bootstrap over seeds; None likewise, and below three pairs.
+        difference_deviation: sample standard deviation of the differences; NaN for fewer than two
+            pairs.
+        t_interval: Student's t interval of the mean difference; None for fewer than two pairs, or
+            if all differences are equal.
+        bca_interval: BCa bootstrap interval over seeds; None if `t_interval` is None, and for fewer
+            than three pairs.
         improving: number of differences above 0.
-        p: two-sided paired t test; None like `t_interval`, but 1 when all differences are 0.
-        p_holm: corrected for the number of schemes with a p, after Holm.
-        seeds_needed: see `seeds_needed`; None where that has no answer.
+        p: p value of the two-sided paired t test; None if `t_interval` is None, except that it is 1
+            if all differences are 0.
+        p_holm: p corrected by Holm's method for the number of schemes that have a p.
+        seeds_needed: see `seeds_needed`; None if all differences are equal, or their mean is 0.
 
     Examples:
         >>> from scalewise.lab.study.statistics import paired
@@ -105,7 +90,7 @@ def summarize(values: Mapping[str, Mapping[int, float]]) -> list[Summary]:
     """Mean and spread of each scheme over its own seeds.
 
     Args:
-        values: metric by scheme and seed; values that are not finite count as absent.
+        values: the metric, by scheme and seed; values that are not finite count as absent.
 
     Examples:
         >>> from scalewise.lab.study.statistics import summarize
@@ -124,14 +109,14 @@ def paired(values: Mapping[str, Mapping[int, float]], baseline: str) -> list[Dif
     """Compare every other scheme with the baseline over the seeds that both have.
 
     Args:
-        values: metric by scheme and seed; values that are not finite count as absent.
+        values: the metric, by scheme and seed; values that are not finite count as absent.
         baseline: one of the schemes.
 
     Returns:
-        One entry per scheme but the baseline, in order.
+        One entry for each scheme except the baseline, in the order of `values`.
 
     Raises:
-        KeyError: when `baseline` has no values.
+        KeyError: `baseline` is not in `values`.
 
     Examples:
         >>> from scalewise.lab.study.statistics import paired
@@ -162,8 +147,8 @@ def _compare(
     differences = of_scheme - np.array([base[seed] for seed in seeds])
     mean, deviation = _moments(of_scheme)
     difference, spread = _moments(differences)
-    varies = len(seeds) > 1 and spread > _ROUNDING
-    nothing = len(seeds) > 1 and not varies and abs(difference) <= _ROUNDING
+    varies = len(seeds) > 1 and spread > ROUNDING
+    nothing = len(seeds) > 1 and not varies and abs(difference) <= ROUNDING
     return Difference(
         scheme=scheme,
         baseline=baseline,
@@ -175,7 +160,7 @@ def _compare(
         difference_deviation=spread,
         t_interval=t_interval(differences) if varies else None,
         bca_interval=bca_interval(differences) if varies else None,
-        improving=int((differences > _ROUNDING).sum()),
+        improving=int((differences > ROUNDING).sum()),
         p=float(stats.ttest_1samp(differences, 0).pvalue) if varies else 1.0 if nothing else None,
         p_holm=None,
         seeds_needed=seeds_needed(difference, spread) if varies else None,
@@ -187,65 +172,19 @@ def _finite(by_seed: Mapping[int, float]) -> dict[int, float]:
 
 
 def _moments(values: Floats) -> tuple[float, float]:
-    """Mean and sample standard deviation, NaN where there are too few values."""
+    """Mean and sample standard deviation; NaN if there are too few values."""
     mean = float(values.mean()) if len(values) else float("nan")
     return mean, float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 
-def t_interval(differences: Floats) -> Interval:
-    """Student's 95% interval of the mean of n >= 2 differences [n] that vary.
-
-    Examples:
-        >>> import numpy as np
-        >>> from scalewise.lab.study.statistics import t_interval
-        >>> [round(edge, 2) for edge in t_interval(np.array([1.0, 2.0, 3.0]))]
-        [-0.48, 4.48]
-    """
-    half = stats.t.ppf((1 + LEVEL) / 2, len(differences) - 1) * stats.sem(differences)
-    mean = float(differences.mean())
-    return Interval(mean - float(half), mean + float(half))
-
-
-def bca_interval(differences: Floats, resamples: int = 9999) -> Interval | None:
-    """Bootstrap 95% interval of the mean of differences [n], bias-corrected and accelerated.
-
-    Too narrow with few seeds: over 3000 draws of normal differences it held the true mean in 74%
-    with 3 seeds, 84% with 5, 89% with 10, 93% with 20 and with 30; Student's t in 94 to 96% with
-    each. With skewed (exponential) differences 81% against 88% with 5 seeds, 93% for both with 30.
-
-    Returns:
-        The interval, the same at every call; None below three differences, or when the resampled
-        means are too few to tell.
-
-    Examples:
-        >>> import numpy as np
-        >>> from scalewise.lab.study.statistics import bca_interval
-        >>> low, high = bca_interval(np.array([1.0, 2.0, 3.0, 5.0]))
-        >>> 1 <= low < high <= 5
-        True
-        >>> bca_interval(np.array([1.0, 2.0])) is None
-        True
-    """
-    if len(differences) < 3:
-        return None
-    low, high = stats.bootstrap(
-        (differences,),
-        np.mean,
-        n_resamples=resamples,
-        method="BCa",
-        confidence_level=LEVEL,
-        random_state=np.random.default_rng(0),
-    ).confidence_interval
-    return Interval(float(low), float(high)) if np.isfinite([low, high]).all() else None
-
-
 def holm(p: Sequence[float]) -> Floats:
-    """Correct p values for their number, after Holm (1979).
+    """Correct p values for their number by the method of Holm (1979).
 
-    The i-th smallest of m is multiplied by m - i + 1, is at least the one before it, at most 1.
+    The i-th smallest of m values is multiplied by m - i + 1, then raised to the corrected value
+    before it if that is larger, and limited to 1.
 
     Returns:
-        float64 [m], in the order given.
+        float64 [m], in the order of `p`.
 
     Examples:
         >>> from scalewise.lab.study.statistics import holm
@@ -258,31 +197,3 @@ def holm(p: Sequence[float]) -> Floats:
     result = np.empty_like(values)
     result[order] = steps.clip(max=1)
     return result
-
-
-def seeds_needed(difference: float, deviation: float) -> int | None:
-    """Fewest seeds with which a paired t test would likely see a difference.
-
-    That is 80% power of the two-sided test at 5%, taking the observed difference and deviation for
-    the true ones, which with few seeds they are not: read it as an order of magnitude.
-
-    Args:
-        difference: mean of the paired differences.
-        deviation: their standard deviation, above 0.
-
-    Returns:
-        2 or more; `MOST_SEEDS` + 1 stands for more than `MOST_SEEDS`; None for a difference of 0.
-
-    Examples:
-        >>> from scalewise.lab.study.statistics import seeds_needed
-        >>> seeds_needed(difference=0.03, deviation=0.02)
-        6
-    """
-    if abs(difference) <= _ROUNDING:
-        return None
-    seeds = np.arange(2, MOST_SEEDS + 1)
-    shift = np.sqrt(seeds) * abs(difference) / deviation
-    critical = stats.t.ppf((1 + LEVEL) / 2, seeds - 1)
-    power = stats.nct.sf(critical, seeds - 1, shift.clip(max=_FAR))
-    enough = np.flatnonzero(power >= POWER)
-    return int(seeds[enough[0]]) if len(enough) else MOST_SEEDS + 1

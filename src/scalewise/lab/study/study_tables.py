@@ -1,21 +1,18 @@
-"""The tables of a study: Markdown to read, CSV to compute with."""
+"""Writes the tables of a study: Markdown for reading, CSV for computing."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from scalewise.files import write_text
 from scalewise.lab.study.comparisons import METRICS, MetricTable, class_metrics, study_tables
+from scalewise.lab.study.csv_tables import differences_csv, runs_csv, words
 from scalewise.lab.study.other_images import CAUTION, ImageBootstrap
 from scalewise.lab.study.records import StudyRecords
-from scalewise.lab.study.statistics import MOST_SEEDS, Difference, Interval
+from scalewise.lab.study.statistics import Difference
 from scalewise.lab.study.verdicts import advice, interval_points, points, seeds_text, verdict
-
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 _NOTES = (
     "Values are points (hundredths) of the last epoch's metric, mean ± sample standard deviation "
@@ -38,16 +35,16 @@ def write_tables(
 
     Args:
         study: a loaded study.
-        folder: made if absent.
-        metrics: those in the Markdown; its main table compares the first. The CSV has those of
-            every class as well.
-        images: adds the intervals over evaluation images to the Markdown.
+        folder: output folder; it is made if it does not exist.
+        metrics: metrics in the Markdown; its main table compares the first one. The CSV also has
+            the AP of every class.
+        images: intervals over evaluation images, added to the Markdown; None leaves them out.
 
     Returns:
-        The files.
+        The written files.
 
     Raises:
-        UserError: when no run is finished.
+        UserError: no run is finished.
         UsageError: for a metric that no run has.
     """
     tables = study_tables(study, list(dict.fromkeys([*metrics, *class_metrics(study)])))
@@ -66,12 +63,12 @@ def write_tables(
 def markdown(
     study: StudyRecords, tables: Sequence[MetricTable], images: ImageBootstrap | None = None
 ) -> str:
-    """Return the tables as Markdown, a section a detector, the notes last.
+    """Return the tables as Markdown: a section for each detector, and notes at the end.
 
     Args:
-        study: what they were made of.
-        tables: from `study_tables`.
-        images: adds the intervals over evaluation images.
+        study: the study that the tables were made from.
+        tables: tables from `study_tables`.
+        images: intervals over evaluation images to add; None leaves them out.
     """
     blocks = []
     for detector in study.plan.detectors:
@@ -153,7 +150,7 @@ def _left_out(tables: Sequence[MetricTable]) -> list[str]:
     for table in tables:
         for found in table.differences:
             if found.unpaired:
-                key = (table.detector, found.scheme, _words(found.unpaired))
+                key = (table.detector, found.scheme, words(found.unpaired))
                 metrics.setdefault(key, []).append(table.metric)
     return [
         f"{detector} {scheme}: without a value on both sides of the comparison, and left out of "
@@ -162,72 +159,8 @@ def _left_out(tables: Sequence[MetricTable]) -> list[str]:
     ]
 
 
-def differences_csv(tables: Sequence[MetricTable], baseline: str) -> str:
-    """Return one row per detector, metric and scheme, in 0..1; empty where undefined.
-
-    `seeds`, `mean` and `deviation` are of the scheme alone; from `pairs` on the row is over the
-    seeds that the baseline has too. `seeds_needed` is capped.
-    """
-    rows = []
-    for table in tables:
-        compared = {difference.scheme: difference for difference in table.differences}
-        for own in table.summaries:
-            row = [table.detector, own.scheme, table.metric, _words(own.seeds), own.mean]
-            rows.append([*row, own.deviation, baseline, *_fields(compared.get(own.scheme))])
-    head = "detector scheme metric seeds mean deviation baseline pairs unpaired difference "
-    head += "difference_deviation t_low t_high bca_low bca_high improving p p_holm seeds_needed"
-    return _csv([head.split(), *rows])
-
-
-def _fields(found: Difference | None) -> list[object]:
-    if found is None:
-        return [None] * 12
-    absent = Interval(math.nan, math.nan)
-    needed = found.seeds_needed
-    return [
-        _words(found.seeds),
-        _words(found.unpaired),
-        found.difference,
-        found.difference_deviation,
-        *(found.t_interval or absent),
-        *(found.bca_interval or absent),
-        found.improving,
-        found.p,
-        found.p_holm,
-        f">{MOST_SEEDS}" if needed is not None and needed > MOST_SEEDS else needed,
-    ]
-
-
-def runs_csv(study: StudyRecords) -> str:
-    """Return one row a finished run with all its metrics; empty where undefined."""
-    names = list(dict.fromkeys(name for record in study.records for name in record.metrics))
-    rows: list[list[object]] = [
-        [run.detector, run.scheme, run.seed, *(run.metrics.get(name) for name in names)]
-        for run in study.records
-    ]
-    return _csv([["detector", "scheme", "seed", *names], *rows])
-
-
-def _csv(rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for row in rows:
-        writer.writerow(
-            [
-                "" if cell is None or (isinstance(cell, float) and math.isnan(cell)) else safe(cell)
-                for cell in row
-            ]
-        )
-    return text.getvalue()
-
-
-def safe(cell: object) -> object:
-    """A cell of a CSV file that no spreadsheet takes for a formula: a quote is put before those."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULAS) else cell
-
-
 def markdown_cell(words: str) -> str:
-    """A text as a cell of a Markdown table: in one line, without markup of its own."""
+    """Turn a text into a cell of a Markdown table: one line, with `|` and `<` escaped."""
     return " ".join(words.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
@@ -242,7 +175,3 @@ def _bullets(lines: Iterable[str]) -> str:
 
 def _plain(value: float) -> str:
     return "n/a" if math.isnan(value) else f"{100 * value:.2f}"
-
-
-def _words(seeds: Sequence[int]) -> str:
-    return " ".join(map(str, seeds))

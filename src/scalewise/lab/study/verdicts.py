@@ -1,10 +1,12 @@
-"""The figures of a comparison in words that claim no more than they hold."""
+"""Puts the results of a comparison into words that do not claim more than they show."""
 
 from __future__ import annotations
 
 import math
 
-from scalewise.lab.study.statistics import MOST_SEEDS, Difference, Interval
+from scalewise.lab.study.intervals import Interval
+from scalewise.lab.study.seeds_needed import MOST_SEEDS
+from scalewise.lab.study.statistics import Difference
 
 FEW = 10
 MANY = 30
@@ -12,7 +14,7 @@ _BCA_COVERAGE = {3: 74, 4: 80, 5: 84, 7: 87, 10: 89, 15: 92, 20: 93, 30: 93}  # 
 
 
 def advice(seeds: int) -> str:
-    """Say which interval to trust with a number of paired seeds, and why."""
+    """Say which interval to trust with this number of paired seeds, and why."""
     if seeds < 2:
         return (
             f"{_count(seeds)}: no interval. How far a retrained model would fall from these "
@@ -43,9 +45,9 @@ def advice(seeds: int) -> str:
 
 
 def verdict(difference: Difference, metric: str = "AP") -> str:
-    """Say in a sentence what a comparison showed.
+    """Say in one sentence what a comparison showed.
 
-    A direction is named only when Student's interval holds no 0.
+    The sentence says "higher" or "lower" only if Student's interval does not contain 0.
     """
     scheme, baseline, n = difference.scheme, difference.baseline, len(difference.seeds)
     if n == 0:
@@ -82,17 +84,17 @@ def verdict(difference: Difference, metric: str = "AP") -> str:
 
 
 def points(value: float) -> str:
-    """A signed difference in points: "+0.42"."""
+    """A signed difference in points, such as "+0.42"; "n/a" for NaN."""
     return "n/a" if math.isnan(value) else f"{100 * value:+.2f}"
 
 
 def interval_points(interval: Interval | None) -> str:
-    """An interval in points: "-0.30 to +0.54"."""
+    """An interval in points, such as "-0.30 to +0.54"; "n/a" for None."""
     return "n/a" if interval is None else f"{points(interval.low)} to {points(interval.high)}"
 
 
 def seeds_text(needed: int | None) -> str:
-    """The number of seeds needed, as `seeds_needed` returns it, in words."""
+    """The result of `seeds_needed` as text; "n/a" for None."""
     if needed is None:
         return "n/a"
     return f"more than {MOST_SEEDS}" if needed > MOST_SEEDS else str(needed)

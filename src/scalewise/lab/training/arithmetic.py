@@ -1,4 +1,4 @@
-"""The arithmetic that a run is trained, validated and evaluated in."""
+"""The number formats in which a run is trained, validated and evaluated."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ MATMUL = "high"  # TF32 where a GPU has it
 
 @contextlib.contextmanager
 def run_arithmetic(precision: str, device: torch.device) -> Iterator[None]:
-    """Compute as the validation of a run does that was trained with `--precision`.
+    """Compute as in the validation of a run that was trained with this `--precision`.
 
     Args:
         precision: As in `RunOptions`.
-        device: Where; on a CPU float16 is replaced by bfloat16, as in training.
+        device: Where to compute; on a CPU bfloat16 replaces float16, as in training.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(MATMUL)

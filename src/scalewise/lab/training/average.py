@@ -14,11 +14,11 @@ from torch import Tensor, nn
 class MovingAverage(WeightAveraging):
     """Moving average of the parameters whose decay grows to `decay` while training runs.
 
-    With d = min(decay, (1 + k) / (10 + k)) at update k, the first steps are soon forgotten; a
-    constant decay would keep the initial weights in the average of a short run. The first update
-    copies. Buffers are copied too: the balancer's counters have no average.
+    The decay of update k is min(decay, (1 + k) / (10 + k)), so the first steps are soon forgotten;
+    a constant decay would keep the initial weights in the average of a short run. The first update
+    copies the parameters. Buffers are always copied: counters of the balancer have no average.
 
-    The average lies on the device of the training, and no update reads a value from it or waits for
+    The average lies on the device that trains. No update reads a value from the device or waits for
     it.
     """
 
@@ -33,12 +33,7 @@ class MovingAverage(WeightAveraging):
             self._average_model.to(trainer.strategy.root_device)
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Update once per optimizer step."""
         if trainer.global_step > self._latest_update_step:
@@ -63,7 +58,7 @@ def decay_at(k: int, limit: float) -> float:
 def update(averaged: nn.Module, current: nn.Module, decay: float) -> None:
     """Move every parameter towards the current one by 1 - `decay`, and copy every buffer.
 
-    A few launches for the whole model, whatever its number of tensors.
+    It takes a few kernel launches for the whole model, however many tensors it has.
 
     Args:
         averaged: a copy of `current`, on the same device.
@@ -79,7 +74,7 @@ def update(averaged: nn.Module, current: nn.Module, decay: float) -> None:
 def _by_dtype(
     own: Iterable[Tensor], theirs: Iterable[Tensor]
 ) -> Iterable[tuple[list[Tensor], list[Tensor]]]:
-    """Pairs of lists of one dtype each: the fused operators fall back to a loop over mixed ones."""
+    """Pairs of lists, one pair per dtype: with mixed dtypes the fused operators become loops."""
     groups: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
     for one, other in zip(own, theirs, strict=True):
         pair = groups.setdefault(one.dtype, ([], []))

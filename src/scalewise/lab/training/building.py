@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scalewise.errors import UserError
+from scalewise.lab.data.hold_out import hold_out
 from scalewise.lab.data.open import open_split
-from scalewise.lab.data.split import Split, hold_out, require_same_classes
+from scalewise.lab.data.split import Split, require_same_classes
 from scalewise.lab.training.config import TrainConfig
 from scalewise.threads import usable_cores
 
 if TYPE_CHECKING:
     from scalewise.lab.data.dataset import DetectionDataset
-    from scalewise.lab.detectors import DenseDetector
+    from scalewise.lab.detectors.detector import DenseDetector
     from scalewise.weighting import Grouping
 
 
@@ -24,12 +25,14 @@ def build_detector(
     Raises:
         UserError: for a backbone or weights that cannot be had.
     """
-    from scalewise.lab import detectors
+    from scalewise.lab.detectors.atss import ATSS
+    from scalewise.lab.detectors.fcos import FCOS
+    from scalewise.lab.detectors.retinanet import RetinaNet
 
-    make = getattr(detectors, config.detector)
+    kinds: dict[str, type[DenseDetector]] = {"atss": ATSS, "fcos": FCOS, "retinanet": RetinaNet}
     pretrained = config.weights_backbone is not None  # also when a checkpoint will replace them
     try:
-        detector: DenseDetector = make(
+        return kinds[config.detector](
             backbone=config.backbone,
             num_classes=classes,
             weights=weights,
@@ -43,17 +46,21 @@ def build_detector(
         )
     except (ValueError, OSError, ImportError) as error:
         raise UserError(f"detector {config.detector} on {config.backbone}: {error}") from None
-    return detector
 
 
-def loader_workers(config: TrainConfig) -> int:
-    """Loader processes: as asked, or half the cores."""
-    return auto_workers() if config.workers == "auto" else config.workers
+def loader_workers(config: TrainConfig, trainings: int = 1) -> int:
+    """Number of loader processes: `--workers`, or half of the cores that each training has.
+
+    Args:
+        config: All options.
+        trainings: Training processes on this machine, each with its own loaders.
+    """
+    return auto_workers(trainings) if config.workers == "auto" else config.workers
 
 
-def auto_workers() -> int:
-    """Loader processes: half the cores, at most 8."""
-    return max(1, min(8, usable_cores() // 2))
+def auto_workers(sharing: int = 1) -> int:
+    """Number of loader processes, 1 to 8: half of the cores, divided by `sharing` processes."""
+    return max(1, min(8, usable_cores() // (2 * sharing)))
 
 
 def open_splits(config: TrainConfig) -> tuple[Split, Split]:

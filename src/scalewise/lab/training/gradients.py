@@ -1,4 +1,4 @@
-"""How the groups' gradients compare: measured now and then, at the cost of one backward a group."""
+"""How the gradients of groups compare; a measurement costs one backward pass per group."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from scalewise.lab.parquet import DamagedFile, read_table, write_table
 def group_gram(losses: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     """Inner products of the groups' gradients with respect to all parameters.
 
-    In float32 also under autocast, which would multiply in 16 bits.
+    The products are in float32 also under autocast, which would multiply in 16 bits.
 
     Args:
         losses: float [n], unweighted, with a graph; the graph is kept.
-        parameters: what the gradients are taken of.
+        parameters: the parameters p of the gradients.
 
     Returns:
         float32 [n, n], `G_ij = <dl_i/dp, dl_j/dp>`: the diagonal holds squared norms, and
@@ -45,10 +45,10 @@ def group_gram(losses: Tensor, parameters: Sequence[Tensor]) -> Tensor:
 
 @dataclass
 class GradientLog:
-    """Keeps `gradients.parquet`: a row a measurement, columns step and gram/<a>/<b> for a <= b.
+    """Keeps `gradients.parquet`: one row per measurement, columns step and gram/<a>/<b>, a <= b.
 
     Args:
-        path: The file; rows from before `first_step` are read back from it and kept.
+        path: The file; its rows from before `first_step` are read back and kept.
         groups: Names of the groups.
         first_step: The step at which recording begins.
     """
@@ -81,7 +81,7 @@ class GradientLog:
         self._grams.append(gram)
 
     def save(self) -> None:
-        """Write all rows so far; nothing without a measurement."""
+        """Write all rows so far; if there was no measurement, write no file."""
         if not self._steps and self._old is None:
             return
         tables = [] if self._old is None else [self._old]

@@ -1,4 +1,4 @@
-"""From options and a training split to the groups that are weighed."""
+"""Makes the groups that are weighed, from options and a training split."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scalewise.weighting.groups import COCO_EDGES
 
 
 def make_grouping(config: TrainConfig, training: Split) -> Grouping | None:
-    """What `--by` names; None for whole levels.
+    """The grouping that `--by` names; None for whole levels.
 
     Raises:
         UsageError: for edges that cannot be used.
@@ -33,12 +33,12 @@ def make_grouping(config: TrainConfig, training: Split) -> Grouping | None:
 
 
 def size_edges(words: str, training: Split) -> tuple[float, ...]:
-    """Edges between sizes, in pixels of the original images.
+    """The sides that separate the sizes, in pixels of the original images.
 
     Args:
-        words: "coco", "thirds" (so that each size has a third of the training objects), or numbers
+        words: "coco", "thirds" (each size gets a third of the training objects), or numbers
             separated by commas.
-        training: whose objects "thirds" counts.
+        training: the split whose objects "thirds" counts.
 
     Raises:
         UsageError: the words are none of these.
@@ -62,9 +62,9 @@ def size_edges(words: str, training: Split) -> tuple[float, ...]:
 
 
 def count_objects(grouping: Grouping, training: Split) -> list[int] | None:
-    """Objects of each group in the training split, crowd regions left out as they are in training.
+    """Number of objects of each group in the training split; crowd regions do not count.
 
-    None where levels decide.
+    None if groups are levels.
     """
     if grouping.group_of is None:
         return None

@@ -1,4 +1,4 @@
-"""How the groups of a run and its figures are put where a user reads of them."""
+"""The words for groups, and the form of figures, in what a user reads."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _KINDS = {
 
 
 def kind_of(by: str | None) -> Kind:
-    """The word for what `--by` names; "group" for another word, or None where it is not known."""
+    """The word for the groups that `--by` makes; "group" if `by` is None or not known."""
     return GROUP if by is None else _KINDS.get(by, GROUP)
 
 
 def percent(value: float | None) -> str:
-    """An average precision in 0..1 as people quote it; "-" where there is nothing to measure."""
+    """An average precision in 0..1 in percent; "-" if there is nothing to measure."""
     return "-" if value is None or value != value else f"{100 * value:.1f}"

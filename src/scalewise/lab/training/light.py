@@ -1,4 +1,4 @@
-"""Lightning without what it imports and a training does not use."""
+"""Loads Lightning without the imports that a training does not use."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _PLOT = "torchmetrics.utilities.plot"
 def defer_torchmetrics() -> None:
     """Let `import lightning` load two classes of torchmetrics, not its hundreds of metrics.
 
-    Lightning needs `Metric` and `MetricCollection`; the rest imports scipy.signal, torchvision's
-    detectors and transformers, for seconds, and matplotlib. It loads once another name of
-    torchmetrics is asked for, and matplotlib once a metric is drawn, so that who uses torchmetrics
-    in the same process finds all of it. Nothing is changed where torchmetrics is loaded already, is
-    not there, or does not let its parts be loaded alone.
+    Lightning needs only `Metric` and `MetricCollection`. The rest takes seconds: it imports
+    scipy.signal, torchvision's detectors, transformers and matplotlib. The rest is loaded when
+    another name of torchmetrics is used, and matplotlib when a metric is drawn, so code in the same
+    process still finds all of torchmetrics. Nothing changes if torchmetrics is loaded already, is
+    not installed, or does not let its parts be loaded alone.
     """
     spec = None if "torchmetrics" in sys.modules else importlib.util.find_spec("torchmetrics")
     if spec is None or spec.loader is None:
@@ -51,7 +51,7 @@ def defer_torchmetrics() -> None:
 
 
 def _plot_later() -> ModuleType:
-    """What the two classes take from the module that draws, which itself is imported to draw."""
+    """A stand-in for the module that draws; it loads the real one when something is drawn."""
 
     def plot_single_or_multi_val(*args: Any, **kwargs: Any) -> Any:
         return importlib.import_module(_PLOT).plot_single_or_multi_val(*args, **kwargs)

@@ -1,9 +1,7 @@
-"""A detector and its balancer as Lightning trains them."""
+"""A detector and its balancer as one Lightning module."""
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from scalewise.lab.data.loader import EpochSampler
-from scalewise.lab.detectors import DenseDetector
+from scalewise.lab.data.sampler import EpochSampler
 from scalewise.lab.detectors.batch import Batch, Detections, pad_objects
-from scalewise.lab.training.checkpoints import gather
+from scalewise.lab.detectors.detector import DenseDetector
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.gradients import group_gram
+from scalewise.lab.training.optimization import make_optimizer
+from scalewise.lab.training.ranks import gather
 from scalewise.weighting import LossBalancer
 
 _OF_A_RANK = ("block", "running")  # the balancer's records since the last interval
@@ -28,13 +27,13 @@ class DetectionModule(L.LightningModule):
 
     Args:
         detector: A dense detector.
-        balancer: Of the detector's groups.
+        balancer: The balancer of the detector's groups.
         config: Options of the optimizer.
 
     Attributes:
         losses: float [terms, n], the last step's unweighted losses of the groups; [terms, n + 1]
-            with the background's where positives are grouped.
-        gram: float32 [n, n], inner products of the groups' gradients where the last step measured
+            if positives are grouped, with the background last.
+        gram: float32 [n, n], inner products of the groups' gradients if the last step measured
             them, else None.
     """
 
@@ -58,7 +57,7 @@ class DetectionModule(L.LightningModule):
         ]
 
     def on_train_epoch_start(self) -> None:
-        """Tell the sampler the epoch, on which order and augmentation depend."""
+        """Tell the sampler the epoch; the order and the augmentation depend on it."""
         loader = self.trainer.train_dataloader
         sampler = loader.batch_sampler if isinstance(loader, DataLoader) else None
         assert isinstance(sampler, EpochSampler)
@@ -66,7 +65,7 @@ class DetectionModule(L.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Weighted loss of one batch."""
-        if self.config.compile:  # so that batches of many counts of objects share a few graphs
+        if self.config.compile:  # so that batches with different numbers of objects share graphs
             batch = pad_objects(batch)
         terms = self._terms(batch)
         losses = torch.stack([terms[term] for term in self.detector.terms])
@@ -86,8 +85,8 @@ class DetectionModule(L.LightningModule):
     def graph_losses(self) -> None:
         """Compile the losses of a training step and replay them as CUDA graphs from now on.
 
-        What a replay returns is overwritten by the next one: a step copies it, and its gradients
-        are used up before. Validation stays as it is.
+        The next replay overwrites what a replay returned; a step copies the losses and uses the
+        gradients before that. Validation stays as it is.
         """
         self._graphed = torch.compile(self.detector.losses, mode="reduce-overhead")
 
@@ -98,7 +97,7 @@ class DetectionModule(L.LightningModule):
         return group_gram(losses, [p for p in self.detector.parameters() if p.requires_grad])
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, and end the balancer's window: an epoch's last one may be short."""
+        """Make the step and end the balancer's window; an epoch's last window may be short."""
         super().optimizer_step(*args, **kwargs)
         self.balancer.close_window()
 
@@ -108,7 +107,7 @@ class DetectionModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm, for bfloat16 without Lightning, which refuses fused optimizers there."""
+        """Clip the gradient norm; for bfloat16 not by Lightning, which refuses fused optimizers."""
         if gradient_clip_val and self.config.precision == "bf16-mixed":
             parameters = self.trainer.precision_plugin.main_params(optimizer)
             nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
@@ -122,31 +121,13 @@ class DetectionModule(L.LightningModule):
         return {"detections": self.detector(batch)}
 
     def configure_optimizers(self) -> Any:
-        """SGD or AdamW, a warm-up, then the schedule, stepped with the optimizer."""
-        config = self.config
-        groups = parameter_groups(self, config)
-        # Fused updates unscale float16's gradients themselves, which leaves nothing to clip before.
-        fused = config.precision != "16-mixed"
-        optimizer: torch.optim.Optimizer
-        if config.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=fused)
-        else:
-            optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
+        """SGD or AdamW, with a warm-up and then the schedule, both counted in optimizer steps."""
         total = int(self.trainer.estimated_stepping_batches)
-        if total <= config.warmup:
-            warnings.warn(
-                f"--warmup {config.warmup} is no shorter than the {total} steps of the whole "
-                f"training, which ends before the learning rate has reached --lr {config.lr:g}: "
-                f"take --warmup {total // 10}, for example",
-                stacklevel=1,  # Lightning, which called this, would name its own file
-            )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: rate(step, total, config.warmup, config.schedule)
-        )
+        optimizer, scheduler = make_optimizer(self, self.detector.backbone, self.config, total)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the random state, so that layers that draw (drop path) continue their sequence."""
+        """Save the random state, so that random layers (drop path) continue their sequence."""
         checkpoint["rng"] = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             checkpoint["rng"]["cuda"] = torch.cuda.get_rng_state_all()
@@ -155,14 +136,14 @@ class DetectionModule(L.LightningModule):
             checkpoint["ranks"] = gather(own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the random state; it is set when training starts, after all that draws from it."""
+        """Read the random state; it is set later, when nothing else draws before the training."""
         self._rng = checkpoint.get("rng")
         ranks = checkpoint.get("ranks", [])
         if len(ranks) == self.trainer.world_size:
             self._records = ranks[self.trainer.global_rank]
 
     def on_train_start(self) -> None:
-        """Set the random state and this rank's records of the checkpoint that is resumed."""
+        """Restore the random state and this rank's records from the resumed checkpoint."""
         for name, value in self._records.items():
             getattr(self.balancer, name).copy_(value)
         self._records = {}
@@ -171,44 +152,3 @@ class DetectionModule(L.LightningModule):
             if torch.cuda.is_available() and "cuda" in self._rng:
                 torch.cuda.set_rng_state_all(self._rng["cuda"])
             self._rng = None
-
-
-def parameter_groups(module: DetectionModule, config: TrainConfig) -> list[dict[str, Any]]:
-    """Weight decay for convolutions only; the backbone learns at its own rate.
-
-    Norms, biases and the per-level scales are vectors: decaying them pulls them away from where
-    they have to be and buys nothing.
-    """
-    backbone = {id(p) for p in module.detector.backbone.parameters()}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            lr = config.lr * (config.backbone_lr if id(parameter) in backbone else 1.0)
-            decay = config.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((lr, decay), []).append(parameter)
-    return [
-        {"params": params, "lr": lr, "weight_decay": decay}
-        for (lr, decay), params in groups.items()
-    ]
-
-
-def rate(step: int, total: int, warmup: int, schedule: str) -> float:
-    """Factor on the learning rate at an optimizer step.
-
-    Args:
-        step: Optimizer steps done.
-        total: Optimizer steps of the whole run.
-        warmup: Steps of linear warm-up, from 1 / (warmup + 1).
-        schedule: "cosine", "step" or "constant".
-
-    Returns:
-        The factor, in 0..1. "step" is the published 1x schedule, 8 and 11 of 12 epochs.
-    """
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    if schedule == "cosine":
-        done = (step - warmup) / max(1, total - warmup)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    if schedule == "step":
-        return 0.1 ** ((step >= total * 8 / 12) + (step >= total * 11 / 12))
-    return 1.0

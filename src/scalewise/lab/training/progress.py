@@ -24,7 +24,7 @@ def progress_callback(kind: str, recorder: GroupRecorder, scoring: Scoring) -> B
 
 
 def describe(recorder: GroupRecorder, scoring: Scoring) -> dict[str, str]:
-    """What a user wants to see of a running training, as short texts."""
+    """The state of a running training, as short texts by name."""
     latest = recorder.latest
     shown = {"loss": f"{latest['loss']:.3f}"} if latest else {}
     if scoring.history:
@@ -37,7 +37,7 @@ def describe(recorder: GroupRecorder, scoring: Scoring) -> dict[str, str]:
 
 
 def _weights(weights: dict[str, float]) -> str:
-    """All of them, or the least and the largest of many."""
+    """All weights; if there are many, only the least and the largest."""
     if len(weights) <= MOST_SHOWN:
         return " ".join(f"{printable(name)} {weight:.2f}" for name, weight in weights.items())
     least, largest = min(weights, key=weights.__getitem__), max(weights, key=weights.__getitem__)
@@ -66,7 +66,7 @@ class Lines(L.Callback):
         self._recorder, self._scoring = recorder, scoring
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock, also of an epoch that is resumed."""
+        """Start the clock, also for a resumed epoch."""
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Objects that a size of images makes too small: counted and told before training starts."""
+"""Counts the objects that become too small at an image size, before training starts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from scalewise.lab.detectors.retinanet import assign as assign_retinanet
 
 SMALL = 4.0  # pixels of the shorter side below which hardly anything is left of an object
 SURE = float(STRIDES[0])  # pixels of the shorter side above which an object holds a location
-_SHARE = 0.01  # of the objects, from which on small ones are worth a warning
-_LOOKED_AT = 20_000  # objects whose anchors are sought; of more, every so many
-PAIRS = 2e8  # objects times anchors that are looked at, so that a matcher of boxes takes seconds
+_SHARE = 0.01  # of the objects: if more are small, there is a warning
+_LOOKED_AT = 20_000  # most objects whose anchors are sought; of more objects, a regular sample
+PAIRS = 2e8  # most pairs of object and anchor to look at, so that matching boxes takes seconds
 _AT_ONCE = 2**22  # objects times locations
 _CANVAS = 32
 
@@ -34,15 +34,15 @@ ASSIGN: dict[str, Callable[[Grid, Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Reach:
-    """What becomes of a split's objects at a size.
+    """How many objects of a split are too small at an image size.
 
     Attributes:
-        size: of the images' longer side in pixels.
-        objects: their number, crowd regions left out.
-        under_one: those whose shorter side is under one pixel, which are left out of training.
-        under_four: those whose shorter side is under four pixels, the former included.
-        looked_at: those whose anchors were sought.
-        unreached: those of them, at least one pixel wide, that get no anchor of any level.
+        size: the images' longer side in pixels.
+        objects: number of objects without crowd regions.
+        under_one: objects whose shorter side is under one pixel; training leaves them out.
+        under_four: objects whose shorter side is under four pixels, `under_one` included.
+        looked_at: objects whose anchors were sought.
+        unreached: objects among these, at least one pixel wide, that get no anchor of any level.
         enough: the least size, a multiple of 32, at which 99 % are wider than the finest stride.
     """
 
@@ -55,7 +55,7 @@ class Reach:
     enough: int
 
     def warning(self, split: str) -> str:
-        """What to say of it, in one line; empty where there is nothing to say."""
+        """The warning in one line; empty if there is none."""
         rest = max(self.under_four, self.unreached * self.objects // max(1, self.looked_at))
         if not self.under_one and rest <= _SHARE * self.objects:
             return ""
@@ -63,8 +63,8 @@ class Reach:
         return (
             f"{split}: at --size {self.size}, {self.under_one} of {self.objects} objects are under "
             f"1 pixel and left out, {self.under_four} are under {SMALL:g} pixels, and "
-            f"{self.unreached}{of} are reached by no level's anchors; at --size {self.enough} "
-            f"99 % would be over {SURE:g} pixels, the finest stride"
+            f"{self.unreached}{of} get no anchor on any level; at --size {self.enough} 99 % would "
+            f"be over {SURE:g} pixels, the finest stride"
         )
 
 
@@ -100,14 +100,14 @@ def reach(split: Split, size: int, detector: str, anchor_scale: float = 1.0) -> 
 
 
 def anchor_count(size: int, detector: str) -> int:
-    """The anchors of all levels, which is what assigning one object takes time by."""
+    """Number of anchors of all levels; the time to assign one object grows with it."""
     none = torch.zeros(1, 1, 4)
     owner = ASSIGN[detector](canvas_grid(size, 1.0), none, torch.zeros(1, 1, dtype=torch.bool))
     return owner.shape[1]
 
 
 def canvas_grid(size: int, anchor_scale: float) -> Grid:
-    """The locations of the square canvas that images of a size are padded to, on the CPU."""
+    """The locations of the square to which images of this size are padded, on the CPU."""
     canvas = _CANVAS * math.ceil(size / _CANVAS)
     sides = [math.ceil(canvas / stride) for stride in STRIDES]
     return make_grid([(s, s) for s in sides], STRIDES, torch.device("cpu"), anchor_scale)

@@ -1,4 +1,4 @@
-"""Checkpoints read with care; without Lightning, so that predictions start fast."""
+"""Reads and checks checkpoints, without Lightning, so that predictions start fast."""
 
 from __future__ import annotations
 
@@ -23,29 +23,31 @@ _FREE_TRAINED |= {"train_split", "val_split", "cache"}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without running anything that is in it.
+    """Read a checkpoint without running code that is in it.
 
     Raises:
-        RunError: it is damaged, no checkpoint of ours, or holds objects that could run code.
+        RunError: it is damaged, was not made by scalewise, or holds objects that could run code.
     """
     try:
         with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
             damaged = archive.testzip()
         if damaged is not None:
-            raise RunError(f"{path} is damaged: {damaged} in it is not what was written")
+            raise RunError(
+                f"{path} is damaged: its part {damaged} has changed since it was written"
+            )
         found = torch.load(path, map_location="cpu", weights_only=True)
     except RunError:
         raise
     except pickle.UnpicklingError:
         raise RunError(
-            f"{path} is no checkpoint of scalewise: it holds objects that could run code when they "
-            "are loaded, and was not loaded"
+            f"{path} is not a checkpoint of scalewise: it holds objects that could run code when "
+            "they are loaded, so it was not loaded"
         ) from None
-    except Exception as error:  # a damaged file can make the readers raise nearly anything
+    except Exception as error:  # a damaged file can make the readers raise almost any error
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise RunError(f"{path} is damaged: {reason}") from None
     if not isinstance(found, dict) or not isinstance(found.get("state_dict"), dict):
-        raise RunError(f"{path} is no checkpoint of scalewise: it holds no state of a run")
+        raise RunError(f"{path} is not a checkpoint of scalewise: it holds no state of a run")
     return found
 
 
@@ -55,14 +57,14 @@ def check_origin(
     """Refuse a checkpoint of another run, and one whose run's files were changed since.
 
     Args:
-        found: What `read_checkpoint` gave; those of older versions hold no such facts.
-        path: Of the checkpoint.
-        config: What `config.yaml` beside it says.
-        classes: What `environment.json` beside it says.
-        resuming: Training goes on, for which more options must be alike.
+        found: What `read_checkpoint` returned; checkpoints of older versions lack these facts.
+        path: Path of the checkpoint.
+        config: The options in the run's `config.yaml`.
+        classes: The classes in the run's `environment.json`.
+        resuming: Whether training goes on; then more options must be the same.
 
     Raises:
-        RunError: naming what differs.
+        RunError: the message says what differs.
     """
     facts = found.get("run", {})
     run = path.parent.parent
@@ -76,13 +78,13 @@ def check_origin(
     if differing:
         raise RunError(
             f"{path} and {run / 'config.yaml'} do not belong together: the file says "
-            f"{'; '.join(differing)}; one of them was changed or is another run's, put it back"
+            f"{'; '.join(differing)}. One of them was changed or is another run's: put it back"
         )
     if facts.get("classes", list(classes)) != list(classes):
         raise RunError(
             f"{path} and {run / 'environment.json'} do not belong together: the file names the "
-            f"classes {list(classes)}, but the checkpoint was made with {facts['classes']}; one of "
-            "them was changed or is another run's, put it back"
+            f"classes {list(classes)}, but the checkpoint was made with {facts['classes']}. One of "
+            "them was changed or is another run's: put it back"
         )
 
 

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import pyarrow as pa
 import torch
 
 from scalewise.errors import UserError
 from scalewise.lab.training.gradients import GradientLog
 from scalewise.lab.training.module import DetectionModule
-from scalewise.lab.training.trace import Trace, TraceInterval, background_columns
+from scalewise.lab.training.trace import Trace, TraceInterval
+from scalewise.lab.training.trace_reading import means_and_last
 from scalewise.weighting import LossBalancer
 
 
 class GroupRecorder(L.Callback):
-    """Feeds the trace at every step and the loggers at every `every`-th.
+    """Writes to the trace at every step, and to the loggers every `every` steps.
 
     Args:
         run: The run folder, for `trace.parquet` and `gradients.parquet`.
@@ -74,12 +74,7 @@ class GroupRecorder(L.Callback):
         self._paused += time.perf_counter() - self._pause
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Record the step that has just been made."""
         assert isinstance(pl_module, DetectionModule)
@@ -121,12 +116,12 @@ class GroupRecorder(L.Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Write the trace, whatever stopped the run; what prevents it must not hide the reason."""
+        """Write the trace, whatever stopped the run; an error here must not hide that reason."""
         self.stopped_by = self.stopped_by or exception
         try:
             self._save()
         except (RuntimeError, OSError, UserError) as error:
-            reason = str(error).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             print(f"{self.run / 'trace.parquet'} lacks the last steps: {reason}", file=sys.stderr)
 
     def _save(self) -> None:
@@ -139,7 +134,7 @@ class GroupRecorder(L.Callback):
         table = self._trace.flush()
         if table is None:
             return
-        values = _summary(table, self._trace)
+        values = means_and_last(table, self._trace.terms, self._trace.groups, self._trace.actions)
         statistics = module.balancer.statistics
         for group, variance in zip(self._trace.groups, statistics.variance.tolist(), strict=True):
             values[f"variance/{group}"] = variance
@@ -167,24 +162,3 @@ def _snapshot(balancer: LossBalancer) -> TraceInterval:
         action.clone() if isinstance(action, torch.Tensor) else None,
         probabilities.clone() if isinstance(probabilities, torch.Tensor) else None,
     )
-
-
-def _summary(table: pa.Table, trace: Trace) -> dict[str, float]:
-    """Means over the rows of `table` for losses, the last row for what is piecewise constant."""
-    values = {"lr": table["lr"][-1].as_py()}
-    total = 0.0
-    for group in trace.groups:
-        loss = sum(table[f"loss/{t}/{group}"].to_numpy().mean() for t in trace.terms)
-        values[f"loss/{group}"] = float(loss)
-        total += float(loss)
-        values[f"weight/{group}"] = table[f"weight/{group}"][-1].as_py()
-    if rest := background_columns(table.column_names):
-        values["background"] = float(sum(table[name].to_numpy().mean() for name in rest))
-        total += values["background"]
-    values["loss"] = total
-    for name in trace.actions:
-        values[f"probability/{name}"] = table[f"probability/{name}"][-1].as_py()
-    if trace.actions:
-        drawn = table["action"][-1].as_py()
-        values["action"] = float(trace.actions.index(drawn)) if drawn is not None else -1.0
-    return values

@@ -1,4 +1,4 @@
-"""Weighting schemes as options: words in, errors that name the option out."""
+"""Makes weighting schemes from options; errors name the option."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from scalewise.errors import UsageError
-from scalewise.lab.training.config import TrainConfig
 from scalewise.weighting import LossBalancer, Scheme, scheme_from_words
 
 
@@ -23,7 +22,7 @@ class BalancerOptions(Protocol):
 
     @property
     def normalize(self) -> Literal["auto", "mean", "loss", "positives", "lift"]:
-        """What the weights keep."""
+        """How the weights are scaled."""
 
     @property
     def accumulate(self) -> int:
@@ -31,7 +30,7 @@ class BalancerOptions(Protocol):
 
     @property
     def seed(self) -> int:
-        """Of the scheme's random numbers."""
+        """Seed of the scheme's random numbers."""
 
     @property
     def by(self) -> str:
@@ -54,9 +53,9 @@ def build_balancer(
     """The balancer that the options describe.
 
     Args:
-        groups: Their number or names.
+        groups: Number or names of the groups.
         options: The options.
-        objects: Of each group in the training set, where known.
+        objects: Number of objects of each group in the training set, if known.
 
     Raises:
         UsageError: for a scheme that is refused, or options that do not go with it.
@@ -90,28 +89,3 @@ def parse_scheme(words: str) -> Scheme:
         return scheme_from_words(words)
     except ValueError as error:
         raise UsageError(f"--scheme: {error}") from None
-
-
-OBJECTIVES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_100")
-
-
-def check_objective(config: TrainConfig, balancer: LossBalancer, classes: Sequence[str]) -> None:
-    """Refuse an objective that is no metric, or a policy that would learn from the reported split.
-
-    Raises:
-        UsageError: naming the option.
-    """
-    known = [*OBJECTIVES, *(f"class:{name}" for name in classes)]
-    if config.objective not in known:
-        raise UsageError(f"--objective {config.objective}: there are {', '.join(known)}")
-    learns = getattr(balancer.scheme, "reward", None) == "validation"
-    if learns and not config.holdout:
-        raise UsageError(
-            f"--scheme {config.scheme} learns from validation, which must not be the split that is "
-            "reported: keep a part of the training split out with --holdout 0.1"
-        )
-    if config.objective != "AP" and not learns:
-        raise UsageError(
-            f"--objective {config.objective} is for --scheme rlo:reward=validation; "
-            f"{config.scheme} learns from no validation"
-        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 import time
 from pathlib import Path
@@ -21,23 +20,26 @@ from scalewise.lab.detectors.batch import Batch
 from scalewise.lab.evaluation import ImageDetections, to_original
 from scalewise.lab.evaluation.scores import score
 from scalewise.lab.evaluation.stored import write_detections
-from scalewise.lab.training.checkpoints import gather
+from scalewise.lab.training.objective import tell
+from scalewise.lab.training.ranks import gather
 from scalewise.lab.training.recorder import GroupRecorder
-from scalewise.lab.training.runs import write_json
-
-_NAMED = 3  # damaged image files
-_OF_GROUPS = ("weights", "skipped_not_finite", "skipped_outliers")
+from scalewise.lab.training.run_metrics import (
+    OF_GROUPS,
+    damaged_images,
+    figures_of_groups,
+    write_metrics,
+)
 
 
 class Scoring(L.Callback):
     """Collects the detections of a validation pass, scores them, and keeps the run's history.
 
     Args:
-        split: What is validated on.
-        run: The run folder, for `metrics.json`, rewritten after each epoch, and
-            `detections.parquet`, what the last validation pass found.
+        split: The split that is validated on.
+        run: The run folder, for `metrics.json` (written anew after each epoch) and
+            `detections.parquet` (what the last validation pass found).
         recorder: Gives step times and weights.
-        identity: Of the run, see `runs.identity`.
+        identity: What identifies the run, see `run_options.identity`.
 
     Attributes:
         history: One dict an epoch: "epoch", "seconds", "step_seconds" and the metrics.
@@ -52,11 +54,11 @@ class Scoring(L.Callback):
         self.recorder = recorder
         self.history: list[dict[str, float]] = []
         self._found: list[ImageDetections] = []
-        self._groups: dict[str, dict[str, float]] = {name: {} for name in _OF_GROUPS}
-        self._damaged: dict[str, list[str]] = {}  # split to image files
+        self._groups: dict[str, dict[str, float]] = {name: {} for name in OF_GROUPS}
+        self._damaged: dict[str, list[str]] = {}  # image files by split
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget the pass before."""
+        """Forget the previous pass."""
         self._found, self._started = [], time.perf_counter()
 
     def on_validation_batch_end(
@@ -82,7 +84,7 @@ class Scoring(L.Callback):
                 {f"val/{name}": value for name, value in metrics.items()}, trainer.global_step
             )
         value = torch.tensor(metrics["AP"], dtype=torch.float32).nan_to_num()
-        pl_module.log("AP", value, sync_dist=True)  # equal on all ranks; Lightning warns without
+        pl_module.log("AP", value, sync_dist=True)  # only avoids a warning: all ranks agree
         tell(pl_module, metrics)
         self.history.append(
             {
@@ -105,19 +107,19 @@ class Scoring(L.Callback):
         """Write `metrics.json`; rank 0 only."""
         if not trainer.is_global_zero:
             return
-        self._groups = _of_groups(pl_module)
+        self._groups = figures_of_groups(pl_module)
         self._write(status)
 
     def write_last(self, trainer: L.Trainer, pl_module: Any, status: str) -> None:
-        """Write `metrics.json` of a run that was stopped by an error, which nothing may hide.
+        """Write `metrics.json` of a run that was stopped by an error, without hiding that error.
 
-        Where the device no longer answers, what it said last is written; where the disk does not
-        take it, a line says so.
+        If the device no longer answers, its last figures are written. If the file cannot be
+        written, a line says so.
         """
         if not trainer.is_global_zero:
             return
         with contextlib.suppress(RuntimeError):
-            self._groups = _of_groups(pl_module)
+            self._groups = figures_of_groups(pl_module)
         self._add_damaged(_damaged(trainer))
         try:
             self._write(status)
@@ -125,30 +127,20 @@ class Scoring(L.Callback):
             print(f"{self.run / 'metrics.json'} is not up to date: {error}", file=sys.stderr)
 
     def _write(self, status: str) -> None:
-        best = max(self.history, key=lambda e: -1 if math.isnan(e["AP"]) else e["AP"], default=None)
-        write_json(
-            self.run / "metrics.json",
-            {
-                "status": status,
-                "run": self._identity,
-                "split": self.split.name,
-                "best": best,
-                "last": self.history[-1] if self.history else None,
-                **self._groups,
-                "damaged": {
-                    split: {"count": len(names), "first": names[:_NAMED]}
-                    for split, names in self._damaged.items()
-                },
-                "history": self.history,
-            },
-        )
+        figures = {
+            "run": self._identity,
+            "split": self.split.name,
+            **self._groups,
+            "damaged": damaged_images(self._damaged),
+        }
+        write_metrics(self.run, status, self.history, figures)
 
     def _add_damaged(self, found: dict[str, list[str]]) -> None:
         for split, names in found.items():
             self._damaged[split] = sorted({*self._damaged.get(split, []), *names})
 
     def state_dict(self) -> dict[str, Any]:
-        """The history travels in the checkpoint: a resumed run knows all epochs."""
+        """Put the history into the checkpoint, so that a resumed run knows all epochs."""
         return {"history": self.history, "damaged": self._damaged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -158,7 +150,7 @@ class Scoring(L.Callback):
 
 
 def _damaged(trainer: L.Trainer) -> dict[str, list[str]]:
-    """The image files that this rank has found damaged, by split; only splits that have any."""
+    """The image files that this rank found damaged, by split; splits without any are left out."""
     loaders = (trainer.train_dataloader, trainer.val_dataloaders)
     datasets = [loader.dataset for loader in loaders if isinstance(loader, DataLoader)]
     return {
@@ -168,33 +160,6 @@ def _damaged(trainer: L.Trainer) -> dict[str, list[str]]:
     }
 
 
-def _of_groups(module: Any) -> dict[str, dict[str, float]]:
-    """Weights and counts by the name of the group, as `metrics.json` holds them.
-
-    The counts of what was not finite are up to the last step, though other ranks' only up to the
-    last interval.
-    """
-    balancer = module.balancer
-    values = (balancer.weights, balancer.skipped + balancer.skipped_since, balancer.outliers)
-    return {
-        name: dict(zip(module.detector.group_names, value.tolist(), strict=True))
-        for name, value in zip(_OF_GROUPS, values, strict=True)
-    }
-
-
-def tell(module: Any, metrics: dict[str, float]) -> None:
-    """Hand the objective to a policy that learns from validations."""
-    if getattr(module.balancer.scheme, "reward", None) == "validation":
-        value = metrics[objective_metric(module.config.objective)]
-        if not math.isnan(value):
-            module.balancer.reward(value)
-
-
-def objective_metric(words: str) -> str:
-    """The metric that `--objective` names: "class:cat" is "AP/cat"."""
-    return f"AP/{words[6:]}" if words.startswith("class:") else words
-
-
 def _gather(found: list[ImageDetections]) -> list[ImageDetections]:
-    """Detections of all ranks, each image once (samplers repeat images to even out the ranks)."""
+    """Detections of all ranks, each image once (some images are repeated, see `run_loaders`)."""
     return list({image.image_id: image for part in gather(found) for image in part}.values())

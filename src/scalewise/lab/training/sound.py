@@ -1,4 +1,4 @@
-"""Stops a training that has diverged, before anything of it is saved."""
+"""Stops a training that has diverged, before its state is saved."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LEAST = 5  # steps: with float16 a few may fail while the scale of the loss is f
 
 
 class Diverged(UserError):
-    """A training that went where no step leads back from."""
+    """A training that has diverged, so that no later step can repair it."""
 
 
 class StopDiverged(L.Callback):
-    """Looks whether losses and parameters are finite, and stops the run where they are not.
+    """Checks that losses and parameters are finite, and stops the run if they are not.
 
-    The losses of every step are kept on the device and looked at every `every` steps, at each
-    epoch's end and before each checkpoint, so that no step waits for the device. A run is stopped
+    The losses of every step are kept on the device and checked every `every` steps, at each epoch's
+    end and before each checkpoint, so that other steps do not wait for the device. A run is stopped
     when a parameter or a statistic of BatchNorm is not finite, or when no step of a whole interval
     of the balancer, and of at least five steps, had a finite loss.
 
@@ -33,7 +33,7 @@ class StopDiverged(L.Callback):
         config: Its options.
 
     Raises:
-        Diverged: saying at which step, and what to try.
+        Diverged: the message says at which step, and what to try.
     """
 
     def __init__(self, run: Path, config: TrainConfig) -> None:
@@ -45,7 +45,7 @@ class StopDiverged(L.Callback):
         self._sound = 0  # the last step with a finite loss
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin where the run begins or goes on."""
+        """Start counting where the run begins or goes on."""
         self._checked = self._sound = trainer.fit_loop.epoch_loop.total_batch_idx + 1
         self._losses = []
 
@@ -57,7 +57,7 @@ class StopDiverged(L.Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Note the step, and look when it is time."""
+        """Note the step, and check when it is time."""
         assert isinstance(pl_module, DetectionModule)
         self._losses.append(pl_module.losses)
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
@@ -67,7 +67,7 @@ class StopDiverged(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, object]
     ) -> None:
-        """Save nothing that is not sound."""
+        """Check before each checkpoint, so that no broken state is saved."""
         assert isinstance(pl_module, DetectionModule)
         if self._losses:
             self._look(trainer, pl_module)
@@ -85,13 +85,13 @@ class StopDiverged(L.Callback):
         balancer = module.balancer
         period = max(LEAST, balancer.steps_of_interval * balancer.accumulate)
         silent = self._checked - self._sound >= period
-        # every rank has to stop, or the others would wait for it
+        # all ranks must stop together, or some would wait for ever
         if trainer.strategy.reduce_boolean_decision(broken is not None or silent, all=False):
             raise Diverged(self._message(trainer, broken, min(first, self._sound + 1)))
 
     def _message(self, trainer: L.Trainer, broken: str | None, first: int) -> str:
         config = self._config
-        what = f"{broken} is not finite" if broken else "no loss since was finite"
+        what = f"{broken} is not finite" if broken else "no loss from there on was finite"
         ways = [f"a lower --lr (it was {config.lr:g})"]
         if config.warmup < 100:
             ways.append(f"a longer --warmup (it was {config.warmup})")
@@ -114,7 +114,7 @@ class StopDiverged(L.Callback):
 
 
 def _not_finite(module: DetectionModule) -> str | None:
-    """Name of a parameter or a statistic that is not finite; one answer from the device for all."""
+    """Name of a parameter or a statistic that is not finite; it reads from the device once."""
     named: dict[str, Tensor] = {**dict(module.named_parameters())}
     named |= {
         name: buffer
@@ -126,6 +126,6 @@ def _not_finite(module: DetectionModule) -> str | None:
 
 
 def _finite(tensors: Iterable[Tensor]) -> Tensor:
-    """Whether all of each tensor is finite: bool [tensors], in a few launches for all."""
+    """Whether each tensor is finite throughout: bool [tensors], in a few kernel launches."""
     norms = torch._foreach_norm([tensor.detach().float() for tensor in tensors], float("inf"))
     return torch.stack(norms).isfinite()

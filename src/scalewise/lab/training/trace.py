@@ -1,15 +1,15 @@
-"""The trace: every step's losses of the groups, with the weights and the action that were in force.
+"""The trace: the losses of the groups at every step, with the weights and the action then in force.
 
-Steps stay on the device until `flush`, so that recording costs one copy per `log_every` steps and
-never makes a step wait. One row a step:
+Steps stay on the device until `flush`, so recording costs one copy per `log_every` steps and never
+makes a step wait. There is one row per step:
 
     step, epoch, interval, lr,
     loss/<term>/<group>, background/<term>, positives/<group>, weight/<group>,
     action, probability/<name>
 
-A group is a level, or the positives of one size or class; only where positives are grouped does
-the background stand apart. What the recording loop does not know is left out: epoch and lr in
-`scalewise.record`, whose losses are not split into terms either and stand in loss/<group>.
+A group is a level, or the positives of one size or class. There is a background of its own only if
+positives are grouped. What the recording loop does not know is left out: `scalewise.record` knows
+no epoch and no lr, and its losses are not split into terms, so they are in loss/<group>.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scalewise.lab.parquet import DamagedFile, read_table, write_table
+from scalewise.lab.training.trace_reading import group_names
 
 
 @dataclass
 class TraceInterval:
-    """What stayed the same over an interval; tensors on the device.
+    """What stayed the same during an interval; tensors on the device.
 
     Attributes:
-        number: Count of intervals finished before it.
+        number: Number of intervals finished before it.
         weights: float32 [n].
         action: int64 scalar, -1 for none; None for schemes without a policy.
         probabilities: float32 [actions]; None for schemes without a policy.
@@ -49,12 +50,12 @@ class Trace:
     """Collects the rows of one run and keeps `path` up to date.
 
     Args:
-        path: Parquet file; rows from before `first_step` are read back from it and kept.
+        path: Parquet file; its rows from before `first_step` are read back and kept.
         terms: Names of the loss terms; ("",) for losses that are not split into terms.
         groups: Names of the groups.
         actions: Names of the policy's actions, empty without a policy.
-        first_step: The step at which recording begins; later rows in `path` stem from an attempt
-            that was interrupted after its last checkpoint, and are dropped.
+        first_step: The step at which recording begins. Later rows in `path` come from an attempt
+            that was interrupted after its last checkpoint; they are dropped.
     """
 
     path: Path
@@ -89,16 +90,16 @@ class Trace:
     ) -> None:
         """Record a step without waiting for the device.
 
-        What is None must be None at every step, and gets no column.
+        An argument that is None must be None at every step; it gets no column.
 
         Args:
             step: Forward passes so far.
             epoch: Epochs finished.
             lr: Learning rate.
-            losses: float [terms, n], or [terms, n + 1] with the background's last; unweighted;
-                copied.
-            positives: float [n], locations with an object to predict.
-            interval: What was in force during the step.
+            losses: float [terms, n], or [terms, n + 1] with the background last; unweighted. They
+                are copied.
+            positives: float [n], number of locations with an object to predict.
+            interval: The weights and the action in force during the step.
         """
         self._steps.append((step, epoch, lr))
         rows = [losses]
@@ -108,7 +109,7 @@ class Trace:
         self._intervals.append(interval)
 
     def flush(self) -> pa.Table | None:
-        """Bring the pending rows to the host, in one copy, and return them; None without any."""
+        """Copy the pending rows to the host at once and return them; None if there are none."""
         if not self._steps:
             return None
         values = torch.stack(self._values).float().cpu().numpy()  # as added
@@ -158,47 +159,3 @@ class Trace:
             return
         self._tables = [pa.concat_tables(self._tables)]
         write_table(self.path, self._tables[0])
-
-
-def read_trace(path: Path) -> pa.Table:
-    """Read a trace written by `Trace.save`.
-
-    Raises:
-        DamagedFile: the file is not what was written.
-    """
-    table = read_table(path)
-    if "step" not in table.column_names or not group_names(table.column_names):
-        raise DamagedFile(f"{path} is no trace: it has no column step or weight/<group>")
-    return table
-
-
-def group_names(columns: Sequence[str]) -> list[str]:
-    """Names of a trace's groups, in their order: what follows "weight/", whatever it is."""
-    return [name.removeprefix("weight/") for name in columns if name.startswith("weight/")]
-
-
-def loss_columns(columns: Sequence[str], groups: Sequence[str]) -> list[list[str]] | None:
-    """The columns of a trace that add up to the loss of each group.
-
-    A name may hold any character, "/" too; that of a term holds none.
-
-    Args:
-        columns: All of the trace's.
-        groups: Names of its groups.
-
-    Returns:
-        As many columns for each group; None where the losses are not those of the groups.
-    """
-    losses = {name for name in columns if name.startswith("loss/")}
-    if not losses:
-        return None
-    if losses == {f"loss/{group}" for group in groups}:
-        return [[f"loss/{group}"] for group in groups]
-    terms = list(dict.fromkeys(name.split("/")[1] for name in columns if name in losses))
-    found = [[f"loss/{term}/{group}" for term in terms] for group in groups]
-    return found if losses == {name for names in found for name in names} else None
-
-
-def background_columns(columns: Sequence[str]) -> list[str]:
-    """The columns that add up to the background's loss; none where it is in the groups."""
-    return [name for name in columns if name.partition("/")[0] == "background"]

@@ -1,0 +1,97 @@
+"""Where the files of a COCO data set are: those of annotations, and the images."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PureWindowsPath
+
+from scalewise.lab.data.faults import BadData
+from scalewise.lab.data.names import split_names
+from scalewise.lab.data.text import found_in, is_file, is_hidden_copy, on_disk, shown
+
+_ROBOFLOW = "_annotations.coco.json"
+_SAMPLE = 20  # images by which their folder is found
+
+
+def coco_files(path: Path) -> dict[Path, str]:
+    """Return the annotation files at `path` and the name of the split each one holds.
+
+    Args:
+        path: a data set's folder, or one of its annotation files; the others are its siblings.
+
+    Returns:
+        File to split name: `instances_val2017.json` holds `val2017`, `valid/_annotations.coco.json`
+        (the layout of Roboflow exports) holds `valid`.
+    """
+    if path.is_file():
+        files = [*path.parent.glob("*.json"), *path.parent.parent.glob(f"*/{_ROBOFLOW}")]
+    else:
+        folders = (path / "annotations", path / "coco", path)
+        files = [found for folder in folders for found in folder.glob("*.json")]
+        files += path.glob(f"*/{_ROBOFLOW}")
+    return {
+        file: file.parent.name if file.name == _ROBOFLOW else file.stem.removeprefix("instances_")
+        for file in sorted(files)
+        if not is_hidden_copy(file)
+    }
+
+
+def find_file(path: Path, name: str) -> Path:
+    """Return the annotation file of a split.
+
+    Args:
+        path: as of `coco_files`.
+        name: of the split, leniently.
+
+    Raises:
+        BadData: there is none, or more than one.
+    """
+    files = coco_files(path)
+    for wanted in (name, *split_names(name)):
+        exact = [file for file, held in files.items() if held == wanted]
+        dated = [f for f, held in files.items() if re.fullmatch(rf"{re.escape(wanted)}\d+", held)]
+        for matches in (exact, dated):
+            if path in matches:
+                return path
+            if len(matches) > 1:
+                both = ", ".join(str(match) for match in matches)
+                raise BadData(f"{path}: split '{name}' could be any of {both}; name one of them")
+            if matches:
+                return matches[0]
+    there = ", ".join(sorted(set(files.values()))) or "none"
+    raise BadData(f"{path}: no split '{name}'; the annotation files there hold: {there}")
+
+
+def image_folder(file: Path, name: str, file_names: list[str]) -> Path:
+    """Return the folder that holds the images: layouts differ, the files tell."""
+    stem = file.stem.removeprefix("instances_")
+    parts = ("", stem, name, f"images/{stem}", f"images/{name}", "images", "JPEGImages")
+    bases = (file.parent, file.parent.parent)
+    folders = list(dict.fromkeys(base / part for base in bases for part in parts))
+    sample = file_names[:_SAMPLE]
+    held = [sum(is_file(find_image(folder, each)) for each in sample) for folder in folders]
+    if any(held) or not sample:
+        return folders[held.index(max(held))]
+    there = [folder for folder in folders[1:] if folder.is_dir() and folder not in bases]
+    found = "; ".join(f"{folder}: {found_in(folder)}" for folder in there[:3])
+    raise BadData(
+        f"{file}: its images, such as {shown(sample[0])}{_foreign(sample[0])}, are in none of: "
+        + ", ".join(map(str, folders))
+        + (f" ({found})" if found else "")
+    )
+
+
+def find_image(folder: Path, file_name: str) -> Path:
+    """Return where an image is; names written by Windows are understood."""
+    path = folder / file_name
+    if "\\" in file_name and not is_file(path):
+        other = PureWindowsPath(file_name)
+        if not other.is_absolute():
+            path = folder / other.as_posix()
+    return on_disk(path)
+
+
+def _foreign(file_name: str) -> str:
+    if PureWindowsPath(file_name).is_absolute() or file_name.startswith("/"):
+        return " (a whole path, perhaps another machine's: write names from the images' folder on)"
+    return ""

@@ -1,0 +1,91 @@
+"""Text files of users, in the encoding they are in."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from pathlib import Path
+
+from scalewise.lab.data.text import require_regular
+
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_DECLARED = re.compile(rb"<\?xml[^>]{0,80}?encoding\s*=\s*[\"']([\w.:-]+)[\"']")
+# As browsers do: who declares the old standard writes its superset.
+_SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
+LARGEST = 2**24  # bytes of the annotations of one image, which grow when parsed
+
+
+def read_text(path: Path, most: int | None = None) -> str:
+    """Read a text file in the encoding that it states or shows.
+
+    A byte order mark decides, then the zero bytes of UTF-16, then what an XML declaration states,
+    else it is UTF-8. Other encodings are not guessed: a wrong guess would change names silently.
+
+    Args:
+        path: the file.
+        most: bytes it may have; None for any number.
+
+    Raises:
+        OSError: when it cannot be read, or is no regular file.
+        ValueError: when it is larger, or not text in that encoding; the message says what to do.
+    """
+    require_regular(path)
+    if most is not None and (size := path.stat().st_size) > most:
+        raise ValueError(f"it is {size >> 20} MB large, where {most >> 20} MB would be plenty")
+    return decode(path.read_bytes())
+
+
+def read_lines(path: Path, most: int | None = None) -> list[str]:
+    """Read the lines of a text file, see `read_text`; separators that names may hold part none."""
+    return re.split(r"\r\n|\n|\r", read_text(path, most))
+
+
+def decode(data: bytes) -> str:
+    """Return bytes as text, see `read_text`.
+
+    Raises:
+        ValueError: when they are not text in the encoding that they state or show.
+    """
+    encoding = _encoding(data)
+    try:
+        text = data.decode(encoding).removeprefix("\ufeff")
+    except LookupError:
+        raise ValueError(
+            f"it declares the encoding {encoding!r}, which is not known; save it as UTF-8"
+        ) from None
+    except UnicodeError as error:
+        where = f", byte {error.start}" if isinstance(error, UnicodeDecodeError) else ""
+        raise ValueError(
+            f"it is not {encoding.upper()} text{where}; save it as UTF-8, for example with "
+            "iconv -f LATIN1 -t UTF-8"
+        ) from None
+    if "\0" in text:
+        raise ValueError("it holds zero bytes, so it is no text, or in two encodings at once")
+    return text
+
+
+def _encoding(data: bytes) -> str:
+    for mark, encoding in _BOMS:
+        if data.startswith(mark):
+            return encoding
+    if data[1:2] == b"\0":
+        return "utf-16-le"
+    if data[:1] == b"\0":
+        return "utf-16-be"
+    found = _DECLARED.match(data.lstrip()[:200])
+    if not found:
+        return "utf-8"
+    declared = found[1].decode("ascii", "replace").lower()
+    try:
+        declared = codecs.lookup(declared).name
+    except LookupError:
+        return declared
+    if declared.startswith(("utf-16", "utf-32")):  # but its zero bytes would have shown
+        return "utf-8"
+    return _SUPERSETS.get(declared, declared)

@@ -1,0 +1,20 @@
+"""Pictures of noise, and parts of files."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (30, 40, 3)).astype(np.uint8)
+COLOR = Image.fromarray(PIXELS)
+GREY = Image.fromarray(PIXELS[..., 0])
+DEEP = RNG.integers(0, 2**16, (30, 40)).astype(np.uint16)
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """A part of a PNG, with its length and its checksum."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
