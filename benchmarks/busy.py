@@ -1,7 +1,7 @@
 """Training speed on an idle machine and beside another program, for two ways in which threads wait.
 
-By default the threads of OpenMP spin while they wait; scalewise lets them sleep
-(`scalewise.threads`). The four settings take turns in every round.
+By default the threads of OpenMP spin while they wait; scalewise lets them spin briefly and then
+sleep (`scalewise.threads`). The settings take turns in every round.
 
     python benchmarks/busy.py
 """
@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from scalewise.files import write_text
+from scalewise.threads import wait_briefly
 
 STEPS = """
 import sys, time, torch
@@ -39,14 +40,17 @@ while end is None or time.monotonic() < end:
 print(8 * done / (time.monotonic() - start))
 """
 BUSY = "while True: pass"
-WAITING = {"threads spin": {"GOMP_SPINCOUNT": "300000"}, "threads sleep": {}}
-"""What OpenMP does by itself, and what scalewise sets where nothing is set."""
+WAITING = {
+    "spin long, the default of OpenMP": {"GOMP_SPINCOUNT": "300000"},
+    "sleep at once": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "spin briefly, as scalewise sets it": {},
+}
 
 
 def images_per_second(waiting: str, seconds: float, threads: int) -> float:
     """Train for some seconds in a process of its own; images a second."""
-    policy = WAITING[waiting] or {"OMP_WAIT_POLICY": "PASSIVE"}
-    environment = {**os.environ, **policy, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, **WAITING[waiting], "OMP_NUM_THREADS": str(threads)}
+    wait_briefly(environment)
     words = [sys.executable, "-c", STEPS, str(Path(__file__).parent), str(seconds)]
     said = subprocess.run(words, env=environment, check=True, capture_output=True, text=True)
     return float(said.stdout)
@@ -86,10 +90,10 @@ def main() -> None:
 {os.cpu_count()} cores; the other program keeps one core busy. Images a second, median of
 {args.rounds} rounds of {args.seconds:g} s in which the settings take turns.
 
-| | idle | beside the other | ratio | least and most |
+| waiting threads | idle | beside the other | ratio | least and most |
 | --- | ---: | ---: | ---: | ---: |
 {"".join(rows)}
-The second row is what every command of scalewise does, unless the environment says otherwise.
+Every command of scalewise does what the last row says, unless the environment says otherwise.
 """
     write_text(args.out, text)
     print(text)

@@ -7,6 +7,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_BRIEFLY = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}  # turns of a loop; milliseconds
 _COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -40,17 +41,19 @@ def _quota() -> int | None:
     return -(-int(limit) // int(period))
 
 
-def wait_passively(environment: MutableMapping[str, str]) -> None:
-    """Let threads sleep while they wait for work. Call this before torch is loaded.
+def wait_briefly(environment: MutableMapping[str, str]) -> None:
+    """Let threads spin only briefly, then sleep, while they wait for work.
 
-    By default, waiting threads keep a core busy. This slows down other programs and, if there are
-    fewer cores than threads, even the thread that they wait for.
+    By default they spin for milliseconds. This takes a core from whatever else runs, and from the
+    thread that they wait for if there are fewer cores than threads. If they sleep at once, a step
+    of many small operations is a quarter slower on an idle machine (results/busy_cpu.md).
+    Call this before torch is loaded.
 
     Args:
-        environment: Variables; changed in place unless they already say how threads wait.
+        environment: Changed in place, unless it already says how threads wait.
     """
     if not any(name in environment for name in _WAITING):
-        environment["OMP_WAIT_POLICY"] = "PASSIVE"
+        environment |= _BRIEFLY
 
 
 def limit_threads(environment: MutableMapping[str, str]) -> None:

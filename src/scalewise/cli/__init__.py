@@ -88,8 +88,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _settle_threads(command: str) -> None:
     """Set what torch's threads read when torch is loaded, here and in the processes started."""
-    from scalewise.threads import limit_threads, wait_passively
+    from scalewise.threads import limit_threads, wait_briefly
 
-    wait_passively(os.environ)
+    wait_briefly(os.environ)
     if command not in STARTS_RUNS:  # each of which limits its own
         limit_threads(os.environ)

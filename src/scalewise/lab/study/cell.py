@@ -20,7 +20,7 @@ from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.ranks import is_main_process
 from scalewise.lab.training.run_options import config_from, identity, read_yaml
 from scalewise.lab.training.runs import RunError
-from scalewise.threads import limit_threads, wait_passively
+from scalewise.threads import limit_threads, wait_briefly
 
 
 def run_cell(config: TrainConfig) -> None:
@@ -98,7 +98,7 @@ def _end_with_parent() -> None:
 def main() -> int:
     """Run the cell that the first argument names. Returns 1 if it failed, with a printed reason."""
     _end_with_parent()
-    wait_passively(os.environ)
+    wait_briefly(os.environ)
     limit_threads(os.environ)
     config = config_from(read_yaml(Path(sys.argv[1])), Path(sys.argv[1]))
     _limit_gpu_memory(float(sys.argv[2]))
