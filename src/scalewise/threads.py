@@ -53,7 +53,7 @@ def wait_briefly(environment: MutableMapping[str, str]) -> None:
         environment: Changed in place, unless it already says how threads wait.
     """
     if not any(name in environment for name in _WAITING):
-        environment |= _BRIEFLY
+        environment.update(_BRIEFLY)
 
 
 def limit_threads(environment: MutableMapping[str, str]) -> None:
