@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -215,6 +216,17 @@ def test_what_cannot_be_had_is_refused(name: str, weights: str | None, message: 
         pytest.importorskip("timm")
     with pytest.raises(ValueError, match=message):
         make_backbone(name, weights, None, None)
+
+
+def test_without_a_network_the_file_to_fetch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*args: object, **kwargs: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    with pytest.raises(
+        OSError, match=r"no route to host.*https://.*mobilenet_v2-.*\.pth on another"
+    ):
+        make_backbone("mobilenet_v2", "imagenet", None, None)
 
 
 def test_a_file_with_another_ending_is_refused(tmp_path: Path) -> None:

@@ -71,7 +71,14 @@ def download(name: str, entry: str) -> tuple[Mapping[str, Any], str]:
             f"backbone {name!r} has no weights {entry!r}: use a file ({', '.join(FILE_SUFFIXES)}), "
             f"'imagenet' or one of {', '.join(known.__members__)}"
         )
-    return known[key].get_state_dict(progress=False, check_hash=True), str(known[key])
+    found = known[key]
+    try:
+        return found.get_state_dict(progress=False, check_hash=True), str(found)
+    except OSError as error:
+        raise OSError(
+            f"its weights cannot be downloaded ({getattr(error, 'reason', error)}); fetch "
+            f"{found.url} on another machine, and name that file instead of {entry!r}"
+        ) from None
 
 
 def read(file: Path) -> Mapping[str, Any]:
