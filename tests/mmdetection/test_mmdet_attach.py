@@ -211,9 +211,7 @@ def _with(head: Any) -> Any:
 
 
 def test_what_cannot_be_handled_is_refused_and_left_alone() -> None:
-    from mmdet.models.dense_heads import ATSSHead, DETRHead, FCOSHead, FreeAnchorRetinaHead, SSDHead
-    from mmdet.models.losses.ghm_loss import GHMC
-    from mmdet.models.roi_heads.bbox_heads import BBoxHead
+    from mmdet.models.dense_heads import DETRHead, FreeAnchorRetinaHead, SSDHead
 
     anchors = {
         "type": "SSDAnchorGenerator",
@@ -224,9 +222,6 @@ def test_what_cannot_be_handled_is_refused_and_left_alone() -> None:
         "input_size": SIDE,
     }
     ssd = SSDHead(num_classes=3, in_channels=(16, 16), anchor_generator=anchors)
-    own = type("OwnHead", (FCOSHead,), {"loss_by_feat": lambda self, *args: {}})
-    levels = make("ATSS")
-    levels.bbox_head.__class__ = type("OwnATSS", (ATSSHead,), {"loss_by_feat_single": None})
     learned = make("FCOS")
     learned.bbox_head.loss_cls.scale = nn.Parameter(torch.ones(()))
     twice = make("ATSS")
@@ -235,7 +230,7 @@ def test_what_cannot_be_handled_is_refused_and_left_alone() -> None:
         (_with(ssd), "SSDHead: its lists are per image, and it mines"),
         (_with(DETRHead(num_classes=3, embed_dims=16)), "code of DETRHead is not known"),
         (_with(FreeAnchorRetinaHead(3, 16)), "bags of anchors that run over all levels"),
-        (_with(own(3, 16)), "OwnHead: the loss code of OwnHead is not known, so nothing"),
+        (_with(_own_head()), "OwnHead: the loss code of OwnHead is not known, so nothing"),
         (learned, "FocalLoss, which computes loss_cls, has parameters"),
         (twice, "has been replaced already"),
         (Named(), "Named has neither bbox_head nor rpn_head"),
@@ -245,6 +240,21 @@ def test_what_cannot_be_handled_is_refused_and_left_alone() -> None:
         with pytest.raises(AttachError, match=reason):
             attach(model, "avw")
         assert vars(model) == before
+
+
+def _own_head() -> Any:
+    from mmdet.models.dense_heads import FCOSHead
+
+    return type("OwnHead", (FCOSHead,), {"loss_by_feat": lambda self, *args: {}})(3, 16)
+
+
+def test_groups_of_positives_that_cannot_be_had_are_refused_and_the_model_left_alone() -> None:
+    from mmdet.models.dense_heads import ATSSHead
+    from mmdet.models.losses.ghm_loss import GHMC
+    from mmdet.models.roi_heads.bbox_heads import BBoxHead
+
+    levels = make("ATSS")
+    levels.bbox_head.__class__ = type("OwnATSS", (ATSSHead,), {"loss_by_feat_single": None})
     learned = make("Faster R-CNN")
     learned.roi_head.bbox_head.loss_cls.scale = nn.Parameter(torch.ones(()))
     counting = make("RetinaNet")
@@ -253,7 +263,7 @@ def test_what_cannot_be_handled_is_refused_and_left_alone() -> None:
     other_box.roi_head.bbox_head.__class__ = type("OwnBoxHead", (BBoxHead,), {"loss": None})
     proposals = _with(make("Faster R-CNN").rpn_head)
     for model, by, reason in (
-        (_with(own(3, 16)), "class", "OwnHead: the loss code of OwnHead is not known, so nothing"),
+        (_with(_own_head()), "class", "OwnHead: the loss code of OwnHead is not known, so nothing"),
         (levels, "class", "OwnATSS: loss_by_feat_single is not MMDetection's own"),
         (make("FoveaBox"), "size", "FoveaHead keeps no box .*; by='class' works"),
         (make("FSAF"), "class", "chooses the positives by their losses.*by='level' works"),
@@ -270,6 +280,9 @@ def test_what_cannot_be_handled_is_refused_and_left_alone() -> None:
         with pytest.raises(AttachError, match=reason):
             attach(model, by=by)
         assert [vars(module) for module in model.modules()] == own_attributes
+
+
+def test_schemes_and_options_that_do_not_fit_are_refused() -> None:
     for scheme, reason in (
         ("uncertainty", "trains its weights by back-propagation"),
         ("avv", "unknown scheme 'avv'; did you mean 'avw'"),
