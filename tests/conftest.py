@@ -110,3 +110,19 @@ def train_yolo(yolo_data: str, tmp_path: Path) -> Callable[..., Any]:
         return yolo.trainer
 
     return run
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures of matplotlib that are saved during a test."""
+    from matplotlib.figure import Figure
+
+    figures: list[Any] = []
+    save = Figure.savefig
+
+    def keep(figure: Any, path: Path) -> None:
+        figures.append(figure)
+        save(figure, path)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return figures

@@ -179,7 +179,7 @@ def test_a_run_by_class_under_every_kind_of_scheme(
 
 
 def test_eighty_classes_stand_below_each_other_and_ten_are_drawn(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], drawn: list[Figure]
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -192,14 +192,6 @@ def test_eighty_classes_stand_below_each_other_and_ten_are_drawn(
         losses = counts[None] * torch.rand(1, 80, generator=draw)
         trace.add(step, 0, 0.1, losses, counts, TraceInterval(step // 10, torch.ones(80)))
     trace.save()
-    drawn: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(figure: Figure, path: Path) -> None:
-        drawn.append(figure)
-        save(figure, path)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
     words = ["--schemes", "class:a/b=4,equal", "--shuffles=0", "--out", str(tmp_path / "out")]
     assert main([str(run), *words]) == 0
     printed = capsys.readouterr().out

@@ -79,7 +79,7 @@ def test_columns_of_losses() -> None:
 
 
 def test_a_picture_of_many_classes_shows_ten_per_positive(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drawn: list[Figure]
 ) -> None:
     """What is drawn, against the columns of the trace."""
     save_config(tmp_path, TrainConfig(data="x", by="class"))
@@ -91,14 +91,6 @@ def test_a_picture_of_many_classes_shows_ten_per_positive(
         losses = torch.arange(81.0).repeat(2, 1) + step
         trace.add(step, 0, 0.1, losses, positives, TraceInterval(step // 7, weights))
     trace.save()
-    drawn: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(figure: Figure, path: Path) -> None:
-        drawn.append(figure)
-        save(figure, path)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
     assert draw_groups(tmp_path) == tmp_path / "groups.png"
     losses_, shares, in_force = drawn[0].axes
     title = drawn[0].get_suptitle()

@@ -17,7 +17,7 @@ Rows = Mapping[tuple[str, int], Tensor]  # by name of the loss and number of the
 
 
 @dataclass
-class Step:
+class HeadStep:
     """One call of a head's loss, of B images and A anchors."""
 
     metas: Sequence[Mapping[str, Any]]
@@ -40,17 +40,17 @@ class Step:
         return torch.cat([part.reshape(images, count, *shape) for part, count in parts], 1)
 
 
-def spread(step: Step, place: Anchors, name: str, rows: Rows, loss: Any) -> Tensor:
+def spread(step: HeadStep, place: Anchors, name: str, rows: Rows, loss: Any) -> Tensor:
     """Split a loss into one term per anchor, float32 [B, A]; their sum is the loss."""
     entries = loss if place.by_level else [loss]
     found = [
         terms * ratio(entry.detach().float().mean(), terms.sum())
         for terms, entry in zip(chunks(step, place, name, rows), entries, strict=True)
     ]
-    return join(step, place, found)
+    return join_levels(step, place, found)
 
 
-def chunks(step: Step, place: Anchors, name: str, rows: Rows) -> list[Tensor]:
+def chunks(step: HeadStep, place: Anchors, name: str, rows: Rows) -> list[Tensor]:
     """The rows of a loss: float32 [B, A of the level] for each level, 0 for anchors without a row.
 
     If losses are scalars, there is one chunk for all levels, [B, A] or flat, as the head's rows.
@@ -67,7 +67,7 @@ def chunks(step: Step, place: Anchors, name: str, rows: Rows) -> list[Tensor]:
     return [_terms(place, name, rows.get((name, at)), mask) for at, mask in enumerate(masks)]
 
 
-def join(step: Step, place: Anchors, found: list[Tensor]) -> Tensor:
+def join_levels(step: HeadStep, place: Anchors, found: list[Tensor]) -> Tensor:
     """Join what `chunks` returned to [B, A]."""
     if place.by_level:
         return torch.cat(found, 1)

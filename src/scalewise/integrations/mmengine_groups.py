@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scalewise.integrations.late import LateWeights
-from scalewise.integrations.mmengine_anchors import Step, chunks, join, ratio, spread
+from scalewise.integrations.mmengine_anchors import HeadStep, chunks, join_levels, ratio, spread
 from scalewise.integrations.mmengine_heads import Anchors, count_levels, of_rpn
 from scalewise.integrations.mmengine_losses import (
     LossRows,
@@ -71,7 +71,7 @@ class DenseGroups:
         self.doubted = [name for name, term in place.losses.items() if term.doubted]
         self.rows = LossRows(head, modules, self.doubted if options.positives else ())
         self.taps = Taps()
-        self._step: Step | None = None
+        self._step: HeadStep | None = None
         self._seen: Seen | None = None
 
     @property
@@ -118,7 +118,7 @@ class DenseGroups:
                 f"prior_generator knows {len(self.priors)}"
             )
         sizes = [(int(one.shape[-2]), int(one.shape[-1])) for one in maps[0]]
-        self._step = step = Step(
+        self._step = step = HeadStep(
             args[kinds + 1],
             sizes,
             [k * h * w for k, (h, w) in zip(self.priors, sizes, strict=True)],
@@ -184,7 +184,7 @@ class DenseGroups:
         return result
 
     def _assign(
-        self, number: int, step: Step, positive: Tensor, labels: Tensor, result: Any
+        self, number: int, step: HeadStep, positive: Tensor, labels: Tensor, result: Any
     ) -> None:
         """Find the group of each anchor, and set its weight.
 
@@ -223,7 +223,7 @@ class DenseGroups:
         step.ids[number], step.positive[number] = ids, positive
         step.samples, step.masks = {}, []
 
-    def _sampled_groups(self, step: Step, group_of: GroupOf) -> Tensor:
+    def _sampled_groups(self, step: HeadStep, group_of: GroupOf) -> Tensor:
         """Groups of the sampled positives, image by image in the order of the anchors."""
         boxes, labels = [], []
         for image, sample in step.samples.items():
@@ -234,7 +234,7 @@ class DenseGroups:
             return next(iter(self.balancer.buffers())).new_zeros(0, dtype=torch.int64)
         return group_of(torch.cat(boxes), torch.cat(labels))
 
-    def _distant_boxes(self, step: Step, result: Any) -> Tensor:
+    def _distant_boxes(self, step: HeadStep, result: Any) -> Tensor:
         """The box [B, A, 4] of each location's object, with the location at (0, 0)."""
         distances = result[self.place.labels + 1]
         if self.head.norm_on_bbox:
@@ -247,7 +247,7 @@ class DenseGroups:
             [original_boxes(own, meta) for own, meta in zip(boxes, step.metas, strict=True)]
         )
 
-    def _sum_up(self, step: Step, losses: Mapping[str, Any]) -> Seen:
+    def _sum_up(self, step: HeadStep, losses: Mapping[str, Any]) -> Seen:
         """The losses of the groups, and how many positives they have."""
         none = self.balancer.num_groups
         groups: dict[str, Tensor] = {}
@@ -270,7 +270,7 @@ class DenseGroups:
             return Seen({name: own[:none] for name, own in groups.items()})
         return Seen(groups, positives, self._even(step, groups))
 
-    def _even(self, step: Step, groups: Mapping[str, Tensor]) -> Tensor | None:
+    def _even(self, step: HeadStep, groups: Mapping[str, Tensor]) -> Tensor | None:
         """The losses of the groups [n + 1], with the box loss shared out as if nothing doubted."""
         even = self.rows.even
         if not even:
@@ -278,7 +278,7 @@ class DenseGroups:
         total = torch.stack(list(groups.values())).sum(0)
         for name in self.doubted:
             if name in groups:
-                terms = join(step, self.place, chunks(step, self.place, name, even))
+                terms = join_levels(step, self.place, chunks(step, self.place, name, even))
                 (own,) = sum_groups(terms[None], step.ids[0], self.balancer.num_groups)
                 total = total - groups[name] + own * ratio(groups[name].sum(), own.sum())
         return total

@@ -16,7 +16,7 @@ from scalewise.lab.data.encodings import LARGEST, read_lines, read_text
 from scalewise.lab.data.faults import FaultFound, Faults
 from scalewise.lab.data.image_record import Objects
 from scalewise.lab.data.text import is_file, on_disk
-from scalewise.lab.data.yolo_lines import LabelForm, Row, read_line
+from scalewise.lab.data.yolo_lines import LabelForm, LabelRow, read_line
 
 _SAME = 0.9  # overlap (IoU) from which a box and a polygon of one class are one object
 _LABELS = re.compile(r"\s*\d+(\s+[\d.eE+-]+){4,}\s*(\n|\r|$)", re.ASCII)
@@ -88,7 +88,7 @@ def read_labels(
             faults.add(fault.kind, where, str(fault))
             continue
         if inside := clip_box(box, *size, where, faults):
-            rows.append(Row(where, label, inside, is_polygon))
+            rows.append(LabelRow(where, label, inside, is_polygon))
     again = _drawn_twice(rows)
     for place, row in enumerate(rows):
         if place in again:
@@ -98,7 +98,7 @@ def read_labels(
     return objects
 
 
-def _drawn_twice(rows: list[Row]) -> set[int]:
+def _drawn_twice(rows: list[LabelRow]) -> set[int]:
     """Return the places of polygons around what a box of the same class is around already."""
     polygons = [place for place, row in enumerate(rows) if row.is_polygon]
     boxes = [row for row in rows if not row.is_polygon]

@@ -28,7 +28,7 @@ class LabelForm:
 
 
 @dataclass(frozen=True)
-class Row:
+class LabelRow:
     """One object as a line has it."""
 
     where: str

@@ -28,7 +28,7 @@ def load_exported(path: Path, device: str = "auto") -> ExportedDetector:
     """Load a detector that `scalewise export` wrote.
 
     Args:
-        path: An .onnx or .pt2 file. Reading a .pt2 file can run code: only read those you trust.
+        path: An .onnx or .pt2 file. A .pt2 file with pickled Python objects is refused.
         device: "auto", or a torch device. ONNX files run on "cuda" where onnxruntime can; .pt2
             files on the CPU.
 

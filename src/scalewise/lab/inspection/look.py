@@ -24,7 +24,7 @@ from scalewise.lab.inspection.levels import (
     fitted,
     level_ranges,
 )
-from scalewise.lab.inspection.size_groups import by_class, by_size
+from scalewise.lab.inspection.size_groups import count_by_class, count_by_size
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.reach import PAIRS, Reach, anchor_count, reach
 
@@ -130,8 +130,8 @@ def look_at(
 
     sampled = assign_objects(sample, *how, tell)
     groups = {
-        "class": by_class(split, sampled),
-        "size": by_size(split, sampled, config.size_edges),
+        "class": count_by_class(split, sampled),
+        "size": count_by_size(split, sampled, config.size_edges),
         "level": _by_level(sampled),
     }
     small = reach(split, *how)

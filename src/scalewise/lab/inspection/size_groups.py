@@ -19,7 +19,7 @@ from scalewise.weighting import Grouping
 GroupOfArrays = Callable[[npt.NDArray[np.float32], npt.NDArray[np.int64]], Any]
 
 
-def by_class(split: Split, sampled: Assigned) -> tuple[Group, ...]:
+def count_by_class(split: Split, sampled: Assigned) -> tuple[Group, ...]:
     """Objects and positives of each class, without crowd regions."""
     objects = np.zeros(len(split.classes), np.int64)
     for record in split.records:
@@ -52,7 +52,7 @@ def _sizes(split: Split, edges: str) -> Grouping:
     return found
 
 
-def by_size(split: Split, sampled: Assigned, edges: str) -> tuple[Group, ...]:
+def count_by_size(split: Split, sampled: Assigned, edges: str) -> tuple[Group, ...]:
     """Objects and positives of each size group, without crowd regions."""
     group, names = size_groups(split, edges), _sizes(split, edges).names
     objects = np.zeros(len(names), np.int64)
