@@ -25,7 +25,7 @@ def run(balancer: LossBalancer, start: int, stop: int) -> None:
 
 
 def equal_states(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    """Bit for bit, with NaN equal to NaN."""
+    """Whether two states are equal bit for bit; NaN equals NaN."""
     return a.keys() == b.keys() and all(
         torch.equal(a[key].nan_to_num(-1), b[key].nan_to_num(-1)) for key in a
     )
@@ -122,7 +122,7 @@ def test_a_state_is_found_inside_a_larger_model() -> None:
 
 
 def test_state_holds_tensors_only() -> None:
-    """Averaging copies of a model and safetensors know nothing else."""
+    """The state holds only tensors, since averaged models and safetensors need that."""
     state = LossBalancer(3, "rlo").state_dict()
     assert all(isinstance(value, torch.Tensor) for value in state.values())
 
@@ -134,6 +134,7 @@ def test_state_holds_tensors_only() -> None:
         (LossBalancer(3, "rlo"), "scheme 'avw-decline', this one 3 groups and scheme 'rlo"),
         (LossBalancer(3, AVW("magnitude")), "this one 3 groups and scheme 'avw-magnitude'"),
         (LossBalancer(3, RLO(["equal", "avw"])), r"scheme 'rlo\(equal, avw-decline\)'"),
+        (LossBalancer(["level0", "ü", "level1"], "avw"), "group 1 .* is 'level1', of this one 'ü'"),
     ],
 )
 def test_another_configuration_is_refused_untouched(other: LossBalancer, message: str) -> None:
@@ -143,3 +144,17 @@ def test_another_configuration_is_refused_untouched(other: LossBalancer, message
     with pytest.raises(ValueError, match=message):
         other.load_state_dict(balancer.state_dict())
     assert all(torch.equal(v, before[k]) for k, v in other.state_dict().items())
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+def test_states_of_older_versions_are_loaded(kept: int) -> None:
+    """They hold no names of groups, and the oldest ones no short windows either."""
+    balancer, twin = LossBalancer(3, "avw", 7), LossBalancer(3, "avw", 7)
+    run(balancer, 0, 20)
+    state = balancer.state_dict()
+    codes = state["_extra_state"].tolist()
+    state["_extra_state"] = torch.tensor(codes[: codes.index(-1) + kept])
+    twin.load_state_dict(state)
+    run(balancer, 20, 40)
+    run(twin, 20, 40)
+    assert same(balancer, twin)

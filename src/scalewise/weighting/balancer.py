@@ -1,4 +1,4 @@
-"""The module that a training loop calls: it weighs the losses of groups and renews the weights."""
+"""The module that a training loop calls: it weighs the losses of groups and updates the weights."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from scalewise.weighting.inputs import check_settings, misfit, stack_losses
 from scalewise.weighting.moments import Moments, is_finite
 from scalewise.weighting.parallel import world_size
 from scalewise.weighting.rlo import RLO
+from scalewise.weighting.saved_state import SavedState, unpack_state
 from scalewise.weighting.scaling import scale_levels, scale_positives
 from scalewise.weighting.scheme import LearnedScheme, SchemeLike, give_groups
 from scalewise.weighting.words import as_scheme
@@ -27,57 +28,57 @@ MEMORY = 0.9
 
 
 class LossBalancer(GroupHistory):
-    """Weighs the losses of a detector's groups, and renews the weights once per interval.
+    """Weighs the losses of a detector's groups, and updates the weights once per interval.
 
     A group is a whole level with its background (`by="level"`), or the positives of one class, size
     or level. Call the balancer with the losses of the groups in every training step, and
-    back-propagate what it returns. Gradients flow to the losses; the weights have none. In eval
-    mode or with gradients disabled, losses are weighed but not recorded, and no weight changes.
+    back-propagate what it returns. Gradients flow to the losses, not to the weights. In eval mode
+    or with gradients disabled, losses are weighed but not recorded, and no weight changes.
 
     Inside `torch.compile` or a CUDA graph the call only weighs and records; call `advance()` once
     after each call, outside of the compiled part and after the backward pass. In eager mode
     `advance()` does nothing, so a loop may always call it.
 
-    No call copies a value from the device to the host, not even at an interval's end.
+    No call copies a value from the device to the host, not even at the end of an interval.
 
     Args:
         groups: number n of groups, at least 1, or their names.
-        scheme: words (see `scheme_from_words`), a `Scheme`, or a function (current, previous) ->
-            weights float32 [n] of two `Moments`. Default: the one that suits `by`.
+        scheme: words (see `scheme_from_words`), a `Scheme`, or a function that takes two `Moments`,
+            current and previous, and returns weights float32 [n]. Default: "avw:invert=true" for
+            whole levels, else "avw".
         interval: optimizer steps between two weight updates. "auto" is 100 for whole levels; for
             positives it is a tenth of the steps so far, at least 5 and at most 100, so that the
             weights move early in a training of any length.
-        normalize: what the weights keep. "loss" scales them by one factor so that the mean loss
-            stays what it is unweighted; "mean" keeps the mean weight at 1; "positives" the mean
-            weight over the positives; "lift" does the same and then raises every weight below 1 to
-            1, so that no group weighs less than in plain training. "auto" is "loss" for whole
-            levels, else "lift".
-            Schemes with parameters or with given weights are not scaled.
+        normalize: how the weights are scaled by one factor. "loss" keeps the mean loss as without
+            weights; "mean" keeps the mean weight at 1; "positives" keeps the mean weight over the
+            positives at 1; "lift" then also raises weights below 1 to 1, so that no group weighs
+            less than in plain training. "auto" is "loss" for whole levels, else "lift". Schemes
+            with parameters or with given weights are not scaled.
         accumulate: calls per optimizer step; the weights never change between them.
-        guard: steps whose total exceeds this many times the median of the last 128 are left out of
-            the statistics (never out of the loss); None keeps all. Above 1.
-        seed: of the schemes' random numbers.
-        process_group: ranks whose statistics are merged; None is the default group.
-        by: "level" for whole levels; any other word says how positives are grouped ("class",
-            "size", "level-positives"), and the balancer is then called with their numbers too.
-        clip: least and largest weight of a group of positives, before the last scaling. The weight
-            of a group that is only in a part p of the optimizer's steps is then `1 + p (w - 1)`.
-        memory: 0 to below 1; with each new interval, the earlier ones count so much of what they
-            counted before in the pooled statistics of positives.
+        guard: above 1. A step whose total loss is more than `guard` times the median of the last
+            128 steps is left out of the statistics, but not of the loss. None keeps all steps.
+        seed: seed of the schemes' random numbers.
+        process_group: the ranks that merge their statistics; None is the default group.
+        by: "level" for whole levels. Any other word names how positives are grouped ("class",
+            "size", "level-positives"); the balancer is then called with their numbers too.
+        clip: lowest and highest weight w of a group of positives, before the last scaling. If the
+            group is in only a part p of the optimizer's steps, w then becomes `1 + p (w - 1)`.
+        memory: 0 to below 1, for the pooled statistics of positives. With each new interval, what
+            the earlier ones count is multiplied by this factor.
         objects: number of objects of each group in the training set, for schemes that ask for it.
 
     Attributes:
-        weights: buffer float32 [n], the weights in force. Its storage never changes, its values do
-            at the end of an interval: clone it before saving it for a backward pass of your own.
+        weights: buffer float32 [n], the current weights. At the end of an interval its values are
+            overwritten in place: clone it if a backward pass of your own needs it later.
         rejected: buffer int64 scalar, number of proposals that were not finite, had a negative
-            weight or only zeros; the weights then stayed as they were.
+            weight or only zeros; they did not change the weights.
         scheme: the scheme.
-        num_groups: n.
-        names: of the groups; "level0" or "group0", ... if only their number was given.
+        num_groups: number n of groups.
+        names: names of the groups; "level0" or "group0", ... if only their number was given.
 
     Raises:
         ValueError: an argument is out of range.
-        TypeError: `scheme` is of another type.
+        TypeError: `scheme` is none of these types.
 
     Examples:
         >>> import torch
@@ -134,7 +135,7 @@ class LossBalancer(GroupHistory):
         initial = self.scheme.initial()
         if not self.scheme.fixed:
             initial = initial * (self.num_groups / initial.sum())
-        # One place more, for the background, whose weight is 1.
+        # The additional last entry is the weight of the background, always 1.
         self.register_buffer("padded", torch.cat((initial, torch.ones(1))), persistent=False)
         self.register_buffer("weights", self.padded[:-1])
         self.register_buffer("rejected", torch.tensor(0))
@@ -144,17 +145,17 @@ class LossBalancer(GroupHistory):
         """Weigh the losses of one step.
 
         Args:
-            losses: floating [n], or n floating scalars: the loss of each group, normalised as the
-                detector normalises it. For groups of positives also [n + 1]: the last is the loss
-                of the background and of all else that is in no group. Their sum is the detector's
-                own loss.
-            positives: [n], positive anchors or locations of each group in this step, on the losses'
-                device; where they have soft targets, which weigh their loss, the sums of these.
-                Needed for groups of positives, else not looked at.
+            losses: floating [n], or n floating scalars: the loss of each group, divided by the
+                detector's normaliser. For groups of positives also [n + 1]; the last is then the
+                loss of the background and of everything else that is in no group. The sum of all
+                is the detector's own loss.
+            positives: [n], number of positive anchors or locations of each group in this step, on
+                the device of the losses. If the detector weighs them by soft targets: the sum of
+                these. Needed for groups of positives in training; ignored for whole levels.
 
         Returns:
-            Scalar `sum_i w_i l_i`, the background's weight 1: float64 for float64 input, else
-            float32, also under autocast.
+            Scalar `sum_i w_i l_i`, where the weight of the background is 1. It is float64 for
+            float64 losses, else float32, also under autocast.
 
         Raises:
             ValueError: the number or shape of the losses or positives does not fit, they are on
@@ -178,7 +179,7 @@ class LossBalancer(GroupHistory):
         clock = self._clock
         elapsed = clock.phase + clock.short
         if elapsed + self.accumulate >= (clock.period or self._set_period(clock)):
-            # The update may come before this window's backward, which still needs today's weights.
+            # The update may come before the backward pass, which still needs the present weights.
             weights = weights.clone()
         total = self._total(groups, weights)
         self._record(clock, self._row(groups, positives))
@@ -186,7 +187,7 @@ class LossBalancer(GroupHistory):
         return total
 
     def _with_background(self, groups: Tensor, weights: Tensor) -> Tensor:
-        """The weights for losses [n + 1].
+        """Return the weights for losses [n + 1].
 
         Raises:
             ValueError: the losses are of another shape or on another device.
@@ -195,13 +196,13 @@ class LossBalancer(GroupHistory):
         assert padded is not None
         if self._whole or groups.shape != padded.shape or groups.device != padded.device:
             raise misfit(groups, self.weights)
-        if weights._base is not padded:  # replaced, by a load with assign=True
+        if weights._base is not padded:  # a load with assign=True has replaced them
             self._join()
             padded = self.padded
         return padded
 
     def _join(self) -> None:
-        """Make the weights a part of the padded ones again."""
+        """Make `weights` a view of `padded` again."""
         weights = self.weights
         self.padded = torch.cat((weights, weights.new_ones(1)))
         self._buffers["weights"] = self.padded[:-1]
@@ -222,21 +223,21 @@ class LossBalancer(GroupHistory):
         self._record(clock, (self.latest,))
 
     def reward(self, value: float | Tensor) -> None:
-        """Give a policy the figure that it is to raise, after each validation.
+        """Tell a policy the number that it tries to raise; call this after each validation.
 
-        This may be AP on images that are kept out of training; `RLO(reward="validation")` learns
-        from its rise. Do not use the split that is reported in the end.
+        This may be AP on images that are kept out of training. `RLO(reward="validation")` learns
+        from its rise. Do not use the split on which you report results.
 
         Args:
-            value: floating scalar.
+            value: a number, or a floating scalar tensor.
 
         Raises:
-            ValueError: the scheme learns from no such number.
+            ValueError: the scheme does not use such a number.
         """
         scheme = self.scheme
         if not isinstance(scheme, RLO) or scheme.reward != "validation":
             raise ValueError(
-                f"scheme {scheme.name} learns from no reward; use 'rlo:reward=validation'"
+                f"scheme {scheme.name} does not use a reward; choose 'rlo:reward=validation'"
             )
         scheme.hear(torch.as_tensor(value, dtype=torch.float32, device=self.weights.device))
 
@@ -254,7 +255,7 @@ class LossBalancer(GroupHistory):
 
     @torch.no_grad()
     def _renew(self, current: Moments, before: Moments) -> None:
-        """Ask the scheme for weights after an interval, and set them."""
+        """Ask the scheme for weights at the end of an interval, and set them."""
         proposal = self.scheme.propose(current, before)
         if proposal.shape != self.weights.shape:
             raise ValueError(
@@ -270,14 +271,14 @@ class LossBalancer(GroupHistory):
             self.rejected += ~sound
 
     def _scaled(self, proposal: Tensor, current: Moments) -> tuple[Tensor, Tensor]:
-        """Weights [n], and whether the proposal could be used."""
+        """Scale a proposal; return weights [n], and whether the proposal could be used."""
         if current.pooled is None:
             return scale_levels(proposal, current.mean, self.normalize)
         calls = self.accumulate * world_size(self._ranks)
         return scale_positives(proposal, current.pooled, calls, self.normalize, self.clip)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LossBalancer:
-        """Move, but never change dtype: a model cast to half precision keeps exact weights."""
+        """Move, but never change the dtype: in a half-precision model the weights stay exact."""
 
         def move(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
@@ -288,11 +289,11 @@ class LossBalancer(GroupHistory):
         return self
 
     def get_extra_state(self) -> Tensor:
-        """Host counters, and the scheme and the kind of groups, as int64, for `state_dict`."""
+        """Counters of the host and names of scheme, `by` and groups, as int64 for `state_dict`."""
         clock = self._clock
-        header = [self.num_groups, clock.calls, clock.phase, clock.intervals]
-        short = [-1, clock.short, clock.shortfall]
-        return torch.tensor(header + list(self._label.encode()) + short, device="cpu")
+        counters = (clock.calls, clock.phase, clock.intervals)
+        short = (clock.short, clock.shortfall)
+        return SavedState(self.num_groups, counters, self._label, short, self.names).pack()
 
     @property
     def _label(self) -> str:
@@ -300,9 +301,8 @@ class LossBalancer(GroupHistory):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restore what `get_extra_state` returned."""
-        codes = cast(list[int], state.tolist())
-        short = codes[-2:] if -1 in codes else []  # an older state may be without
-        self._clock = Clock(*codes[1:4], *short)
+        saved = unpack_state(state)
+        self._clock = Clock(*saved.counters, *saved.short)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -310,19 +310,12 @@ class LossBalancer(GroupHistory):
         """Refuse a state of another scheme or other groups before anything is overwritten."""
         saved = state_dict.get(f"{prefix}_extra_state")
         if saved is not None:
-            codes = cast(list[int], saved.tolist())
-            label = bytes(codes[4 : codes.index(-1) if -1 in codes else None]).decode()
-            if codes[0] != self.num_groups or label != self._label:
-                raise ValueError(
-                    f"the saved balancer has {codes[0]} groups and scheme {label!r}, this one "
-                    f"{self.num_groups} groups and scheme {self._label!r}; "
-                    "make it with the saved settings, or start without its state"
-                )
+            unpack_state(saved).require_fits(self.num_groups, self._label, self.names)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 def _copy_buffers(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
-    """Averages of models write into the tensors of a state, which would mix old and new records."""
+    """Copy the tensors of a state: averages of models write into them, but records must not mix."""
     for name in [prefix + name for name, _ in module.named_buffers()]:
-        if name in state:  # not those that are made anew from others
+        if name in state:  # `padded` is not saved
             state[name] = state[name].clone()
