@@ -5,12 +5,12 @@ Only the packages that training needs must be installed; PYTHONPATH=src is enoug
     python benchmarks/gpu.py --out visit --minutes 8
     python benchmarks/gpu.py --out visit --minutes 2 --device cpu   # a rehearsal of tiny size
 
-Each part writes to the folder when it ends, so that a visit that is cut short still gives results.
-If a part fails, this is reported and the next part runs. The folder then has
+Each part writes to the folder when it ends, so a visit that is cut short still gives results. If a
+part fails, this is reported and the next part runs. The folder then has
 
-    visit.md      the card, versions, and what became of each part
+    visit.md      the card, versions, and the outcome of each part
     tests.txt     the tests marked cuda
-    speed.md      the balancer, a detector's step, the overhead of weights, evaluation
+    speed.md      the balancer, a detector's step, the overhead of weights, evaluation, an epoch
     profile.txt   where a step's time goes
     study.tar.gz  records of the study's finished runs
 
@@ -50,9 +50,11 @@ ROOT = Path(__file__).parents[1]
 STUDY = "gpu-groups"
 PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "hotcoco")
 RECORD = ("config.yaml", "environment.json", "metrics.json", "trace.parquet")
-TESTS, SPEED, PROFILE = 0.2, 0.3, 0.1  # most of the time that each may take; the study has the rest
+TESTS, SPEED, PROFILE = 0.2, 0.5, 0.1  # limits as shares of the time; the rest is for the study
+WAYS = ("cache device", "cache device, compile graphs")
+TINY_EPOCH = ("--backbone", "mobilenet_v3_small", "--width", "16", "--depth", "1", "--epochs", "2")
 MARGIN = 10.0  # seconds kept for writing at the end
-CORES_PER_RUN = 4  # a training loop, its loader, and room for validation
+CORES_PER_RUN = 4  # for the training loop, its loader and validation
 
 
 class OutOfTime(Exception):
@@ -61,13 +63,13 @@ class OutOfTime(Exception):
 
 @dataclass
 class Visit:
-    """What a visit has brought so far.
+    """The results of a visit so far.
 
     Attributes:
-        out: folder for what it brings.
+        out: folder for the results.
         device: "cuda" or "cpu".
-        end: when it has to stop, on `time.monotonic`'s clock.
-        rows: part, outcome and seconds.
+        end: time at which it must stop, on the clock of `time.monotonic`.
+        rows: part, outcome and seconds of each finished part.
     """
 
     out: Path
@@ -77,11 +79,11 @@ class Visit:
 
     @property
     def left(self) -> float:
-        """Seconds until everything has to be written."""
+        """Seconds left before results are written."""
         return self.end - time.monotonic() - MARGIN
 
     def note(self, part: str, outcome: str, seconds: float) -> None:
-        """Take down a part's outcome, and rewrite visit.md."""
+        """Add the outcome of a part, and write visit.md again."""
         self.rows.append((part, outcome, seconds))
         print(f"{part}: {outcome} ({seconds:.0f} s)", flush=True)
         table = ["| part | outcome | seconds |", "| --- | --- | ---: |"]
@@ -89,14 +91,14 @@ class Visit:
         write_text(self.out / "visit.md", "\n".join([facts(self.device), *table, ""]))
 
     def run(self, part: str, words: Sequence[str], seconds: float, log: Path) -> None:
-        """Run a Python script of this project, its output to a log, for so long at most."""
+        """Run a Python script of this project for at most `seconds`, with its output in a log."""
         start = time.monotonic()
         outcome = bounded([sys.executable, *words], min(seconds, self.left), log)
         self.note(part, outcome, time.monotonic() - start)
 
 
 def bounded(words: Sequence[str], seconds: float, log: Path) -> str:
-    """Run a command in the source tree and say how it ended: "ok", "exit status 1", "cut off"."""
+    """Run a command in the source tree; return how it ended: "ok", "exit status 1", "cut off"."""
     if seconds < 1:
         return "no time left"
     with log.open("ab") as file:
@@ -135,17 +137,17 @@ def facts(device: str) -> str:
 
 
 def run_tests(visit: Visit, seconds: float) -> None:
-    """The tests marked cuda."""
+    """Run the tests marked cuda."""
     words = ["-m", "pytest", "tests/cuda", "--device", visit.device, "-rA", "--tb=short"]
     if visit.device == "cuda":
         words += ["-n", "4", "-p", "no:cacheprovider"]
-    else:  # which the suite has anyway; one of each kind, to see the script at work
+    else:  # a few of them, to try the script
         words += ["-k", "(never_wait or attached) and (atss or rlo or fcos-class)"]
     visit.run("tests", words, seconds, visit.out / "tests.txt")
 
 
-def run_speed(visit: Visit, seconds: float, work: Path) -> None:
-    """Each benchmark's table, one after the other in one file."""
+def run_speed(visit: Visit, seconds: float, data: str, work: Path) -> None:
+    """Run the benchmarks and write their tables into one file."""
     common = ["--device", visit.device, "--out", str(work)]
     if visit.device == "cuda":
         wide = ["--width", "256", "--depth", "4", "--bf16"]
@@ -164,6 +166,7 @@ def run_speed(visit: Visit, seconds: float, work: Path) -> None:
                 "6",
             ],
             "evaluation": ["evaluation.py", "--batch", "32", "--batches", "20", "--bf16"],
+            "epoch": ["epoch.py", "--data", data, "--precision", "bf16-mixed", "--ways", *WAYS],
         }
     else:
         tiny, once = ["--size", "64", "--batch", "2"], ["--rounds", "1"]
@@ -172,6 +175,7 @@ def run_speed(visit: Visit, seconds: float, work: Path) -> None:
             "detector_step": ["detector_step.py", *tiny, "--width", "32", "--rounds", "2"],
             "overhead": ["overhead.py", *tiny, "--seconds", "0.1", "--only", "scalewise ATSS"],
             "evaluation": ["evaluation.py", *tiny, "--batches", "1", "--images", "20", *once],
+            "epoch": ["epoch.py", *tiny, *TINY_EPOCH, "--data", data, "--ways", WAYS[0]],
         }
     end = time.monotonic() + seconds
     for name, (script, *words) in scripts.items():
@@ -183,7 +187,7 @@ def run_speed(visit: Visit, seconds: float, work: Path) -> None:
         made = sorted(work.glob("*.md"))
         text = "\n".join(path.read_text() for path in made) or f"# {name}\n\n{tail(log)}\n"
         with (visit.out / "speed.md").open("a") as file:
-            file.write(text.replace(f" --out {work}", "") + "\n")
+            file.write(text.replace(f" --out {work}", "").replace(str(work.parent), "") + "\n")
 
 
 def tail(log: Path) -> str:
@@ -193,7 +197,7 @@ def tail(log: Path) -> str:
 
 
 def run_profile(visit: Visit, seconds: float) -> None:
-    """Kernels, launches, idle share and host waits of one step."""
+    """Profile one step: kernels, launches, idle share and host waits."""
     words = ["--size", "320", "--batch", "32", "--width", "256", "--depth", "4", "--bf16"]
     if visit.device == "cpu":
         words = ["--size", "64", "--batch", "2", "--width", "16", "--steps", "2"]
@@ -205,7 +209,7 @@ def find_study(name: str) -> Path:
     """The study's folder in `results/`.
 
     Raises:
-        UserError: when there is none of that name, or several.
+        UserError: if there is no study of that name, or more than one.
     """
     found = [plan.parent for plan in ROOT.glob(f"results/**/{name}/study.yaml")]
     if len(found) != 1:
@@ -214,7 +218,7 @@ def find_study(name: str) -> Path:
 
 
 def tiny_plan(plan: Plan) -> Plan:
-    """Two cells of the plan at a size that a CPU trains in seconds."""
+    """Two cells of the plan, so small that a CPU trains them in seconds."""
     options = dataclasses.replace(
         plan.options,
         **TINY,
@@ -230,7 +234,7 @@ def tiny_plan(plan: Plan) -> Plan:
 
 
 def run_study(visit: Visit, name: str, jobs: int, work: Path) -> None:
-    """The study's missing cells, several at once, until they are done or the time is up."""
+    """Run the study's missing cells, several at a time, until they are done or time is up."""
     kept = find_study(name)
     plan = load_plan(kept)
     done = set(table_rows(kept))
@@ -272,7 +276,7 @@ def run_study(visit: Visit, name: str, jobs: int, work: Path) -> None:
 
 
 def pack(study: Path, cells: Sequence[Cell], archive: Path) -> None:
-    """Write the records of finished runs, all or nothing."""
+    """Write an archive with the records of finished runs; it appears only when it is complete."""
     aside = archive.with_name(f".{archive.name}")
     with tarfile.open(aside, "w:gz") as file:
         for cell in cells:
@@ -287,9 +291,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for what the visit brings")
-    parser.add_argument("--minutes", type=float, required=True, help="the whole visit's time")
-    parser.add_argument("--study", default=STUDY, help="a study of results/")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--minutes", type=float, required=True, help="time for the whole visit")
+    parser.add_argument("--study", default=STUDY, help="name of a study in results/")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--jobs", type=int, help="runs of the study at a time")
     args = parser.parse_args()
@@ -297,7 +301,7 @@ def main() -> None:
         parser.error("no CUDA device here; --device cpu rehearses the visit")
     args.out.mkdir(parents=True, exist_ok=True)
     args.out = args.out.resolve()
-    os.chdir(ROOT)  # the data's paths in a study are relative to it
+    os.chdir(ROOT)  # data paths in a study are relative to it
     total = 60 * args.minutes
     visit = Visit(args.out, args.device, time.monotonic() + total)
     visit.note("card", "ok", 0)
@@ -306,7 +310,10 @@ def main() -> None:
         work = Path(folder)
         run_tests(visit, TESTS * total)
         (work / "speed").mkdir()
-        run_speed(visit, SPEED * total, work / "speed")
+        data = f"demo:images=20,size=64,folder={work / 'epoch'}"
+        if args.device == "cuda":
+            data = load_plan(find_study(args.study)).options.data
+        run_speed(visit, SPEED * total, data, work / "speed")
         run_profile(visit, PROFILE * total)
         run_study(visit, args.study, jobs, work)
 

@@ -18,7 +18,7 @@ from scalewise.errors import UserError
 from scalewise.lab.study.planned_cells import Cell, cell_folder
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.xdist_group("compare")  # beside the other studies, not on top of them
+pytestmark = pytest.mark.xdist_group("compare")  # not at the same time as other studies
 
 
 def test_a_rehearsed_visit_brings_every_part(tmp_path: Path) -> None:
@@ -37,7 +37,17 @@ def test_a_rehearsed_visit_brings_every_part(tmp_path: Path) -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in lines if "|" in line][2:]
     *parts, (study, outcome) = rows
     assert dict(parts) == dict.fromkeys(
-        ("card", "tests", "balancer", "detector_step", "overhead", "evaluation", "profile"), "ok"
+        (
+            "card",
+            "tests",
+            "balancer",
+            "detector_step",
+            "overhead",
+            "evaluation",
+            "epoch",
+            "profile",
+        ),
+        "ok",
     ), (out / "speed.md").read_text()
     assert (study, outcome) == (
         "study gpu-groups",
@@ -45,6 +55,8 @@ def test_a_rehearsed_visit_brings_every_part(tmp_path: Path) -> None:
     ), done.stdout
     assert "PASSED tests/cuda/test_cuda_steps.py" in (out / "tests.txt").read_text()
     assert str(tmp_path) not in (out / "speed.md").read_text()
+    assert "| cache device | " in (out / "speed.md").read_text()
+    assert "failed" not in (out / "speed.md").read_text()
     assert "operators called" in (out / "profile.txt").read_text()
     kept = tmp_path / "gpu-groups"
     kept.mkdir()
@@ -100,7 +112,7 @@ def test_a_profile_counts_kernels_waits_and_idle_time() -> None:
         event("add_kernel", "CUDA", 0, 2000),
         event("mul_kernel", "CUDA", 6000, 8000),
         event("Memcpy DtoH", "CUDA", 8000, 10000),
-        event("training step", "CUDA", 0, 10000),  # the mark, no work of the device
+        event("training step", "CUDA", 0, 10000),  # a mark around the step, not work of the device
     ]
     assert summary(events, 2) == [
         "operators called: 0",
