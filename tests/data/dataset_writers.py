@@ -13,12 +13,14 @@ Objects = list[tuple[str, tuple[float, float, float, float]]]
 
 
 def write_image(path: Path, width: int, height: int) -> None:
+    """Write an image of noise of this size."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(width * height).integers(0, 256, (height, width, 3))
     Image.fromarray(pixels.astype(np.uint8)).save(path)
 
 
 def voc_xml(width: int, height: int, objects: Objects, difficult: bool = False) -> str:
+    """Return the XML text of a VOC annotation."""
     rows = "".join(
         f"<object><name>{name}</name><difficult>{int(difficult)}</difficult><bndbox>"
         f"<xmin>{b[0]}</xmin><ymin>{b[1]}</ymin><xmax>{b[2]}</xmax><ymax>{b[3]}</ymax>"
@@ -45,7 +47,7 @@ def write_voc(
 
 
 def coco_table() -> dict[str, Any]:
-    """Return a sound table of two 40x30 images, categories with holes in their ids."""
+    """Return a sound table of two 40x30 images, with gaps in the category ids."""
     return {
         "images": [
             {"id": 5, "file_name": "a.jpg", "width": 40, "height": 30},
@@ -61,6 +63,7 @@ def coco_table() -> dict[str, Any]:
 
 
 def write_coco(root: Path, table: dict[str, Any], split: str = "train2017") -> Path:
+    """Write a COCO folder with this table and two 40x30 images."""
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(table))
     for name in ("a.jpg", "b.jpg"):
@@ -80,7 +83,7 @@ def write_yolo(root: Path, lines: dict[str, str | None], split: str = "train") -
 
 
 def write_many_boxes(root: Path, boxes: int, **changes: Any) -> Path:
-    """One image with so many boxes, the last of which is changed."""
+    """Write one image with this many boxes; `changes` apply to the last one."""
     rows = [
         {"id": i, "image_id": 1, "category_id": 1, "bbox": [i % 35, i // 35, 5, 6]}
         for i in range(boxes)

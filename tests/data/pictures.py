@@ -1,4 +1,4 @@
-"""Pictures of noise, and parts of files."""
+"""Pictures of noise, and chunks of PNG files."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ DEEP = RNG.integers(0, 2**16, (30, 40)).astype(np.uint16)
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
-    """A part of a PNG, with its length and its checksum."""
+    """Return a PNG chunk, with its length and checksum."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,3 +1,5 @@
+"""COCO folders: which files are read, and what the records hold."""
+
 from __future__ import annotations
 
 import json
@@ -18,7 +20,7 @@ def test_records(tmp_path: Path) -> None:
     np.testing.assert_allclose(first.boxes, [[1.0, 2.0, 11.0, 10.0], [5.5, 5.0, 25.5, 25.0]])
     assert first.labels.tolist() == [1, 0]
     assert first.crowd.tolist() == [False, True]
-    assert first.area.tolist() == [50, 400]  # annotated; of the box where it is not
+    assert first.area.tolist() == [50, 400]  # one annotated, one from the box
     assert second.area.tolist() == [1200]
 
 
@@ -33,6 +35,7 @@ def test_crowds_are_not_trained_on(tmp_path: Path) -> None:
     "folder", ["train2017", "images/train2017", "images/train", "images", "JPEGImages", ""]
 )
 def test_image_folders(tmp_path: Path, folder: str) -> None:
+    """Images are found in each of the usual folders."""
     (tmp_path / "annotations").mkdir()
     file = tmp_path / "annotations" / "instances_train2017.json"
     file.write_text(json.dumps(coco_table()))
@@ -67,6 +70,7 @@ def test_an_annotation_file_stands_for_its_siblings_but_never_for_another_split(
 
 
 def test_two_years_of_a_split_are_ambiguous_until_one_is_named(tmp_path: Path) -> None:
+    """`train` is an error if there are two years of it."""
     for split in ("train2014", "train2017"):
         write_coco(tmp_path, coco_table(), split)
     with pytest.raises(BadData, match=r"could be any of .*train2014\.json, .*train2017\.json"):

@@ -1,4 +1,4 @@
-"""Rows of COCO files, compared with Python's own JSON reader, and the memory for reading them."""
+"""Rows of COCO files compared with Python's own JSON reader, and the memory that reading takes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _table(draw: random.Random) -> dict[str, Any]:
 def test_rows_are_those_of_the_whole_file(
     tmp_path: Path, room: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In windows of any size; text cut anywhere is told."""
+    """The rows equal those of `json.loads`, and broken JSON is always refused."""
     monkeypatch.setattr(json_cursor, "ROOM", room)
     file, draw = tmp_path / "a.json", random.Random(0)
     for _ in range(100):
@@ -72,7 +72,7 @@ def test_rows_are_those_of_the_whole_file(
                 read_tables(file)
 
 
-HUGE = 4_000_000  # bytes; what is no COCO file would take twenty times as much
+HUGE = 4_000_000  # bytes; decoding such a file in full would take twenty times as much
 BOMBS = {
     "a list": ("[", "0,", "0]"),
     "keys": ("{", '"%d":0,', '"images":[]}'),
@@ -88,6 +88,7 @@ BOMBS = {
 def test_what_is_no_coco_file_costs_no_memory(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A large file that is not COCO is refused before it fills the memory."""
     monkeypatch.setattr(json_cursor, "ROOM", HUGE // 20)
     first, part, last = BOMBS[kind]
     (tmp_path / "annotations").mkdir()
@@ -99,18 +100,22 @@ def test_what_is_no_coco_file_costs_no_memory(
         file.write(last)
     tracemalloc.start()
     try:
-        with pytest.raises(BadData, match=r"^\S+instances_train\.json: no COCO annotation file: "):
+        with pytest.raises(
+            BadData, match=r"^\S+instances_train\.json: not a COCO annotation file: "
+        ):
             open_split(tmp_path)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 4 * HUGE, f"{peak / HUGE:.1f} bytes a byte"
+    assert peak < 4 * HUGE, f"{peak / HUGE:.1f} bytes per byte of the file"
 
 
 def test_a_list_that_is_there_twice_is_refused(tmp_path: Path) -> None:
-    """Of which Python's reader would take the last without a word."""
+    """Python's JSON reader would silently keep only the last one."""
     (tmp_path / "a.json").write_text('{"images": [], "annotations": [], "images": []}')
-    with pytest.raises(BadData, match=r"a\.json: no COCO annotation file: it has 'images' twice"):
+    with pytest.raises(
+        BadData, match=r"a\.json: not a COCO annotation file: it has 'images' twice"
+    ):
         read_tables(tmp_path / "a.json")
 
 
@@ -124,3 +129,16 @@ def test_faults_beyond_ten_thousand_are_counted() -> None:
     assert "; and 11998 more" in faults.summary()
     with pytest.raises(BadData, match="12001 faults: 12000 bad boxes, 1 unknown class"):
         faults.raise_beyond(0.5, 100, 1_000_000, "a.json")
+
+
+def test_too_little_memory_is_not_called_nesting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names the real cause, which needs another remedy."""
+
+    def full(path: Path) -> str:
+        raise MemoryError
+
+    monkeypatch.setattr("scalewise.lab.data.coco_rows.read_text", full)
+    with pytest.raises(BadData, match=r"a\.json: cannot be read as JSON: not enough memory"):
+        read_tables(tmp_path / "a.json")

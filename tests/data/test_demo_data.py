@@ -1,3 +1,5 @@
+"""The demo data set: its pictures, boxes, files and options."""
+
 from __future__ import annotations
 
 import re
@@ -30,7 +32,7 @@ def test_same_options_same_bytes_other_seed_other_folder(tmp_path: Path) -> None
     assert _content(other)["train/000000.jpg"] != _content(one)["train/000000.jpg"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         [one.name, two.name, other.name]
-    )  # no temporary folder stays
+    )  # no temporary folder is left
 
 
 def test_an_equal_folder_is_used_again_and_a_strange_one_refused(tmp_path: Path) -> None:
@@ -65,6 +67,7 @@ def test_splits_are_sound_and_differ(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("skew", [-1.0, 0.0, 0.5, 2.0])
 def test_each_octave_holds_its_share(skew: float) -> None:
+    """Sizes follow the frequencies that `skew` promises."""
     rng = np.random.default_rng(0)
     sizes = np.array([draw_size(rng, 8, 64, skew) for _ in range(20000)])
     assert sizes.min() >= 8
@@ -74,6 +77,8 @@ def test_each_octave_holds_its_share(skew: float) -> None:
 
 
 def test_skew_reaches_the_pictures() -> None:
+    """A larger skew makes the objects in the pictures smaller."""
+
     def median(skew: float) -> float:
         rng = np.random.default_rng(1)
         boxes = [box for _ in range(60) for _, box in draw_image(rng, 128, skew)[1]]
@@ -83,7 +88,7 @@ def test_skew_reaches_the_pictures() -> None:
 
 
 def test_a_shape_larger_than_the_picture_is_left_out() -> None:
-    """A stretched square on its corner is up to 1.05 sides across; this seed draws one."""
+    """A turned, stretched square can be 1.05 pictures wide; this seed draws one."""
     rng = np.random.default_rng(1026)
     pixels, objects = draw_image(rng, 64, -8.0)
     assert pixels.shape == (64, 64, 3)
@@ -97,12 +102,12 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 
 def test_boxes_hug_what_is_painted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The picture is drawn again without its objects: what differs is the objects."""
+    """Boxes are tight around the pixels that differ from the same picture without objects."""
     paint = demo_draw._paint
     drawn = [draw_image(np.random.default_rng(seed), 96, 0.5) for seed in range(20)]
     monkeypatch.setattr(
         demo_draw, "_paint", lambda patch, *rest: paint(patch.copy(), *rest)
-    )  # draws the same random numbers, leaves the canvas alone
+    )  # draws the same random numbers, but does not paint
     for seed, (pixels, objects) in enumerate(drawn):
         empty, again = draw_image(np.random.default_rng(seed), 96, 0.5)
         assert again == objects
@@ -123,6 +128,7 @@ def test_boxes_hug_what_is_painted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cells_are_as_unlike_as_the_docs_say(tmp_path: Path) -> None:
+    """Classes have the frequencies and sizes that the docs state."""
     split = open_split(f"demo:kind=cells,images=300,size=64,folder={tmp_path}/demo", "train")
     assert split.classes == CELLS
     labels = np.concatenate([record.labels for record in split.records])
@@ -137,7 +143,7 @@ def test_cells_are_as_unlike_as_the_docs_say(tmp_path: Path) -> None:
 
 
 def test_boxes_of_cells_lie_on_what_is_painted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawn again without its cells, and with boxes that are not moved as by hand."""
+    """Exact boxes are tight around the cells, and those as drawn by hand are a little off."""
     by_hand = [draw_cells(np.random.default_rng(seed), 128)[1] for seed in range(20)]
     paint = demo_cells._paint
     monkeypatch.setattr(demo_cells, "_HAND", 0.0)
@@ -169,7 +175,7 @@ def test_boxes_of_cells_lie_on_what_is_painted(monkeypatch: pytest.MonkeyPatch) 
     ("options", "message"),
     [
         ("colour=3", "unknown option 'colour'; there are kind, seed, skew, images, size, folder"),
-        ("images=many", "option images=many is no int"),
+        ("images=many", "option images=many is not of type int"),
         ("images=4", "images >= 5"),
         ("size=10", "size >= 64"),
         ("skew=nan", "-8 <= skew <= 8"),

@@ -43,7 +43,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 
 
 def _smooth(height: int, width: int, seed: int) -> Tensor:
-    """A photo without sharp edges, uint8 [3, height, width]."""
+    """Return a picture without sharp edges, uint8 [3, height, width]."""
     generator = torch.Generator().manual_seed(seed)
     few = torch.rand(1, 3, 4, 4, generator=generator) * 255
     size = (height, width)
@@ -61,7 +61,7 @@ def _uncoloured(window: Window, flipped: bool = False) -> Draw:
 
 @st.composite
 def _images(draw: st.DrawFn) -> tuple[int, int, list[list[float]]]:
-    """Sides of an image and boxes inside it, some hardly a pixel wide."""
+    """Draw the sides of an image and boxes inside it, some less than a pixel wide."""
     height, width = draw(st.integers(8, 150)), draw(st.integers(8, 150))
     boxes = []
     for _ in range(draw(st.integers(0, 6))):
@@ -106,7 +106,7 @@ def test_boxes_are_those_of_the_transforms_for_one_image(
 def test_pixels_are_those_of_the_transforms_for_one_image(
     height: int, width: int, seed: int
 ) -> None:
-    """Of an image that is kept as it is, without colours: within a grey value."""
+    """Pixels differ by one grey value at most, without colour changes."""
     original = _smooth(height, width, seed % 1000)
     target = {"boxes": as_boxes(torch.zeros(0, 4), height, width), "labels": torch.zeros(0)}
     augmentation = Augmentation(0.5, 0.0, (0.6, 1.5))
@@ -120,7 +120,7 @@ def test_pixels_are_those_of_the_transforms_for_one_image(
 
 
 def test_colours_are_those_of_torchvision() -> None:
-    """Of a batch whose images each have factors of their own, in an order of their own."""
+    """Each image of a batch gets its own colour changes, in its own order."""
     images = torch.stack([_smooth(48, 64, seed) for seed in range(24)])
     augmentation = Augmentation(0.0, 0.5, (1.0, 1.0))
     draws = [draw_augmentation(augmentation, 64, 48, 64, seed) for seed in range(24)]
@@ -131,12 +131,12 @@ def test_colours_are_those_of_torchvision() -> None:
         torch.manual_seed(seed)
         expected, _ = train_transforms(64, *augmentation)(images[seed], target)
         away = (found[seed].int() - expected.int()).abs()
-        assert away.max() <= 2, "where rounding goes the other way"
+        assert away.max() <= 2, "rounding may go the other way"
         assert (away == 0).float().mean() > 0.98
 
 
 def test_pixels_of_an_image_that_is_kept_smaller() -> None:
-    """Resized twice, an image differs by a few grey values from one that is resized once."""
+    """Resizing twice differs from resizing once by a few grey values."""
     original = _smooth(480, 640, 0)
     height, width = fitting_size(192, 1.25, 480, 640)
     assert (height, width) == (180, 240)
@@ -147,7 +147,7 @@ def test_pixels_of_an_image_that_is_kept_smaller() -> None:
         away = (found[:, : resized[0], : resized[1]].int() - expected.int()).abs()
         assert away.max() <= 3
         assert away.float().mean() < 0.5
-    assert fitting_size(192, 1.25, 240, 100) == (240, 100), "no larger than it was"
+    assert fitting_size(192, 1.25, 240, 100) == (240, 100), "an image is never enlarged"
 
 
 def test_an_identity_leaves_the_image_and_a_flip_mirrors_it() -> None:
@@ -181,7 +181,7 @@ def _same(found: Batch, expected: Batch, grey_values: int) -> None:
 
 @pytest.mark.parametrize("mosaic_epochs", [0, 2])
 def test_batches_are_those_of_the_plain_loader(split: Split, mosaic_epochs: int) -> None:
-    """Collages among them; all but pixels, and those too where images are kept as they are."""
+    """Batches equal those of the plain loader, with and without collages."""
     dataset = DetectionDataset(split, 90, augment=True, color_jitter=0)
     loaders = [
         make_loader(data, 4, shuffle=True, seed=3, mosaic_epochs=mosaic_epochs)
@@ -198,7 +198,7 @@ def test_batches_are_those_of_the_plain_loader(split: Split, mosaic_epochs: int)
 
 
 def test_four_quarters_of_a_collage() -> None:
-    """Images of one grey value each: a collage is four rectangles, and so are their boxes."""
+    """A collage of plain grey images is four rectangles, with boxes that fit them."""
     images = torch.arange(1, 7, dtype=torch.uint8)[:, None, None, None].repeat(1, 3, 40, 60)
     whole = torch.tensor([[0.0, 0, 60, 40]]).repeat(6, 1)
     objects = FlatObjects(whole, torch.arange(6), torch.arange(6))
@@ -226,7 +226,7 @@ def test_four_quarters_of_a_collage() -> None:
         assert boxes[row][valid[row]].tolist() == [rectangles[i] for i in seen]
         assert labels[row][valid[row]].tolist() == [drawn.rows[i] for i in seen]
     assert 0 < collages < 6
-    assert (images == torch.arange(1, 7)[:, None, None, None]).all(), "left as they were"
+    assert (images == torch.arange(1, 7)[:, None, None, None]).all(), "the arguments do not change"
 
 
 def _epoch(cache: DeviceCache, batch_size: int, epoch: int = 1, start: int = 0, **more: Any) -> Any:
@@ -239,7 +239,7 @@ def _epoch(cache: DeviceCache, batch_size: int, epoch: int = 1, start: int = 0, 
 
 
 def _images_of(batches: list[Batch]) -> list[tuple[Any, ...]]:
-    """What a detector sees of each image, in order."""
+    """Return what a detector sees of each image, in order."""
     return [
         (image, boxes[valid], labels[valid], *rest)
         for batch in batches
@@ -252,7 +252,7 @@ def test_batches_of_two_and_of_four_hold_the_same(split: Split) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
     pairs, fours = _images_of(_epoch(cache, 2)), _images_of(_epoch(cache, 4))
-    assert torch.equal(torch.get_rng_state(), before), "torch's own random state is left alone"
+    assert torch.equal(torch.get_rng_state(), before), "torch's global random state does not change"
     assert len(pairs) == len(fours) == 22
     for one, other in zip(pairs, fours, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
@@ -261,6 +261,7 @@ def test_batches_of_two_and_of_four_hold_the_same(split: Split) -> None:
 
 
 def test_a_resumed_epoch_goes_on_where_it_stopped(split: Split) -> None:
+    """A resumed epoch gives the batches that were not yet seen."""
     dataset = DetectionDataset(split, 64, augment=True)
     whole = _epoch(DeviceCache(dataset, CPU), 4, mosaic_epochs=2)
     resumed = _epoch(DeviceCache(dataset, CPU), 4, start=3, mosaic_epochs=2)
@@ -314,8 +315,9 @@ def test_only_square_canvases(split: Split) -> None:
 
 
 def test_no_memory_is_told_in_a_line(split: Split) -> None:
+    """Too little memory gives an error of one line."""
     cache = DeviceCache(DetectionDataset(split, 64, augment=True), CPU)
     cache.shape = (10**12, *cache.shape[1:])
-    with pytest.raises(UserError, match=r"cannot be had on cpu: take --cache ram \(") as refused:
+    with pytest.raises(UserError, match=r"GB of free .*: use --cache ram \(") as refused:
         cache[0]
     assert "\n" not in str(refused.value)

@@ -46,6 +46,7 @@ def test_texts_with_marks_of_their_encoding(tmp_path: Path, encoding: str) -> No
 
 @pytest.mark.parametrize("path", ["classes.txt", "ImageSets/Main/train.txt", "Annotations/a.xml"])
 def test_other_encodings_are_told_with_a_remedy(tmp_path: Path, path: str) -> None:
+    """The message says how to convert a file in another encoding."""
     write_voc(tmp_path, {"a": (40, 30, DOG), "b": (40, 30, DOG)})
     (tmp_path / "classes.txt").write_text("dog\n")
     data = (tmp_path / path).read_bytes()
@@ -63,12 +64,13 @@ def test_texts_in_two_encodings_at_once(tmp_path: Path) -> None:
     write_voc(tmp_path, {"a": (40, 30, DOG)})
     text = voc_xml(40, 30, DOG).encode("utf-16-le")
     (tmp_path / "Annotations" / "a.xml").write_bytes(b"\xef\xbb\xbf" + text)
-    with pytest.raises(BadData, match="it holds zero bytes, so it is no text"):
+    with pytest.raises(BadData, match="it holds zero bytes, so it is not text"):
         open_split(tmp_path)
 
 
 @pytest.mark.parametrize("encoding", ["klingon", "hex", "idna"])
 def test_encodings_that_are_none(tmp_path: Path, encoding: str) -> None:
+    """XML that declares something that is not a text encoding is refused."""
     write_voc(tmp_path, {"a": (40, 30, DOG)})
     text = f'<?xml version="1.0" encoding="{encoding}"?>{voc_xml(40, 30, DOG)}\u87ba'
     (tmp_path / "Annotations" / "a.xml").write_text(text, encoding="utf-8")
@@ -87,6 +89,7 @@ def test_encodings_that_are_none(tmp_path: Path, encoding: str) -> None:
     ],
 )
 def test_json_bombs(tmp_path: Path, data: str, says: str) -> None:
+    """JSON that is nested too deeply is refused in one line."""
     write_coco(tmp_path, coco_table())
     (tmp_path / "annotations" / "instances_train2017.json").write_text(data)
     with pytest.raises(BadData, match=says) as error:

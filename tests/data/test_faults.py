@@ -1,3 +1,5 @@
+"""Each fault of COCO and VOC sets is reported, counted and skipped."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -6,8 +8,10 @@ from typing import Any
 
 import pytest
 from dataset_writers import coco_table, voc_xml, write_coco, write_image, write_voc
+from PIL import ImageFile, WebPImagePlugin
 
 from scalewise.data import BadData, open_split
+from scalewise.lab.data.image_header import read_header
 
 Table = dict[str, Any]
 
@@ -26,7 +30,7 @@ def _add(list_name: str, **row: object) -> Callable[[Table], None]:
 
 _BOX = {"image_id": 9, "category_id": 3, "bbox": [1, 1, 2, 2]}
 
-# change to a sound table, the line it has to give, the kind it is counted as
+# change to a sound table, expected message, kind of fault
 COCO_FAULTS = [
     (
         _set("annotations", 0, bbox=[1, 2, float("nan"), 4]),
@@ -71,7 +75,7 @@ COCO_FAULTS = [
     (_drop("annotations", 0, "id"), "annotations[0]: lacks 'id' (int)", "missing field"),
     (
         _set("annotations", 0, image_id="5"),
-        "annotations[0]: its image_id '5' is no whole number",
+        "annotations[0]: its image_id '5' is not a whole number",
         "bad id",
     ),
     (
@@ -125,7 +129,7 @@ def test_coco_faults(
         (_add("categories", id=3, name="cow"), "categories[2]: category id 3 is given twice"),
         (_add("categories", id=4, name="dog"), "category name 'dog' is given twice"),
         (_add("categories", id=4), "categories[2] lacks 'name' (str)"),
-        (lambda table: table["images"].append(5), "everything: it is no JSON object"),
+        (lambda table: table["images"].append(5), "everything: it is not a JSON object"),
         (lambda table: table.pop("annotations"), "it has no list 'annotations'"),
         (lambda table: table["annotations"].clear(), "has 2 images and no object to learn from"),
         (lambda table: table["images"].clear(), "image id 5 is not in 'images'"),
@@ -207,17 +211,17 @@ VOC_FAULTS = [
     ),
     (
         _replace("Annotations/a.xml", "<annotation/>"),
-        "a.xml: has no size/width and size/height",
-        "missing field",
+        "a.xml: its size/width or size/height is missing",
+        "broken file",
     ),
     (
         _replace("Annotations/a.xml", voc_xml(40, 0, [])),
-        "a.xml: has no size/width",
-        "missing field",
+        "a.xml: its size/width or",
+        "broken file",
     ),
     (
         _replace("Annotations/a.xml", _xml(("", (1, 1, 9, 9)))),
-        "a.xml, object 1: lacks a name",
+        "a.xml, object 1: its name or a number in bndbox is missing",
         "missing field",
     ),
     (
@@ -269,7 +273,7 @@ def test_voc_faults(
     assert split.records[-1].path.stem == "b"
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp"])
 def test_truncated_images_are_told_from_trailing_bytes(tmp_path: Path, suffix: str) -> None:
     dog = [("dog", (2.0, 2.0, 9.0, 9.0))]
     write_voc(tmp_path, {"a": (40, 30, dog)})
@@ -282,6 +286,20 @@ def test_truncated_images_are_told_from_trailing_bytes(tmp_path: Path, suffix: s
     image.write_bytes(whole[: len(whole) * 2 // 3])
     with pytest.raises(BadData, match=rf"a\.{suffix}: cannot be read as an image"):
         open_split(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp"])
+def test_whole_images_are_checked_without_being_decoded(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    write_image(path, 40, 31)
+    for kind in (ImageFile.ImageFile, WebPImagePlugin.WebPImageFile):
+        monkeypatch.setattr(kind, "load", lambda self: pytest.fail("decoded"))
+    assert read_header(path)[:2] == (40, 31)
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(pytest.fail.Exception, match="decoded"):
+        read_header(path)
 
 
 def test_many_faults_are_shown_in_part_and_counted(tmp_path: Path) -> None:
@@ -313,7 +331,7 @@ def test_nothing_there(tmp_path: Path) -> None:
         open_split(tmp_path / "nowhere")
     with pytest.raises(BadData, match=r"neither a VOC folder .* nor a COCO folder"):
         open_split(tmp_path)
-    with pytest.raises(BadData, match="no VOC folder: there is no Annotations"):
+    with pytest.raises(BadData, match="not a VOC folder: there is no Annotations"):
         open_split(f"voc:{tmp_path}")
     with pytest.raises(BadData, match="no split 'train'; the annotation files there hold: none"):
         open_split(f"coco:{tmp_path}")

@@ -1,7 +1,6 @@
-"""Randomly changed data sets: they are read as another reader does, or refused in one line.
+"""Randomly changed data sets are read as another reader does, or refused in one line.
 
-`make fuzz` runs more of it, FUZZ=100000 for so many changes.
-"""
+`make fuzz` tries more changes; FUZZ=100000 sets their number."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ CHANGED = int(os.environ.get("FUZZ", "2000"))
 Files = dict[str, bytes]
 Found = list[tuple[object, ...]]
 
-# What stands in for a value: wrong types, ranges, spellings that some parsers take, nesting, size.
+# Replacements of a value: wrong types, ranges, spellings that some parsers take, nesting, size.
 TOKENS = [
     '"1"', '"0"', "true", "false", "null", "-1", "0", "1", "2", "1.0", "0.5", "40.0", "64.5",
     "-0.0", "1e999", "-1e999", "NaN", "nan", "inf", "1e-320", "1e300", "1_0", "\uff11", "0x10",
@@ -66,7 +65,7 @@ def yolo_files() -> Files:
 
 @st.composite
 def changed(draw: st.DrawFn, files: Files) -> Files:
-    """Files after one to three changes."""
+    """Draw one to three changes to the files."""
     files = dict(files)
     for _ in range(draw(st.integers(1, 3))):
         name = draw(st.sampled_from(sorted(files)))
@@ -142,7 +141,7 @@ def plain_voc(root: Path) -> Found:
 
 
 def _inner(element: minidom.Element) -> str:
-    """The text before the first element within, as ElementTree has it."""
+    """Return the text before the first child element, as ElementTree does."""
     texts = []
     for child in element.childNodes:
         if child.nodeType == child.ELEMENT_NODE:
@@ -173,7 +172,7 @@ def plain_yolo(root: Path) -> Found:
 
 
 def _text(path: Path) -> str:
-    """The file's text by its byte order mark, as the `utf-8-sig` and `utf-16` codecs have it."""
+    """Return the file's text, decoded by its byte order mark."""
     data = path.read_bytes()
     marked = data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE))
     for encoding in ("utf-8-sig", "utf-32" if marked else "utf-16"):
@@ -203,7 +202,7 @@ FORMATS: dict[str, tuple[Callable[[], Files], Callable[[Path], Found], str]] = {
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder for each format, with its images."""
+    """Return a folder for each format, with its images."""
     made = {kind: tmp_path_factory.mktemp(kind) for kind in FORMATS}
     for kind, root in made.items():
         for name in ("a.jpg", "b.jpg"):
@@ -212,7 +211,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def check(kind: str, root: Path, files: Files) -> str:
-    """What came of a set: "read", "refused" or "in part"."""
+    """Write and read a set, and return "read", "refused" or "in part"."""
     for name, data in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
@@ -228,12 +227,12 @@ def check(kind: str, root: Path, files: Files) -> str:
         assert all(line.isprintable() and len(line) < 2100 for line in lines)
         assert len(lines) <= 7
         outcome = "refused" if said else "in part"
-    assert time.process_time() - started < 4  # two readings
+    assert time.process_time() - started < 4  # seconds of CPU time for two readings
     return outcome
 
 
 def attempt(kind: str, root: Path, **how: bool) -> tuple[Split | None, str]:
-    """The split, or what was said of it."""
+    """Return the split, or the message of the error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -1,3 +1,5 @@
+"""Setting aside some images of a split."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -30,6 +32,7 @@ def test_every_image_is_on_one_side_and_always_on_the_same(count: int, share: fl
 
 
 def test_faults_are_reported_once() -> None:
+    """Only the images kept carry the fault report."""
     kept, held = hold_out(_split(4), 0.5)
     assert (kept.name, held.name) == ("train-kept", "train-held-out")
     assert (kept.skipped, kept.clipped, held.skipped, held.clipped) == (["x"], 2, [], 0)

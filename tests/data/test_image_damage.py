@@ -1,4 +1,4 @@
-"""Files that are no images, damaged ones, and how much damage is borne."""
+"""Files that are not images, damaged images, and how much damage is tolerated."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from scalewise.lab.data.faults import FaultFound
 from scalewise.lab.data.image_header import read_header
 
 WRONG = [
-    ("text.jpg", b"no image", "it is in no image format that can be read"),
-    ("empty.png", b"", "it is in no image format that can be read"),
-    ("script.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "in no image format"),
+    ("text.jpg", b"no image", "its image format is not known"),
+    ("empty.png", b"", "its image format is not known"),
+    ("script.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "format is not known"),
 ]
 
 
@@ -46,7 +46,7 @@ def test_decompression_bombs_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "gif", "bmp"])
 def test_any_damage_is_one_line_or_an_image(tmp_path: Path, suffix: str) -> None:
-    """Bytes of each format are changed and cut at random: no other error, never a hang."""
+    """A randomly changed file gives an image or one line, never another error or a hang."""
     path = tmp_path / f"a.{suffix}"
     COLOR.save(path)
     whole = path.read_bytes()
@@ -75,7 +75,7 @@ def test_pipes_folders_and_devices_are_refused(
 
 
 def _damaged_set(root: Path, count: int, damaged: int) -> Path:
-    """Images of which some are damaged in the middle, under a sound header and end mark."""
+    """Write images, some with damage in the middle but a sound header and end mark."""
     names = [f"{number:03}.png" for number in range(count)]
     boxes = [
         {"id": i, "image_id": i, "category_id": 1, "bbox": [1, 1, 20, 20]} for i in range(count)
@@ -98,6 +98,7 @@ def _damaged_set(root: Path, count: int, damaged: int) -> Path:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_damage_in_the_middle_costs_a_line_not_the_rest(tmp_path: Path, workers: int) -> None:
+    """One damaged image of 101 gives a warning; one of four stops loading."""
     few = open_split(_damaged_set(tmp_path / "few", 101, 1))
     dataset = DetectionDataset(few, 40, augment=False)
     loader = make_loader(dataset, 25, shuffle=False, workers=workers)
@@ -116,6 +117,7 @@ def test_damage_in_the_middle_costs_a_line_not_the_rest(tmp_path: Path, workers:
 
 
 def test_how_much_damage_is_borne(tmp_path: Path) -> None:
+    """`strict` tolerates no damaged image, `skip_bad` any number."""
     root = _damaged_set(tmp_path, 101, 1)
     with pytest.raises(BadData, match=r"000\.png"):
         DetectionDataset(open_split(root, strict=True), 40, augment=False)[0]
@@ -134,10 +136,10 @@ def test_a_damaged_image_is_told_once_for_all_passes_and_data_sets(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Training and validation over the same files, two passes each, by loader processes or not."""
+    """Two data sets with two passes each give one warning per image."""
 
     def show(message: Warning | str, *_: object) -> None:
-        os.write(2, f"{message}\n".encode())  # from any process
+        os.write(2, f"{message}\n".encode())  # reaches the test from any process
 
     split = open_split(_damaged_set(tmp_path, 8, 2), skip_bad=True)
     sets = [DetectionDataset(split, 64, augment=augment) for augment in (True, False)]
@@ -151,4 +153,4 @@ def test_a_damaged_image_is_told_once_for_all_passes_and_data_sets(
                 assert len(list(loader)) == 4
     told = capfd.readouterr().err
     assert [told.count(f"{name}.png: ") for name in ("000", "001", "002")] == [1, 1, 0]
-    assert all(len(dataset.damaged) == 2 for dataset in sets), "and counted by each"
+    assert all(len(dataset.damaged) == 2 for dataset in sets), "each data set counts both"

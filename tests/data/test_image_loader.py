@@ -69,7 +69,7 @@ def test_colors_of_16_bits(tmp_path: Path) -> None:
 
 
 def _tiff(path: Path, data: bytes, bits: int, white_is_zero: bool) -> Path:
-    """A grey TIFF of 40x30 pixels, as Pillow would not write it."""
+    """Return a grey TIFF of 40x30 pixels, with tags that Pillow would not write."""
     tags = {256: 40, 257: 30, 258: bits, 259: 1, 262: 1 - white_is_zero, 277: 1, 278: 30}
     tags |= {273: 8 + 2 + 12 * 9 + 4, 279: len(data)}
     rows = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
@@ -89,7 +89,7 @@ def test_grey_tiffs_whose_zero_is_white_are_no_negatives(
 
 
 def test_grey_tiffs_of_12_bits_are_not_black(tmp_path: Path) -> None:
-    """Two values in three bytes; 4095 is white, which OpenCV cannot read."""
+    """4095 is white in a file with two values in three bytes, which OpenCV cannot read."""
     deep = RNG.integers(0, 2**12, (30, 40))
     pairs = deep.reshape(-1, 2)
     packed = np.stack(
@@ -114,7 +114,7 @@ def test_images_are_turned_upright(tmp_path: Path, suffix: str, orientation: int
     path = _turned(tmp_path / f"a.{suffix}", orientation, **lossless)
     ours = load_image(path)
     assert read_header(path)[:2] == (ours.shape[1], ours.shape[0])
-    if suffix == "tif":  # OpenCV fails on TIFFs that lie on their side
+    if suffix == "tif":  # OpenCV fails on TIFFs turned by 90 degrees
         stored = np.asarray(COLOR)
         by_hand = [
             stored, stored[:, ::-1], stored[::-1, ::-1], stored[::-1], stored.swapaxes(0, 1),
@@ -127,12 +127,14 @@ def test_images_are_turned_upright(tmp_path: Path, suffix: str, orientation: int
 
 @pytest.mark.parametrize("value", [0, 9, 65535])
 def test_orientations_without_a_meaning_are_none(tmp_path: Path, value: int) -> None:
+    """An orientation that is not valid is ignored."""
     path = _turned(tmp_path / "a.png", value)
     np.testing.assert_array_equal(load_image(path), PIXELS)
     assert read_header(path) == (40, 30, False)
 
 
 def test_exif_behind_the_pixels_of_a_png(tmp_path: Path) -> None:
+    """EXIF after the pixels of a PNG also turns the image."""
     cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
     path = _turned(tmp_path / "a.png", 6)
     data = path.read_bytes()
@@ -145,7 +147,7 @@ def test_exif_behind_the_pixels_of_a_png(tmp_path: Path) -> None:
 
 
 def test_labels_count_pixels_of_the_upright_image(tmp_path: Path) -> None:
-    """A red mark is where the box is, in each format and in the batches of training."""
+    """A red mark lies in its box, in each format and in batches for training."""
     shown = np.zeros((30, 40, 3), np.uint8)
     shown[8:20, 4:16] = 255
     exif = Image.Exif()

@@ -1,4 +1,4 @@
-"""Damaged JPEGs: what we report, compared with what libjpeg reports through OpenCV."""
+"""Damaged JPEGs: our findings compared with what libjpeg reports through OpenCV."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KINDS: dict[str, tuple[Image.Image, dict[str, Any]]] = {
     "progressive": (BLOBS, {"progressive": True}),
     "progressive restarts": (BLOBS, {"progressive": True, "restart_marker_blocks": 5}),
 }
-SIZES = (40, 20, 10)  # for which 200 pixels are large
+SIZES = (40, 20, 10)  # 200 pixels are decoded at 1/2, 1/4 and 1/8
 BASELINE = ("baseline", "grey", "full colour", "restarts")
 
 
@@ -37,7 +37,7 @@ def _file(image: Image.Image, options: dict[str, Any]) -> bytes:
 
 
 def _complaint(path: Path, data: bytes) -> str:
-    """What loading says, alike of the whole image and at a half, a quarter and an eighth."""
+    """Return the error of loading, which is the same at full size and decoded small."""
     path.write_bytes(data)
     words = _said(load_image, path)
     for size in SIZES:
@@ -68,7 +68,7 @@ def test_large_damage_is_found(tmp_path: Path, kind: str) -> None:
             "zeros up to the end": data[:at] + bytes(len(data) - at),
             "another file's bytes": data[:at] + draw.randbytes(4096) + data[at + 4096 :],
         }
-        if kind in BASELINE:  # in others zeros may be flat areas
+        if kind in BASELINE:  # in the others zeros may be flat areas
             changed["a hole of zeros"] = data[:at] + bytes(1024) + data[at + 1024 :]
             changed["a small hole of zeros"] = data[:at] + bytes(40) + data[at + 40 :]
         for what, content in changed.items():
@@ -76,7 +76,7 @@ def test_large_damage_is_found(tmp_path: Path, kind: str) -> None:
 
 
 def test_most_holes_of_zeros_in_progressive_images_are_found(tmp_path: Path) -> None:
-    """Where the all-zero code is a coefficient's; else the zeros may be a flat area."""
+    """Most are found; in some scans zeros may be a flat area."""
     noise = RNG.normal(0, 12, (160, 200, 3))
     picture = Image.fromarray((np.asarray(BLOBS) + noise).clip(0, 255).astype(np.uint8))
     draw, found = random.Random(0), 0
@@ -93,7 +93,7 @@ def test_most_holes_of_zeros_in_progressive_images_are_found(tmp_path: Path) -> 
 def test_what_is_refused_is_damaged_to_libjpeg_too(
     tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It writes its doubts to the error stream; whoever says more than it does is wrong."""
+    """libjpeg warns of each file that we refuse."""
     cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
     data, draw, refused = _file(*KINDS[kind]), random.Random(kind), 0
     for _ in range(60):
@@ -116,7 +116,7 @@ def test_what_is_refused_is_damaged_to_libjpeg_too(
 
 
 def test_sound_files_are_read(tmp_path: Path) -> None:
-    """Pictures that look like damage: flat, black, plain grey to the end; odd sizes; trailers."""
+    """Sound files that look like damaged ones are read."""
     pictures = [
         *(Image.new("RGB", (200, 130), (level,) * 3) for level in (0, 127, 128, 255)),
         *(Image.new("L", (33, 70), level) for level in (0, 128)),
@@ -130,7 +130,7 @@ def test_sound_files_are_read(tmp_path: Path) -> None:
                 continue
             data = _file(picture, options)
             exif = Image.Exif()
-            exif[0x010E] = "\xff\xd9" * 40  # an end mark that is none
+            exif[0x010E] = "\xff\xd9" * 40  # looks like an end mark
             for content in (data, data + bytes(500), _file(picture, {**options, "exif": exif})):
                 assert not _complaint(tmp_path / "a.jpg", content)
             padded = data[:-2] + b"\xff\xff\xff\xd9"  # fill bytes before a mark
@@ -138,7 +138,7 @@ def test_sound_files_are_read(tmp_path: Path) -> None:
 
 
 def test_gradients_and_tiles_are_sound(tmp_path: Path) -> None:
-    """All their blocks are alike, so that their pixel data may be zeros for long."""
+    """Their blocks are all alike, so their pixel data may hold many zeros."""
     down = np.broadcast_to(np.linspace(0, 255, 160)[:, None, None], (160, 200, 3))
     tiles = [np.tile(RNG.integers(0, 256, (n, n, 3)), (160 // n, 192 // n, 1)) for n in (1, 2, 8)]
     for picture in (*(down * part for part in np.linspace(0.05, 1, 20)), *tiles):

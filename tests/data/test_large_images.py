@@ -1,4 +1,4 @@
-"""Images decoded small: their boxes against the pixels, each decoder against a whole decode."""
+"""Images decoded small: boxes compared with pixels, and each decoder with a whole decode."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from scalewise.lab.data.image_shrink import shrink_of
 from scalewise.lab.data.images import load_shrunk
 from scalewise.lab.data.transforms import as_boxes
 
-SIZE = 16  # of the network's images, so that 80, 160 and 320 pixels are large, by 2, 4 and 8
-SIDES = {2: (157, 111), 4: (317, 203), 8: (405, 651)}  # width and height that divide by nothing
+SIZE = 16  # of the network's images: from 80, 160 and 320 pixels on, the factor is 2, 4 and 8
+SIDES = {2: (157, 111), 4: (317, 203), 8: (405, 651)}  # width, height: no multiples of the factor
 BOX = (0.31, 0.42, 0.73, 0.87)  # shares of width and height
 
 Save = Callable[[Image.Image, Path], None]
@@ -81,7 +81,7 @@ SAVES: dict[str, Save] = {
 
 
 def _marked(width: int, height: int) -> tuple[Image.Image, tuple[int, int, int, int]]:
-    """A black image with a white box."""
+    """Return a black image with a white box, and the box."""
     x1, y1, x2, y2 = (round(share * (width, height)[i % 2]) for i, share in enumerate(BOX))
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[y1:y2, x1:x2] = 255
@@ -89,7 +89,7 @@ def _marked(width: int, height: int) -> tuple[Image.Image, tuple[int, int, int, 
 
 
 def _edges(pixels: np.ndarray[Any, Any]) -> list[float]:
-    """Of a white box in [h, w, 3], parts of a pixel by its brightness."""
+    """Return the edges of a white box in [h, w, 3], to parts of a pixel by brightness."""
     light = pixels[..., 1].astype(float) / 255
     edges = []
     for along in (0, 1):
@@ -100,7 +100,7 @@ def _edges(pixels: np.ndarray[Any, Any]) -> list[float]:
 
 
 def _split(root: Path, name: str, shrink: int) -> Split:
-    """One image with a box, and another beside it as the writer makes it."""
+    """Return a split of one image with a box."""
     width, height = SIDES[shrink]
     image, (x1, y1, x2, y2) = _marked(width, height)
     write_coco(root, {
@@ -116,7 +116,7 @@ def _split(root: Path, name: str, shrink: int) -> Split:
 
 @given(st.integers(1, 20_000), st.integers(1, 20_000), st.integers(1, 1500))
 def test_the_rule(width: int, height: int, size: int) -> None:
-    """Never so small that a zoom by 2.5 enlarges, never larger than that asks for."""
+    """The factor is the largest of 1, 2, 4 and 8 with which a zoom of 2.5 enlarges no pixel."""
     shrink, longer = shrink_of(width, height, size), max(width, height)
     assert shrink in (1, 2, 4, 8)
     assert shrink == shrink_of(height, width, size)
@@ -126,7 +126,7 @@ def test_the_rule(width: int, height: int, size: int) -> None:
 
 @given(st.integers(40, 700), st.integers(40, 700), st.integers(0, 2**32))
 def test_sizes_and_boxes_are_those_of_the_whole_image(width: int, height: int, seed: int) -> None:
-    """What is drawn, cut and mirrored, too; rounded up, the smaller one is of another shape."""
+    """Augmentation gives the same sizes and boxes for the shrunk and the whole image."""
     shrink = shrink_of(width, height, SIZE)
     transforms = train_transforms(SIZE, 0.5, 0.0, (0.75, 1.25))
     boxes = torch.tensor([[0.0, 0.0, width, height], [0.3 * width, 0.2 * height, width, height]])
@@ -145,7 +145,7 @@ def test_sizes_and_boxes_are_those_of_the_whole_image(width: int, height: int, s
 @pytest.mark.parametrize("shrink", SIDES)
 @pytest.mark.parametrize("name", SAVES)
 def test_boxes_frame_what_they_framed(tmp_path: Path, name: str, shrink: int) -> None:
-    """In the pixels as decoded, and in what training and evaluation make of them."""
+    """Boxes fit the object in the decoded image, and in training and evaluation."""
     split = _split(tmp_path, name, shrink)
     record = split.records[0]
     image = load_shrunk(record.path, SIZE)
@@ -154,7 +154,7 @@ def test_boxes_frame_what_they_framed(tmp_path: Path, name: str, shrink: int) ->
     assert (image.width, image.height) == read_header(record.path)[:2]
     factor = [shape[1] / record.width, shape[0] / record.height] * 2
     assert np.abs(_edges(image.pixels) - record.boxes[0] * factor).max() < 1
-    assert np.abs(_edges(load_image(record.path)) - record.boxes[0]).max() < 1, "and whole"
+    assert np.abs(_edges(load_image(record.path)) - record.boxes[0]).max() < 1, "whole"
     plain = DetectionDataset(split, SIZE, augment=False)
     drawn = DetectionDataset(split, SIZE, True, "ram", 0.5, 0.0, (0.9, 1.0))
     items: list[Item] = [plain[0], *(drawn[Request(0, seed)] for seed in range(4))]
@@ -171,7 +171,7 @@ def test_boxes_frame_what_they_framed(tmp_path: Path, name: str, shrink: int) ->
 @pytest.mark.parametrize("shrink", SIDES)
 @pytest.mark.parametrize("name", SAVES)
 def test_pixels_are_means_of_the_whole_image(tmp_path: Path, name: str, shrink: int) -> None:
-    """Against means taken by NumPy; a JPEG's decoder takes them of waves, which is nearly that."""
+    """Pixels are block means as NumPy computes them, for JPEG nearly so."""
     width, height = (side - side % shrink for side in SIDES[shrink])
     few = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
     path = tmp_path / name
@@ -185,7 +185,7 @@ def test_pixels_are_means_of_the_whole_image(tmp_path: Path, name: str, shrink: 
 @pytest.mark.parametrize("name", ["plain.jpg", "plain.png"])
 @pytest.mark.parametrize("sides", [(400, 1), (3, 333), (321, 7), (9, 400)])
 def test_narrow_images(tmp_path: Path, name: str, sides: tuple[int, int]) -> None:
-    """A side below the factor, by which no JPEG decoder divides it."""
+    """A side may be smaller than the factor."""
     SAVES[name](Image.new("RGB", sides, (200, 100, 50)), tmp_path / name)
     width, height = sides
     pixels = load_shrunk(tmp_path / name, SIZE).pixels
@@ -195,7 +195,7 @@ def test_narrow_images(tmp_path: Path, name: str, sides: tuple[int, int]) -> Non
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Split:
-    """Pictures with objects, large for 24 pixels; their sides do not divide by the factor."""
+    """Return a split of large pictures with sides that are not multiples of the factor."""
     folder = tmp_path_factory.mktemp("demo")
     return open_split(f"demo:images=10,size=251,folder={folder}/demo")
 
@@ -217,7 +217,7 @@ def test_the_cache_changes_nothing_and_is_small(photos: Split) -> None:
 
 
 def test_batches_of_the_device_are_those_of_the_files(photos: Split) -> None:
-    """All but pixels, which are resized once more."""
+    """Batches are equal but for pixels, which are resized once more."""
     dataset = DetectionDataset(photos, 24, augment=True, color_jitter=0.0)
     cache = DeviceCache(dataset, torch.device("cpu"))
     assert cache.shape == (10, 3, 30, 30)
@@ -246,8 +246,9 @@ def test_a_damaged_image_is_grey_alike(photos: Split, tmp_path: Path) -> None:
 
 
 def test_an_image_that_has_changed_by_a_pixel_is_told(tmp_path: Path) -> None:
+    """An image with a new size is an error, even if only by a pixel."""
     split = _split(tmp_path, "plain.jpg", 8)
     width, height = SIDES[8]
     _marked(width + 1, height)[0].save(split.records[0].path)
-    with pytest.raises(BadData, match=f"has become {width + 1}x{height} pixels; it was {width}x"):
+    with pytest.raises(BadData, match=f"is now {width + 1}x{height} pixels; it was {width}x"):
         DetectionDataset(split, SIZE, augment=False)[0]

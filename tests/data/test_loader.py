@@ -1,3 +1,5 @@
+"""Batches: order, seeds, padding, resuming, ranks, workers and the cache in memory."""
+
 from __future__ import annotations
 
 import pickle
@@ -115,6 +117,7 @@ def test_augmentation_differs_between_epochs_and_images(split: Split) -> None:
 def test_a_resumed_epoch_goes_on_where_it_stopped(
     split: Split, workers: int, mosaic_epochs: int
 ) -> None:
+    """A resumed epoch gives the batches that were not yet seen."""
     whole = _batches(split, [3, 4], mosaic_epochs=mosaic_epochs)
     resumed = _batches(split, [3, 4], workers=workers, start=4, mosaic_epochs=mosaic_epochs)
     assert _equal(whole[4:], resumed)
@@ -211,7 +214,7 @@ def test_ranks_share_the_images(length: int, drop_last: bool) -> None:
         assert all(len(batch) == 4 for batches in shuffled for batch in batches)
     else:
         assert set(flat) == set(range(length))
-        assert len(flat) - length < 3  # no more repeated than evens out the ranks
+        assert len(flat) - length < 3  # only as many repeated as the ranks need
         plain = [index for batches in ranks(shuffle=False) for batch in batches for index in batch]
         assert sorted(plain) == list(range(length))
 
@@ -223,6 +226,7 @@ def test_fewer_images_than_ranks(length: int) -> None:
 
 
 def test_length_is_the_epochs(split: Split) -> None:
+    """The length counts all batches, also those that a resumed epoch skips."""
     loader = make_loader(DetectionDataset(split, 64, augment=True), 4, shuffle=True)
     assert len(loader) == len(list(loader)) == 6
     dropping = make_loader(DetectionDataset(split, 64, True), 4, shuffle=True, drop_last=True)
@@ -243,7 +247,7 @@ def test_the_cache_changes_nothing_and_spares_decoding(
     cached = DetectionDataset(split, 64, augment=True, cache="ram")
     expected = [plain[index].image for index in range(5)]
     assert all(torch.equal(cached[index].image, expected[index]) for index in range(5))
-    copied = pickle.loads(pickle.dumps(cached))  # as workers that are not forked receive it
+    copied = pickle.loads(pickle.dumps(cached))  # as in workers that are not forked
     monkeypatch.setattr("scalewise.lab.data.pixel_cache.decode_image", _fail)
     assert all(torch.equal(cached[index].image, expected[index]) for index in range(5))
     with pytest.raises(AssertionError, match="decoded"):

@@ -14,7 +14,7 @@ GREY = torch.tensor([124, 116, 104])
 
 
 def _painted(number: int, height: int, width: int, boxes: list[list[int]]) -> Item:
-    """Red tells the image, green the object (0 for none)."""
+    """Return an item with the image's number in red and the object's in green (0 for none)."""
     image = torch.zeros(3, height, width, dtype=torch.uint8)
     image[0] = number
     for row, (x1, y1, x2, y2) in enumerate(boxes, 1):
@@ -30,7 +30,7 @@ def _painted(number: int, height: int, width: int, boxes: list[list[int]]) -> It
 
 @st.composite
 def _batches(draw: st.DrawFn) -> list[Item]:
-    """4 to 6 images of 1 to 60 pixels a side, each with an object in some of its four parts."""
+    """Draw 4 to 6 images with sides of 1 to 60 pixels, with up to one object per quarter."""
     items = []
     for number in range(draw(st.integers(4, 6))):
         height, width = draw(st.integers(1, 60)), draw(st.integers(1, 60))
@@ -48,7 +48,7 @@ def _batches(draw: st.DrawFn) -> list[Item]:
 
 
 def _hull(mask: Tensor) -> list[float]:
-    """Edges (x1, y1, x2, y2) of the True pixels of a bool [h, w]."""
+    """Return the edges (x1, y1, x2, y2) of the True pixels of a bool [h, w]."""
     rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
     return torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float().tolist()
 
@@ -56,7 +56,7 @@ def _hull(mask: Tensor) -> list[float]:
 @settings(max_examples=150)
 @given(_batches(), st.integers(0, 2**40))
 def test_each_box_bounds_the_pixels_of_its_object(batch: list[Item], seed: int) -> None:
-    """And an object has a box exactly where a tenth of it and more is seen."""
+    """Each object with a tenth or more in view has a tight box, others have none."""
     originals = [item.image.clone() for item in batch]
     result = mosaic(batch, range(seed, seed + len(batch)))
     for number, (item, own) in enumerate(zip(result, batch, strict=True)):
@@ -67,7 +67,7 @@ def test_each_box_bounds_the_pixels_of_its_object(batch: list[Item], seed: int) 
         assert (outside | (red < len(batch))).all()
         assert item.image_id == own.image_id
         boxes = dict(zip(item.labels.tolist(), item.boxes.tolist(), strict=True))
-        assert len(boxes) == len(item.labels), "no object twice"
+        assert len(boxes) == len(item.labels), "no object occurs twice"
         expected = {}
         for source, other in enumerate(batch):
             for row, label in enumerate(other.labels.tolist(), 1):
@@ -88,11 +88,11 @@ def test_each_box_bounds_the_pixels_of_its_object(batch: list[Item], seed: int) 
             ys = [batch[i].scale[1] for i in seen]
             assert item.scale == (0.5, sum(ys) / 4)
     for item, image in zip(batch, originals, strict=True):
-        assert torch.equal(item.image, image), "the images themselves, which a cache may keep"
+        assert torch.equal(item.image, image), "the input does not change: a cache may hold it"
 
 
 def test_pieces_are_unturned_and_show_all_pixels_alike() -> None:
-    """Of images of one size each pixel is seen in a quarter of the collages, whichever image."""
+    """Each pixel of each image is seen in a quarter of the collages."""
     numbers = torch.arange(16 * 12).reshape(16, 12)
     images = [torch.stack([torch.full_like(numbers, i), numbers, numbers]) for i in range(4)]
     none = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
@@ -109,7 +109,7 @@ def test_pieces_are_unturned_and_show_all_pixels_alike() -> None:
             pixels = collage.image[1][collage.image[0] == i].long()
             x1, y1, x2, y2 = (int(edge) for edge in _hull(collage.image[0] == i))
             rows, columns = y2 - y1, x2 - x1
-            assert len(pixels) == rows * columns, "a rectangle"
+            assert len(pixels) == rows * columns, "each piece is a rectangle"
             top, left = divmod(int(pixels[0]), 12)
             expected = numbers[top : top + rows, left : left + columns]
             assert torch.equal(pixels.view(rows, columns), expected)

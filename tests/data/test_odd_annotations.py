@@ -26,6 +26,7 @@ BOX = "1 0.5 0.5 0.5 0.4"
     ("iscrowd", "crowd"), [(0, False), (1, True), (True, True), (1.0, True), (None, False)]
 )
 def test_marks_of_crowds(tmp_path: Path, iscrowd: object, crowd: bool) -> None:
+    """`iscrowd` may be 0, 1, true, false or null."""
     split = open_split(write_many_boxes(tmp_path, 3, iscrowd=iscrowd))
     assert split.records[0].crowd.tolist() == [False, False, crowd]
 
@@ -37,12 +38,12 @@ VALUES = [
     ({"bbox": [True, 1, 2, 3]}, "bbox [True, 1, 2, 3] is not four numbers", "bad box"),
     ({"bbox": [0, 0, 10**400, 5]}, "is not finite", "bad box"),
     ({"bbox": [39.99999999, 2, 5, 5]}, "lies outside", "box outside image"),
-    ({"bbox": [0, 0, 5, 6]}, "the same box of the same class is there twice", "duplicate object"),
+    ({"bbox": [0, 0, 5, 6]}, "the same box of the same class occurs twice", "duplicate object"),
     ({"bbox": [0, 0, 5.0, 6.00]}, "the same box of the same class", "duplicate object"),
     ({"area": 1e60}, "area 1e+60 is not a finite number", "bad box"),
-    ({"image_id": True}, "its image_id True is no whole number", "bad id"),
-    ({"image_id": 1.5}, "its image_id 1.5 is no whole number", "bad id"),
-    ({"category_id": "1"}, "its category_id '1' is no whole number", "bad id"),
+    ({"image_id": True}, "its image_id True is not a whole number", "bad id"),
+    ({"image_id": 1.5}, "its image_id 1.5 is not a whole number", "bad id"),
+    ({"category_id": "1"}, "its category_id '1' is not a whole number", "bad id"),
     ({"id": [1]}, "its id [1] is neither a number nor text", "bad id"),
 ]
 
@@ -51,6 +52,7 @@ VALUES = [
 def test_values_of_another_meaning(
     tmp_path: Path, change: dict[str, Any], says: str, kind: str
 ) -> None:
+    """A value of a wrong type or range is a fault, not a guess."""
     root = write_many_boxes(tmp_path, 3, **change)
     with pytest.raises(BadData) as error:
         open_split(root, strict=True)
@@ -60,6 +62,7 @@ def test_values_of_another_meaning(
 
 
 def test_ids(tmp_path: Path) -> None:
+    """Ids may be negative or written as 5.0; other ids are faults."""
     table = coco_table()
     for row in table["images"]:
         row |= {"id": -row["id"], "width": 40.0, "height": 30.0}
@@ -68,7 +71,7 @@ def test_ids(tmp_path: Path) -> None:
     split = open_split(write_coco(tmp_path / "odd", table))
     assert [record.image_id for record in split.records] == [-5, -9]
     assert [len(record.boxes) for record in split.records] == [2, 1]
-    for value, why in ((2**63, "does not fit into 64 bits"), ("5", "is no whole number")):
+    for value, why in ((2**63, "does not fit into 64 bits"), ("5", "is not a whole number")):
         table["images"][0]["id"] = value
         with pytest.raises(BadData, match=why):
             open_split(write_coco(tmp_path / "bad", table))
@@ -89,15 +92,15 @@ def test_an_annotation_copied_whole_is_a_doubled_object(tmp_path: Path) -> None:
 
 
 YOLO_LINES = [
-    ("1 0.50 0.5 0.5 0.40", "the object is there twice", "duplicate object"),
-    ("1 5e-1 .5 +0.5 0.4", "the object is there twice", "duplicate object"),
+    ("1 0.50 0.5 0.5 0.40", "the object occurs twice", "duplicate object"),
+    ("1 5e-1 .5 +0.5 0.4", "the object occurs twice", "duplicate object"),
     (
         "1 0.25 0.301 0.75 0.3 0.75 0.7 0.25 0.699",
-        "a polygon around what has a box already",
+        "a polygon around an object that also has a box",
         "duplicate object",
     ),
-    ("0 0.5 0.5 0.4 0.4 0.87 3", "a box with a score and the number of a track", "ambiguous line"),
-    ("0 0.5 0.5 0.4 0.4 12 0.9", "the number of a track, or a triangle", "ambiguous line"),
+    ("0 0.5 0.5 0.4 0.4 0.87 3", "either a box with a score and a track number", "ambiguous line"),
+    ("0 0.5 0.5 0.4 0.4 12 0.9", "a track number, or a triangle", "ambiguous line"),
     ("0 0.5 0.5 0.4 0_4", "is not all numbers", "broken line"),
     ("0 0.5 0.5 0.4 \uff11", "is not all numbers", "broken line"),
 ]
@@ -105,6 +108,7 @@ YOLO_LINES = [
 
 @pytest.mark.parametrize(("line", "says", "kind"), YOLO_LINES)
 def test_lines_of_another_meaning(tmp_path: Path, line: str, says: str, kind: str) -> None:
+    """Repeated, ambiguous and odd label lines are faults."""
     root = write_yolo(tmp_path, {"a": f"{BOX}\n{line}\n"})
     with pytest.raises(BadData) as error:
         open_split(root)
@@ -140,12 +144,12 @@ def test_names_are_what_is_written(tmp_path: Path, text: str, classes: tuple[str
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("names: {0: cat, 0: dog}", "the key '0' is there twice"),
-        ("names: {0: cat, 00: dog}", "a class id of 'names' is there twice"),
-        ("names: [[cat], dog]", "the name of class 0, ['cat'], is no text"),
+        ("names: {0: cat, 0: dog}", "the key '0' occurs twice"),
+        ("names: {0: cat, 00: dog}", "a class id of 'names' occurs twice"),
+        ("names: [[cat], dog]", "the name of class 0, ['cat'], is not text"),
         ("names: ['', dog]", "the name of class 0 is empty"),
-        ("names: [cat, dog]\nnames: [dog, cat]", "the key 'names' is there twice"),
-        ("a: &a [x]\nb: &b [*a, *a]\nnames: [*b, *b]", "is no text"),
+        ("names: [cat, dog]\nnames: [dog, cat]", "the key 'names' occurs twice"),
+        ("a: &a [x]\nb: &b [*a, *a]\nnames: [*b, *b]", "is not text"),
         ("names: " + "[" * 1500, "cannot be read as YAML"),
     ],
 )
@@ -172,6 +176,7 @@ DIFFICULT = [("0", False), ("1", True), ("", False), ("Unspecified", False), ("t
 
 @pytest.mark.parametrize(("text", "difficult"), DIFFICULT)
 def test_marks_of_difficult_objects(tmp_path: Path, text: str, difficult: bool) -> None:
+    """Each usual way to write `difficult` is understood."""
     write_voc(tmp_path, {"a": (40, 30, DOG)})
     xml = voc_xml(40, 30, DOG).replace(">0</diff", f">{text}</diff")
     (tmp_path / "Annotations" / "a.xml").write_text(xml)
@@ -180,14 +185,15 @@ def test_marks_of_difficult_objects(tmp_path: Path, text: str, difficult: bool) 
 
 XML_CHANGES = [
     ("<difficult>0", "<difficult>2", "difficult '2' is neither 0 nor 1"),
-    ("<xmin>2.0</xmin>", "<xmin>2</xmin><xmin>5</xmin>", "or has one twice"),
-    ("<xmin>2.0", "<xmin>2_0", "lacks a name or a number in bndbox"),
-    ("<width>40", "<width>40.5", "has no size/width and size/height in whole pixels"),
+    ("<xmin>2.0</xmin>", "<xmin>2</xmin><xmin>5</xmin>", "is missing or repeated"),
+    ("<xmin>2.0", "<xmin>2_0", "its name or a number in bndbox is missing"),
+    ("<width>40", "<width>40.5", "its size/width or size/height is missing or no"),
 ]
 
 
 @pytest.mark.parametrize(("old", "new", "says"), XML_CHANGES)
 def test_xml_of_another_meaning(tmp_path: Path, old: str, new: str, says: str) -> None:
+    """XML with missing, repeated or odd values is a fault, not a guess."""
     write_voc(tmp_path, {"a": (40, 30, DOG)})
     text = voc_xml(40, 30, DOG)
     assert old in text
@@ -214,6 +220,6 @@ def test_classes_in_another_order_are_named(tmp_path: Path) -> None:
         require_same_classes(train, val)
     table["categories"][0]["name"] = "cow"
     val = open_split(write_coco(tmp_path, table, "val2017"), "val")
-    with pytest.raises(BadData, match="different classes: 'cow', 'dog' stand in one only"):
+    with pytest.raises(BadData, match="different classes: 'cow', 'dog' are in only one"):
         require_same_classes(train, val)
     require_same_classes(train, train)

@@ -1,4 +1,4 @@
-"""Files with unexpected names, links or spelling: they are found or reported."""
+"""Files with unexpected names, links or spelling are found or reported."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_accents_stored_apart_from_their_letters_are_the_same_name(
 
 
 def test_classes_spelled_with_accents_apart_or_blanks_are_one(tmp_path: Path) -> None:
-    """Elsewise half of a class's objects would be another class of the same look."""
+    """Otherwise half of a class's objects would be a second class that looks the same."""
     boxes = [(CAFE, (2.0, 2.0, 9.0, 9.0)), (f" {TAKEN_APART}", (3.0, 3.0, 9.0, 9.0))]
     voc = open_split(write_voc(tmp_path / "voc", {"a": (40, 30, boxes)}))
     assert voc.classes == (CAFE,)
@@ -73,7 +73,7 @@ def test_of_several_images_of_one_stem_the_named_one_counts_else_jpg(
 
 
 def test_lists_may_name_sub_folders(tmp_path: Path) -> None:
-    """And `sub/a` is not the `a.jpg` above it."""
+    """`sub/a` is not the `a.jpg` in the folder above."""
     root = write_voc(tmp_path, {"a": (20, 10, DOG)})
     (root / "Annotations" / "sub").mkdir()
     (root / "Annotations" / "sub" / "a.xml").write_text(voc_xml(40, 30, DOG))
@@ -107,7 +107,7 @@ def test_a_link_to_itself_is_a_missing_picture_not_the_end(tmp_path: Path) -> No
 def test_a_folder_that_cannot_be_listed_is_named_with_the_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Root may read any folder, so that the system's refusal is made here."""
+    """The refusal is simulated, because root may read any folder."""
     root = write_yolo(tmp_path, {"a": BOX})
     locked = root / "images" / "train" / "locked"
     locked.mkdir()
@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_listed_is_named_with_the_set(
 
 @pytest.mark.parametrize("fault", ["upper case", "link to nothing", "no text"])
 def test_labels_that_are_not_read_do_not_make_an_empty_image(tmp_path: Path, fault: str) -> None:
-    """An image whose objects are unknown would teach that there are none."""
+    """Such an image would teach that it has no objects."""
     root = write_yolo(tmp_path, {"a": BOX, "b": BOX})
     file = root / "labels" / "train" / "a.txt"
     match fault:
@@ -148,7 +148,7 @@ def test_labels_that_are_not_read_do_not_make_an_empty_image(tmp_path: Path, fau
 
 
 def test_copies_in_hidden_folders_are_no_part_of_a_yolo_set(tmp_path: Path) -> None:
-    """Jupyter keeps copies of what it showed, without labels; as Ultralytics does."""
+    """Jupyter keeps copies without labels there; Ultralytics ignores them too."""
     root = write_yolo(tmp_path / ".data", {"a": BOX})
     hidden = root / "images" / "train" / ".ipynb_checkpoints"
     hidden.mkdir()
@@ -167,7 +167,7 @@ def test_formats_that_cannot_be_read_are_told_not_passed_over(tmp_path: Path) ->
 
 
 def test_objects_without_a_box_are_counted(tmp_path: Path) -> None:
-    """Masks without a box, and boxes that are none."""
+    """Objects with only a mask, or without a valid box, are counted faults."""
     table = coco_table()
     rows = [{"id": 10 + i, "image_id": 9, "category_id": 7} for i in range(5)]
     rows[0]["segmentation"] = {"counts": [1, 2], "size": [30, 40]}  # type: ignore[assignment]

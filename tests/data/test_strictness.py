@@ -1,4 +1,4 @@
-"""How many faults a reader tolerates, and which few faults stop it at once."""
+"""How many faults a reader tolerates, and which faults always stop it."""
 
 from __future__ import annotations
 
@@ -49,6 +49,16 @@ def test_few_images_may_be_lost(tmp_path: Path) -> None:
         assert len(open_split(tmp_path).records) == 100
     (tmp_path / "Annotations" / "008.xml").unlink()
     with pytest.raises(BadData, match="2 faults: 1 missing image, 1 missing annotation"):
+        open_split(tmp_path)
+
+
+def test_an_image_without_a_size_counts_as_a_lost_image(tmp_path: Path) -> None:
+    """One image of ten is too many, even if it is under 1 % of the objects."""
+    boxes = [("dog", (float(x), float(y), x + 3.0, y + 3.0)) for x in range(1, 9) for y in (1, 9)]
+    write_voc(tmp_path, {str(number): (40, 30, boxes) for number in range(10)})
+    xml = tmp_path / "Annotations" / "3.xml"
+    xml.write_text(xml.read_text().replace("<width>40</width>", ""))
+    with pytest.raises(BadData, match=r"3\.xml: its size/width or size/height is missing"):
         open_split(tmp_path)
 
 

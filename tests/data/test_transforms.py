@@ -1,3 +1,5 @@
+"""Transforms: boxes stay on their objects, sizes are right, options are checked."""
+
 from __future__ import annotations
 
 import pytest
@@ -48,12 +50,12 @@ def test_boxes_stay_on_their_objects(scene: tuple[int, int, Rectangle], seed: in
     if len(target["boxes"]) == 1:
         assert target["labels"].tolist() == [3]
         stretched = target["boxes"][0].as_subclass(Tensor)
-        assert (stretched - _hull(image)).abs().max() <= 1.0  # half a pixel each of both edges
+        assert (stretched - _hull(image)).abs().max() <= 1.0  # half a pixel at either edge
 
 
 @pytest.mark.parametrize(("x", "y"), [(20, 48), (76, 48), (48, 20), (48, 76)])
 def test_objects_are_dropped_when_their_centre_is_cut_off(x: int, y: int) -> None:
-    """Only the centre is painted: whether it is seen tells what to expect."""
+    """Only the centre is painted, so an object stays exactly if paint is seen."""
     dot = _painted(96, 96, (x - 2, y - 2, x + 2, y + 2))
     boxes = as_boxes(torch.tensor([x - 20, y - 20, x + 20, y + 20]), 96, 96)
     transforms = train_transforms(96, flip=0, color_jitter=0, scale_jitter=(1.5, 1.5))

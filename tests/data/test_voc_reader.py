@@ -1,3 +1,5 @@
+"""VOC folders: coordinates, classes, years, splits and images."""
+
 from __future__ import annotations
 
 import os
@@ -17,7 +19,7 @@ def test_coordinates_become_zero_based_edges(tmp_path: Path) -> None:
     write_voc(tmp_path, {"a": (40, 30, [("dog", (1, 1, 40, 30)), ("cat", (11, 5, 20, 8))])})
     record = open_split(tmp_path).records[0]
     np.testing.assert_array_equal(record.boxes, [[0, 0, 40, 30], [10, 4, 20, 8]])
-    np.testing.assert_array_equal(record.area, [1200, 40])  # pixels counted, both ends included
+    np.testing.assert_array_equal(record.area, [1200, 40])  # in pixels, both ends included
     assert record.boxes.dtype == np.float32
     assert record.labels.dtype == np.int64
 
@@ -85,6 +87,7 @@ def test_images_of_other_suffixes_are_found(tmp_path: Path) -> None:
 def test_a_file_is_parsed_once_for_all_splits_and_anew_when_it_has_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Each file is parsed once for all splits, and again if its text changes."""
     for split, left in (("train", 1.0), ("val", 4.0)):
         boxes = [(f"c{n}", (left + n, 2.0, 9.0, 9.0)) for n in range(3)]
         write_voc(tmp_path, {f"{split}-{n}": (40, 30, [boxes[n]]) for n in range(3)}, split)

@@ -11,7 +11,7 @@ from dataset_writers import write_image, write_yolo
 
 from scalewise.data import BadData, DetectionDataset, open_split
 
-BOX = "1 0.5 0.5 0.5 0.4"  # of 40x30 pixels: x 10 to 30, y 9 to 21
+BOX = "1 0.5 0.5 0.5 0.4"  # in 40x30 pixels: x 10 to 30, y 9 to 21
 
 
 def test_records(tmp_path: Path) -> None:
@@ -35,6 +35,7 @@ def test_records(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("polygons", [False, True])
 def test_as_ultralytics_reads_it(tmp_path: Path, polygons: bool) -> None:
+    """Boxes and classes are those of Ultralytics' own data set."""
     dataset = pytest.importorskip("ultralytics.data.dataset", reason="needs Ultralytics")
     draw = np.random.default_rng(0)
     images = tmp_path / "images" / "train"
@@ -69,6 +70,7 @@ def test_as_ultralytics_reads_it(tmp_path: Path, polygons: bool) -> None:
     "where", ["folder", "file", "prefix", "list", "text", "roboflow", "moved", "other name"]
 )
 def test_places(tmp_path: Path, where: str) -> None:
+    """The data set is found by folder, file or prefix, and with each layout of its paths."""
     root = write_yolo(tmp_path / "set", {"a": BOX})
     spec, file, table = str(root), root / "data.yaml", {"names": ["cat", "dog"]}
     if where == "file":
@@ -116,27 +118,28 @@ def test_ids_with_holes_and_keypoints(tmp_path: Path) -> None:
     np.testing.assert_allclose(split.records[0].boxes, [[10, 9, 30, 21]], rtol=1e-6)
 
 
-# a label line beside a sound one, what is said of it, the kind it is counted as
+# label line after a sound one, expected message, kind of fault
 FAULTS = [
-    ("0 0.5 0.5 0.5", "line 2: has 4 columns, neither a box's 5 nor a polygon's", "broken line"),
+    ("0 0.5 0.5 0.5", "line 2: has 4 columns; a box has 5, a polygon", "broken line"),
     ("0 0.5 0.5 0.5 0.4 0.9", "has 6 columns", "broken line"),
     ("0 0.5 0.5 0.5 0.4 0.9 0.1 0.2", "has 8 columns", "broken line"),
     ("cat 0.5 0.5 0.5 0.4", "'cat 0.5 0.5 0.5 0.4' is not all numbers", "broken line"),
     ("2 0.5 0.5 0.5 0.4", "class id 2 is not in 'names'", "unknown class"),
     ("0.5 0.5 0.5 0.5 0.4", "class id 0.5 is not in 'names'", "unknown class"),
     ("nan 0.5 0.5 0.5 0.4", "class id nan is not in 'names'", "unknown class"),
-    ("0 20 15 20 12", "20 is no share of the image, which is 0 to 1", "bad box"),
-    ("0 0.5 nan 0.5 0.4", "nan is no share of the image", "bad box"),
-    ("0 0.5 -0.2 0.5 0.4", "-0.2 is no share of the image", "bad box"),
+    ("0 20 15 20 12", "20 is not between 0 and 1", "bad box"),
+    ("0 0.5 nan 0.5 0.4", "nan is not between 0 and 1", "bad box"),
+    ("0 0.5 -0.2 0.5 0.4", "-0.2 is not between 0 and 1", "bad box"),
     ("0 0.5 0.5 0 0.4", "has zero area", "bad box"),
     ("0 0.5 0.5 -0.001 0.4", "has negative width or height", "bad box"),
     ("0 1.005 0.5 0.008 0.4", "lies outside the 40x30 image", "box outside image"),
-    (BOX, "line 2: the object is there twice", "duplicate object"),
+    (BOX, "line 2: the object occurs twice", "duplicate object"),
 ]
 
 
 @pytest.mark.parametrize(("line", "says", "kind"), FAULTS)
 def test_faults(tmp_path: Path, line: str, says: str, kind: str) -> None:
+    """A faulty line is reported with its place, counted and skipped."""
     root = write_yolo(tmp_path, {"a": f"{BOX}\n{line}\n"})
     with pytest.raises(BadData) as error:
         open_split(root)
@@ -155,7 +158,7 @@ def test_faulty_images(tmp_path: Path) -> None:
     (images / "notes.md").write_text("not an image, nor named like one")
     (root / "train.txt").write_text("\n".join(f"images/train/{s}.jpg" for s in "aabcd"))
     (root / "data.yaml").write_text("train: train.txt\nnames: [cat, dog]\n")
-    with pytest.raises(BadData, match=r"c\.jpg: cannot be read as an image: it is in no image"):
+    with pytest.raises(BadData, match=r"c\.jpg: cannot be read as an image: its image format"):
         open_split(root)
     with pytest.warns(UserWarning, match="skipped"):
         split = open_split(root, skip_bad=True)
@@ -169,7 +172,7 @@ def test_faulty_images(tmp_path: Path) -> None:
 
 def test_rounding_is_no_cut(tmp_path: Path) -> None:
     split = open_split(write_yolo(tmp_path, {"a": "0 0.5 0.5 1.0001 1\n0 0.05 0.5 0.2 0.5"}))
-    assert split.clipped == 1  # the second, by two pixels
+    assert split.clipped == 1  # the second box, by two pixels
     assert split.records[0].boxes[0].tolist() == [0, 0, 40, 30]
 
 
@@ -177,11 +180,13 @@ def test_rounding_is_no_cut(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("train: [", "cannot be read as YAML"),
-        ("just words", "no YOLO data file"),
+        ("just words", "not a YOLO data file"),
         ("train: images/train", "'names' is neither a list of class names nor ids with names"),
         ("train: images/train\nnames: [a, a]", "a class is named twice"),
-        ("train: images/train\nnames: {one: a}", "has the class id 'one', which is no number"),
+        ("train: images/train\nnames: {one: a}", "has the class id 'one', not a whole number"),
         ("train: images/train\nnames: [a, b]\nkpt_shape: 17", "'kpt_shape' 17 is not two numbers"),
+        ("train: images/train\nnames: [a, b]\nkpt_shape: [17]", "is not two numbers"),
+        ("train: images/train\nnames: [a, b]\nkpt_shape: [17, 3, 2]", "is not two numbers"),
         ("train: pictures\nnames: [a, b]", "'pictures' is at none of: "),
         ("train: {a: b}\nnames: [a, b]", "'train' is neither a path nor a list of paths"),
         ("val: images/train\nnames: [a, b]", "no split 'train'; the splits there are: val"),
@@ -197,7 +202,8 @@ def test_faulty_data_files(tmp_path: Path, text: str, says: str) -> None:
 
 
 def test_which_file(tmp_path: Path) -> None:
-    with pytest.raises(BadData, match="no YOLO data set: there is no data"):
+    """Two YAML files without a `data.yaml` are ambiguous until one is named."""
+    with pytest.raises(BadData, match="not a YOLO data set: there is no data"):
         open_split(f"yolo:{tmp_path}")
     root = write_yolo(tmp_path, {"a": BOX})
     text = (root / "data.yaml").read_text()
@@ -216,5 +222,6 @@ def test_classes_by_number_alone(tmp_path: Path) -> None:
 
 
 def test_no_labels_at_all(tmp_path: Path) -> None:
+    """A set without any label files has nothing to learn from."""
     with pytest.raises(BadData, match="has 2 images and no object to learn from"):
         open_split(write_yolo(tmp_path, {"a": None, "b": None}))

@@ -18,7 +18,7 @@ from scalewise.lab.inference.trained import TrainedRun
 from scalewise.lab.training.config import TrainConfig
 
 CLASSES = ["disc", "square", "ring"]
-SIZE = 90  # no multiple of 32, so that images are padded
+SIZE = 90  # not a multiple of 32, so that images are padded
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in write.ONNX_PACKAGES),
@@ -44,7 +44,7 @@ class SmallBackbone(nn.Module):
 
 
 def small_run(kind: Any, folder: Path) -> TrainedRun:
-    """A run whose detector finds many boxes, of random weights; its data are gone."""
+    """A run with random weights whose detector finds many boxes; its data set does not exist."""
     torch.manual_seed(0)
     detector = getattr(detectors, kind)("resnet18", len(CLASSES), width=16, depth=1)
     detector.backbone = SmallBackbone()
@@ -60,7 +60,7 @@ def small_run(kind: Any, folder: Path) -> TrainedRun:
 
 
 def pictures(count: int, side: int) -> Batch:
-    """Random images, each of another size."""
+    """Random images of different sizes."""
     torch.manual_seed(count)
     sizes = torch.tensor([[SIZE - 7 * i, SIZE] for i in range(count)])
     return Batch(

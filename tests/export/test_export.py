@@ -1,4 +1,4 @@
-"""Exported files compute the same as their run, say what they are, and refuse what does not fit."""
+"""Exported files compute the same as their run and describe themselves; errors are told."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ KINDS = ("atss", "fcos", "retinanet")
 
 
 def onnx_outputs(path: Path, images: Tensor, sizes: Tensor) -> list[Tensor]:
-    """What onnxruntime itself makes of a file."""
+    """The outputs that onnxruntime itself computes from a file."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -123,7 +123,7 @@ def test_graphs_with_suppression_compute_what_the_detector_does(
 
 
 def same_detections(found: list[Tensor], own: Detections) -> None:
-    """The same to the tolerance, in whatever order two that score alike come."""
+    """The same within the tolerance; detections with nearly equal scores may be in any order."""
     for image, count in enumerate(found[4].tolist()):
         mine, its = (
             torch.cat((boxes, torch.stack((scores, labels, levels), dim=1)), dim=1)
@@ -186,10 +186,29 @@ def test_a_file_that_computes_something_else_is_not_kept(
     bias.data.add_(0.01)
     assert not compare_outputs(run.detector, load_exported(path), batches).holds
     monkeypatch.setattr(write, "traced", lambda *_: torch.export.load(path))
-    with pytest.raises(UserError, match=r"model\.pt2 was not written: it does not") as error:
+    with pytest.raises(UserError, match=r"model\.pt2 was not written: its results differ") as error:
         export_run(run, "torch", nms=True)
     assert "\n" not in str(error.value)
     assert not list(run.folder.iterdir())
+
+
+@pytest.mark.parametrize("bad", [1, 3])
+@pytest.mark.parametrize("output", [0, 1])
+@pytest.mark.xdist_group("exports")
+def test_a_nan_in_any_batch_is_no_agreement(bad: int, output: int, files: Files) -> None:
+    run, exported = files.runs["fcos"], load_exported(files.get("fcos", "torch", False))
+    batches, _ = check_images(run, SIZE)
+    sound = exported.compute
+    assert compare_outputs(run.detector, exported, batches).holds
+
+    def spoilt(images: Tensor, sizes: Tensor) -> list[Tensor]:
+        found = sound(images, sizes)
+        if len(images) == bad:
+            found[output][0, 0, 0] = torch.nan
+        return found
+
+    exported.compute = spoilt
+    assert not compare_outputs(run.detector, exported, batches).holds
 
 
 @needs_onnx
@@ -268,6 +287,16 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not list(run.folder.iterdir())
 
 
+def test_a_folder_that_cannot_be_made_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = small_run("fcos", tmp_path / "run")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(write, "traced", lambda *_: None)
+    with pytest.raises(UserError, match=r"the folder .*file could not be made"):
+        export_run(run, "torch", tmp_path / "file" / "a.pt2")
+
+
 @pytest.mark.xdist_group("exports")
 def test_the_commands_export_a_run_and_predict_with_its_file(
     files: Files,
@@ -298,7 +327,7 @@ def test_the_commands_export_a_run_and_predict_with_its_file(
     assert asked == [(run.folder, "last", "cpu")]
     out = capsys.readouterr().out
     assert "input: images uint8 [batch, 3, 96, 96]" in out
-    assert "agrees with the run on 4 images of val, 1 and 3 at once" in out
+    assert "agrees with the run on 4 images of val, in batches of 1 and 3" in out
     assert f"written: {file}" in out
     assert main(["predict", str(file), str(image), "--threshold", "0"]) == 0
     written = tmp_path / "new" / "predictions" / "predictions.json"

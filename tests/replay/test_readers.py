@@ -1,4 +1,4 @@
-"""All kinds of records give back the same losses, and doubtful records are refused."""
+"""All kinds of records give the same losses, and ambiguous records are refused."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_terms_are_added_up_and_other_columns_left_alone(tmp_path: Path) -> None
 
 
 def test_log_of_lightning(tmp_path: Path) -> None:
-    """Rows of validation between, a total, and 20 steps from row to row."""
+    """With rows of validation, a total, and 20 steps between two rows."""
     path = write_csv(
         tmp_path / "metrics.csv",
         "epoch,loss/P3,loss/P4,loss/total,step,val/AP",
@@ -182,7 +182,7 @@ ODD = ("total", "sum", "a/b", "background", "box", "small cat", "b")
 
 
 def odd_table(terms: tuple[str, ...]) -> pa.Table:
-    """A trace of ours over groups of odd names, the loss of each term and group its own."""
+    """A trace of scalewise: groups of odd names, a different loss for each term and group."""
     columns: dict[str, object] = {"step": [0, 1], "interval": [0, 0]}
     value = 1.0
     for term in terms:
@@ -213,7 +213,7 @@ def test_a_trace_of_ours_is_read_whatever_its_groups_are_called(
 
 
 def test_a_log_of_ours_is_read_whatever_its_groups_are_called(tmp_path: Path) -> None:
-    """As `train` writes it: losses summed over the terms, the whole loss beside them."""
+    """As `train` writes it: losses summed over the terms, and the whole loss."""
     tags = {f"loss/{name}": {5: float(i)} for i, name in enumerate(ODD)}
     tags |= {f"weight/{name}": {5: 1.0} for name in ODD}
     write_log(tmp_path, tags | {"loss": {5: 99.0}, "background": {5: 9.0}})

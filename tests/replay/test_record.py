@@ -77,7 +77,7 @@ def test_weights_given_by_name_are_replayed() -> None:
 
 
 def test_a_record_replays_to_its_own_weights_and_actions(tmp_path: Path) -> None:
-    """Validation, and steps without gradients, between: they must leave no row."""
+    """Validation and steps without gradients in between must leave no row."""
     balancer = sw.LossBalancer(3, sw.RLO(explore=0.5), interval=4, seed=7)
     seen, in_force = [], []
     with sw.record(balancer, tmp_path / "trace.parquet", every=5) as recording:
@@ -134,7 +134,7 @@ def test_lists_keywords_half_precision_and_names(tmp_path: Path) -> None:
     balancer([torch.tensor(float(n)) for n in range(3)])
     balancer(losses=torch.ones(3))
     balancer(torch.full((3,), 2.5, dtype=torch.bfloat16))
-    balancer.forward(torch.ones(3))  # past the hooks
+    balancer.forward(torch.ones(3))  # bypasses the hooks
     with pytest.warns(UserWarning, match="1 calls of the balancer are not in"):
         recording.close()
     found = read_losses(recording.path)
@@ -188,7 +188,7 @@ def test_steps_between_two_writes_read_nothing_from_the_device(
 
 
 def test_a_loaded_state_is_noticed(tmp_path: Path) -> None:
-    """Weights that come from a checkpoint are in force at once."""
+    """Weights from a checkpoint apply at once."""
     source = sw.LossBalancer(3, "inverse", interval=2)
     for x in steps(4):
         source(x)
@@ -207,7 +207,7 @@ def test_a_loaded_state_is_noticed(tmp_path: Path) -> None:
 def test_a_lost_device_does_not_hide_the_error_that_lost_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No tensor can be read any more when the recording ends."""
+    """When the recording ends, no tensor can be read any more."""
 
     def no_answer(*args: object) -> object:
         raise RuntimeError("the device is gone")

@@ -26,7 +26,7 @@ RECORDED = Path(__file__).parent / "recorded"  # 1,092 steps of RLO on photos
 
 
 def check_against_recorded(run: Path) -> None:
-    """Weights, actions and probabilities of every row, to the bit."""
+    """Compare weights, actions and probabilities of every row bit for bit."""
     config = load_config(run)
     losses = read_losses(run)
     table = pq.read_table(run / "trace.parquet")
@@ -100,7 +100,7 @@ def test_number_of_intervals(interval: int, accumulate: int, rows: int) -> None:
 
 
 def test_shuffled_keeps_the_rows() -> None:
-    """The overall mean stays, what each interval holds does not."""
+    """The overall mean stays the same; the means of the intervals change."""
     losses = torch.arange(40.0)[:, None] + torch.tensor([0.0, 100.0])
     setting = Setting("equal", interval=10)
     ordered = replay(losses, setting)

@@ -85,7 +85,7 @@ def test_several_traces_without_comparison(
 def test_the_defaults_in_the_help_are_those_in_force(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of a record that is no run's; what a run states is used above."""
+    """For a record that is not from a run; a test above covers the settings of a run."""
     with pytest.raises(SystemExit):
         main(["--help"])
     said = " ".join(capsys.readouterr().out.split())
@@ -139,7 +139,7 @@ def test_wrong_words_leave_nothing(
 def test_a_run_by_class_under_every_kind_of_scheme(
     tiny: Callable[..., TrainConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The run's own scheme gives the recorded weights; others what they must be."""
+    """The scheme of the run gives the recorded weights; the others give what they must."""
     run = train(tiny(tmp_path, scheme="rlo", by="class", interval="auto", epochs=4))
     table = pq.read_table(run / "trace.parquet").to_pydict()
     classes = [name.removeprefix("weight/") for name in table if name.startswith("weight/")]
@@ -196,7 +196,7 @@ def test_eighty_classes_stand_below_each_other_and_ten_are_drawn(
     assert main([str(run), *words]) == 0
     printed = capsys.readouterr().out
     assert "10 of 80 classes: those whose weights went furthest from 1" in " ".join(printed.split())
-    # the one that was weighed, then by their share of the positives
+    # first the class that was weighed, then the others by their share of the positives
     shown = ["total", "a/b", "[red]", "$", *(f"class {i}" for i in range(4, 10))]
     rows = printed[printed.index("mean weight") : printed.index("signal or chance")].splitlines()
     listed = [re.split(r"\s{2,}", line.strip()) for line in rows]

@@ -60,7 +60,7 @@ def test_actions_are_counted() -> None:
 
 
 def test_signal_stands_out_from_the_shuffled_and_noise_does_not() -> None:
-    """A level whose unrest rises and falls, and one that has the same unrest throughout."""
+    """A level whose variance rises and falls, and one with constant variance."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(2000, 2, generator=generator)
     phase = torch.linspace(0, 6 * torch.pi, 2000)

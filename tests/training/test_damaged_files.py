@@ -1,4 +1,4 @@
-"""Damage to each file of a run or a study: an error that names the file, or unchanged results."""
+"""A damaged file of a run or study gives an error that names it, or unchanged results."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _flipped(content: bytes, seed: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def study(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two finished runs with all that a comparison leaves."""
+    """A study of two finished runs, with all files that a comparison writes."""
     folder = tmp_path_factory.mktemp("damaged") / "study"
     options = tiny(folder, epochs=1, gradient_every=2, log_every=1)
     plan = make_plan(GridOptions(schemes="equal,avw", seeds=1), options)
@@ -80,7 +80,7 @@ def study(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _reads(study: Path) -> dict[str, Callable[[], Any]]:
-    """For each kind of file, by its pattern, what reads it, with a value to compare."""
+    """For each kind of file, by its pattern, a function that reads it and returns its content."""
     run, splits = study / RUN, dict[tuple[object, ...], Split]()
     return {
         "study.yaml": lambda: str(load_plan(study)),
@@ -128,18 +128,18 @@ def _state(path: Path) -> object:
 def _events(run: Path) -> object:
     losses = read_losses(next((run / "logs" / "attempt-1").glob("*tfevents*")))
     if losses.notes and "damaged or was cut short" in losses.notes[0]:
-        raise UserError(losses.notes[0])  # told, and the rest is replayed
+        raise UserError(losses.notes[0])  # a note, which the caller would print
     return losses.values.tolist()
 
 
 KINDS = list(_reads(Path()))
-REMADE = (".log", ".npz")  # the last line that is there counts; made anew from the detections
-UNREAD = {"metrics.csv", "hparams.yaml", "groups.png"}  # written for people and other programs
+REMADE = (".log", ".npz")  # any last line will do; matches are made again from detections
+UNREAD = {"metrics.csv", "hparams.yaml", "groups.png"}  # scalewise never reads them
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_damage_is_named_in_one_line(study: Path, tmp_path: Path, kind: str) -> None:
-    """Forty cuts and changes; what is not noticed in JSON or YAML is another sound value."""
+    """41 cuts and flipped bits; in JSON and YAML some give another valid value, which is read."""
     copy = tmp_path / "study"
     shutil.copytree(study, copy)
     read, path = _reads(copy)[kind], next(copy.glob(kind))
@@ -152,13 +152,13 @@ def test_damage_is_named_in_one_line(study: Path, tmp_path: Path, kind: str) -> 
         except UserError as error:
             lines.append(str(error))
         else:
-            shorter = kind.endswith("events*") and found == right[: len(found)]  # whole records
+            shorter = kind.endswith("events*") and found == right[: len(found)]  # the first records
             assert kind.endswith(TEXTS) or shorter or found == right
     assert all(path.name in line and "\n" not in line for line in lines)
     assert len(lines) >= (0 if kind.endswith(REMADE) else 10 if kind.endswith(TEXTS) else 18)
     path.write_bytes(content)
     assert read() == right
-    assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before, "nothing is lost"
+    assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before, "no file changed"
 
 
 def test_every_file_is_of_a_kind_above(study: Path) -> None:
@@ -198,7 +198,7 @@ def test_commands_say_so_in_one_line(
 def test_metrics_that_do_not_agree_with_themselves_are_no_record(
     study: Path, tmp_path: Path
 ) -> None:
-    """One digit of the figure that a comparison takes."""
+    """Metrics with a changed or missing AP are not used in a comparison."""
     copy = tmp_path / "study"
     shutil.copytree(study, copy)
     path = copy / RUN / "metrics.json"
@@ -230,7 +230,7 @@ def test_damaged_matches_are_made_anew_from_the_detections(
     assert found == [np.asarray(value).tolist() for value in vars(load_matches(path)).values()]
     assert found == [np.asarray(value).tolist() for value in vars(whole).values()]
     assert _matches(copy, splits) == found
-    assert not capsys.readouterr().err, "it was stored"
+    assert not capsys.readouterr().err, "the new matches were stored"
     path.write_bytes(b"")
     (path.parent / "detections.parquet").unlink()
     with pytest.raises(UserError, match=r"matches\.npz holds no stored matches"):
@@ -240,7 +240,7 @@ def test_damaged_matches_are_made_anew_from_the_detections(
 def test_figures_of_another_run_are_no_record(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its neighbour's `metrics.json`, or all of its neighbour: sound, and of the wrong run."""
+    """A valid `metrics.json`, or a whole folder, of another run is not used."""
     copy = tmp_path / "study"
     shutil.copytree(study, copy)
     run, other = copy / RUN, copy / "runs" / "atss" / "avw" / "seed-0"
@@ -263,8 +263,11 @@ def test_figures_of_another_run_are_no_record(
     assert read_record(copy, CELL) is not None
     check_unfinished(other.parent / "absent")
     shutil.copy(run / "metrics.json", other / "metrics.json")
+    with pytest.raises(UserError, match="belongs to another run: put the right file back"):
+        check_unfinished(other)
+    (other / "metrics.json").write_text("{")
     check_unfinished(other)
-    assert f"{other / 'metrics.json'} is another run's; it is written" in capsys.readouterr().err
+    assert "it is written again from the checkpoint" in capsys.readouterr().err
 
 
 def test_a_damaged_cell_is_set_aside_not_deleted(
@@ -295,15 +298,15 @@ def test_a_damaged_cell_is_set_aside_not_deleted(
         kept = {p.relative_to(aside): p.read_bytes() for p in aside.rglob("*") if p.is_file()}
         assert kept == before
         assert begun == [config] * number
-    run_cell(config)  # is finished
+    run_cell(config)  # the run is finished
     assert len(begun) == 2
-    assert len(load_study(copy).records) == 2, "what was set aside is no record"
+    assert len(load_study(copy).records) == 2, "folders that were set aside are no records"
 
 
 def test_images_found_damaged_while_training_stand_in_the_run(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Five of the training images and one of validation, found before the run is interrupted."""
+    """Damaged images (5 of training, 1 of validation) found before an interruption stay listed."""
     source = Path(open_split(tiny(tmp_path).data, "train").source).parent.parent
     data = tmp_path / "data"
     shutil.copytree(source, data)

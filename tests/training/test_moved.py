@@ -1,4 +1,4 @@
-"""A run works after it was moved, and is not mistaken for another run."""
+"""A run works after it is moved, and files of another run are noticed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import resume, train
 from scalewise.lab.training.module import DetectionModule
 from scalewise.lab.training.reading import read_checkpoint
-from scalewise.lab.training.resuming import position
+from scalewise.lab.training.resuming import check_same_data, position
 from scalewise.lab.training.run_metrics import load_metrics
 from scalewise.lab.training.run_options import load_config
 from scalewise.lab.training.scoring import Scoring
@@ -36,7 +36,7 @@ Tiny = Callable[..., TrainConfig]
 
 @pytest.fixture(scope="module")
 def interrupted(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose first epoch of three was the best, interrupted in the third, and then moved."""
+    """A run of three epochs, best in the first, interrupted in the third and then moved."""
     folder = tmp_path_factory.mktemp("moved")
     with pytest.MonkeyPatch().context() as patch:
         step, seen = DetectionModule.training_step, iter(range(1, 100))
@@ -55,7 +55,7 @@ def interrupted(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _falling_scores(patch: pytest.MonkeyPatch) -> None:
-    """AP of 0.5, 0.4, 0.3, ... in epoch 1, 2, 3, ..."""
+    """Make AP 0.5, 0.4, 0.3, ... in epochs 1, 2, 3, ..."""
     from scalewise.lab.training import scoring
 
     end = Scoring.on_validation_epoch_end
@@ -82,7 +82,7 @@ def test_the_best_checkpoint_of_a_moved_run_stays_the_best(
     assert load_run(run, "last", "cpu").epoch == 3
     last = (run / "checkpoints" / "last.ckpt").read_bytes()
     for folder in (run.parent, interrupted.parent.parent):
-        assert str(folder).encode() not in last, "a checkpoint names no folder"
+        assert str(folder).encode() not in last, "a checkpoint must not name a folder"
 
 
 def test_relative_data_are_found_from_another_folder(
@@ -98,17 +98,17 @@ def test_relative_data_are_found_from_another_folder(
     run = tmp_path / "a" / "runs" / "run"
     best = json.loads((run / "metrics.json").read_text())["best"]
     assert evaluate(load_run(run, "best", "cpu"), None, None)[1]["AP"] == best["AP"]
-    shutil.copytree(tmp_path / "a" / "set", tmp_path / "b" / "set")  # another of that name
+    shutil.copytree(tmp_path / "a" / "set", tmp_path / "b" / "set")  # another set of that name
     assert load_config(run).data == f"coco:{tmp_path / 'a' / 'set'}"
     shutil.move(tmp_path / "a" / "set", tmp_path / "a" / "gone")
     assert load_config(run).data == "coco:set"
 
 
 def test_a_cut_config_is_noticed_by_its_checkpoint(interrupted: Path, tmp_path: Path) -> None:
-    """Options that are missing would silently be their defaults."""
+    """Missing options do not silently become defaults."""
     run = tmp_path / "run"
     shutil.copytree(interrupted, run)
-    lines = (run / "config.yaml").read_text().splitlines(keepends=True)[1:]  # as of older versions
+    lines = (run / "config.yaml").read_text().splitlines(keepends=True)[1:]  # as in older versions
     (run / "config.yaml").write_text("".join(lines[: len(lines) // 2]))
     with pytest.raises(UserError, match="--epochs 12, but the checkpoint was made with 3"):
         resume(run)
@@ -172,7 +172,7 @@ def test_no_pickle_runs(interrupted: Path, tmp_path: Path) -> None:
     for action in (lambda: resume(run), lambda: load_run(run, "last", "cpu")):
         with pytest.raises(UserError, match="could run code when they are loaded"):
             action()
-    path.write_bytes(pickle.dumps(Malicious()))  # no archive at all
+    path.write_bytes(pickle.dumps(Malicious()))  # not an archive
     with pytest.raises(UserError, match=r"last\.ckpt is damaged"):
         resume(run)
     with zipfile.ZipFile(path, "w") as archive:
@@ -183,13 +183,30 @@ def test_no_pickle_runs(interrupted: Path, tmp_path: Path) -> None:
     assert not Path(Malicious.target).exists()
 
 
+def test_data_that_changed_are_refused(tmp_path: Path) -> None:
+    split = open_split("demo:images=10,size=64", "train")
+    images, classes = len(split.records), list(split.classes)
+    for known_images, known_classes, message in (
+        (images, classes, None),
+        (99, classes, rf"it had 99 training images, now it has {images}; restore it"),
+        (images, ["cat"], r"; its classes were \['cat'\], now \['disc', "),
+    ):
+        known = {"classes": known_classes, "images": {split.name: known_images}}
+        (tmp_path / "environment.json").write_text(json.dumps(known))
+        if message is None:
+            check_same_data(tmp_path, TrainConfig(data="demo"), split)
+            continue
+        with pytest.raises(UserError, match=message):
+            check_same_data(tmp_path, TrainConfig(data="demo"), split)
+
+
 def test_resuming_on_other_devices_is_refused(interrupted: Path) -> None:
     path = interrupted / "checkpoints" / "last.ckpt"
     found = read_checkpoint(path)
     assert position(found, path, batches=5, devices=1) == (2, 0)
     with pytest.raises(UserError, match=r"was trained on 1 device\(s\), and would now run on 2"):
-        position(found, path, batches=5, devices=2)  # the position alone would fit
-    del found["run"]  # of an older version
+        position(found, path, batches=5, devices=2)  # though the position fits
+    del found["run"]  # as in older versions
     with pytest.raises(UserError, match="on another number of device"):
         position(found, path, batches=3, devices=2)
 

@@ -38,7 +38,7 @@ def run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
 
 
 def _photo(run: TrainedRun) -> Image.Image:
-    """The largest picture's middle: any image with something in it."""
+    """The upper left part of a test image, 64 x 40 pixels."""
     return Image.open(open_split(run.config.data, "test").records[0].path).crop((0, 0, 64, 40))
 
 
@@ -95,7 +95,7 @@ def test_a_folder_without_images_is_named(run: TrainedRun, tmp_path: Path) -> No
     image = tmp_path / "a.png"
     _photo(run).save(image)
     unreadable = predict(run, [tmp_path / "empty", image], tmp_path / "out", 0.5)[1]
-    assert unreadable == [f"{tmp_path}/empty: no image among its 1 files"]
+    assert unreadable == [f"{tmp_path}/empty: no image or video among its 1 files"]
 
 
 def test_photos_are_drawn_upright_with_boxes_in_that_frame(run: TrainedRun, tmp_path: Path) -> None:
@@ -169,14 +169,14 @@ def test_letters_that_no_font_has_become_escapes(monkeypatch: pytest.MonkeyPatch
         text = letters.lettering("\u87ba bolt")[0]
     assert text == r"\u87ba bolt"
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # one is enough
+        warnings.simplefilter("error")  # one warning is enough
         assert letters.known_letters("\u87ba") == r"\u87ba"
     assert letters.families(["\u87ba bolt"]) == ["DejaVu Sans"]
     assert letters.lettering("a\nb")[0] == r"a\nb"
 
 
 def _split(sides: list[float], image: int) -> Split:
-    """One object a picture, each a square of so many pixels in its middle, 3 px aside."""
+    """One object per picture: a square of each side, 3 px right of and below the middle."""
     records: list[ImageRecord] = []
     for number, side in enumerate(sides, start=1):
         objects = Objects()
@@ -200,7 +200,7 @@ def test_objects_that_vanish_are_counted_and_told() -> None:
 
 @pytest.mark.parametrize("detector", ["atss", "fcos", "retinanet"])
 def test_reached_objects_are_those_with_anchors(detector: str) -> None:
-    """As the detectors themselves assign them, one object a picture."""
+    """Compared with the assignment of the detectors, one object per picture."""
     split = _split([2.0, 4.0, 5.9, 6.1, 7.0, 9.0, 20.0, 63.0, 64.0, 65.0, 200.0, 310.0], 320)
     made = {"atss": atss, "fcos": fcos, "retinanet": retinanet}[detector](
         backbone="mobilenet_v3_small", width=16, depth=1, num_classes=1

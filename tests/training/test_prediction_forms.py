@@ -132,7 +132,7 @@ def small_split(boxes: list[list[list[float]]], labels: list[list[int]]) -> Spli
 
 
 def brute_f1(split: Split, found: list[ImageDetections], label: int, score: float) -> float:
-    """F1 of what scores enough, the best first, each to the free object that it overlaps most."""
+    """F1 of boxes with enough score: best first, each takes the free object of largest overlap."""
     right = kept = objects = 0
     for record, image in zip(split.records, found, strict=True):
         truth = torch.from_numpy(record.boxes[record.labels == label])
@@ -159,13 +159,13 @@ def test_best_f1_is_that_of_every_score_tried(seed: int) -> None:
         corner = rng.uniform(0, 60, (count, 2))
         own = np.concatenate([corner, corner + rng.uniform(10, 40, (count, 2))], axis=1)
         boxes.append(own.tolist())
-        labels.append(rng.integers(0, 2, count).tolist())  # of the third class there is none
+        labels.append(rng.integers(0, 2, count).tolist())  # the third class has no objects
         rows = rng.integers(0, count, 8)
         guess = own[rows] + rng.normal(0, 3, (8, 4))
         guess[:, 2:] = np.maximum(guess[:, 2:], guess[:, :2] + 1)
         right = np.array(labels[-1])[rows]
         guessed = np.where(rng.random(8) < 0.7, right, rng.integers(0, 3, 8))
-        scores = (rng.random(8) * 20).round() / 20  # some alike
+        scores = (rng.random(8) * 20).round() / 20  # some are equal
         found.append(ImageDetections(
             number, guess.astype(np.float32), scores.astype(np.float32), guessed,
             np.zeros(8, np.int64),

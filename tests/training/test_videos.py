@@ -27,7 +27,7 @@ def film(
     rate: Fraction = Fraction(24),
     aspect: Fraction = Fraction(1),
 ) -> Path:
-    """A video that is dark up to its sixth frame; `aspect` is a pixel's width to its height."""
+    """A video with six dark frames, then bright ones; `aspect` is a pixel's width / height."""
     av = pytest.importorskip("av", reason="needs scalewise[video]")
     noise = np.random.default_rng(0).integers(0, 40, (count, 48, 70, 3), dtype=np.uint8)
     with av.open(str(path), "w") as container:
@@ -70,7 +70,7 @@ def test_videos_keep_their_length_and_rate(name: str, rate: Fraction, tmp_path: 
     scale = 480 // 70 + 1
     assert shown[0].shape == (48 * scale, 70 * scale, 3)
     spread = [np.ptp(frame[-20:, : 35 * scale].astype(int).mean((0, 1))) for frame in shown]
-    assert max(spread[:6]) < 8  # grey; then the edge of the box in its colour
+    assert max(spread[:6]) < 8  # grey; later frames have a coloured edge
     assert min(spread[6:]) > 8
     labels = sorted((folder / "labels" / source.stem).iterdir())
     assert [file.name for file in labels] == [f"{n:06d}.txt" for n in range(14)]
@@ -79,7 +79,7 @@ def test_videos_keep_their_length_and_rate(name: str, rate: Fraction, tmp_path: 
 
 
 def test_colours_are_those_that_the_file_says(tmp_path: Path) -> None:
-    """Luma of red as ITU-R BT.601 has it, in 16 to 235, and the codes for both of ITU-T H.273."""
+    """Red has BT.601's luma in 16 to 235, and the file names both by their codes in H.273."""
     av = pytest.importorskip("av", reason="needs scalewise[video]")
 
     class Red:
@@ -108,14 +108,14 @@ def test_damaged_videos_are_told_and_what_was_read_is_kept(tmp_path: Path) -> No
     folder, unreadable = predict(Stub(CLASSES), images, tmp_path / "out", 0.5)
     assert len(unreadable) == 4
     told = dict(zip(names, (next(x for x in unreadable if n in x) for n in names), strict=True))
-    assert "of the 40 that its header names were read, and are in half.mp4" in told["half.avi"]
+    assert "of the 40 in its header were read and are in half.mp4" in told["half.avi"]
     assert "cannot be read as a video" in told["none.mp4"]
     assert "cannot be read as a video" in told["text.mov"]
     assert "no such video file" in told["gone.mkv"]
     (entry,) = json.loads((folder / "predictions.json").read_text())
     assert 0 < len(entry["frames"]) < 40
     assert {file.name for file in folder.iterdir()} == {"half.mp4", "predictions.json"}
-    with pytest.raises(UserError, match="no image could be read"):
+    with pytest.raises(UserError, match="no image or video could be read"):
         predict(Stub(CLASSES), images[1:], tmp_path / "other", 0.5)
     assert not (tmp_path / "other").exists()
 
@@ -145,7 +145,7 @@ def test_videos_are_turned_as_players_do() -> None:
 def test_pixels_that_are_not_square_stay_so(
     turned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A film of 70 x 48 pixels, each 4/3 as wide as high; when it is turned so are they."""
+    """A film with pixels 4/3 as wide as high keeps its shape, also if it is turned."""
     source = film(tmp_path / "wide.mp4", 2, aspect=Fraction(4, 3))
     if turned:
         monkeypatch.setattr(video_frames, "_quarters", lambda frame: 1)
@@ -164,7 +164,7 @@ def test_pixels_that_are_not_square_stay_so(
 def test_a_video_that_cannot_be_written_leaves_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk is full at the fifth frame: until then, too, nothing has the video's name."""
+    """The disk is full at the fifth frame; no file ever has the name of the video."""
     source = film(tmp_path / "a.mp4", 8)
     out, there, even = tmp_path / "out", list[list[str]](), video._even
 
@@ -176,7 +176,7 @@ def test_a_video_that_cannot_be_written_leaves_none(
         return even(pixels)
 
     monkeypatch.setattr(video, "_even", full)
-    monkeypatch.setattr(video, "_QUALITY", {"tune": "zerolatency"})  # each frame goes out at once
+    monkeypatch.setattr(video, "_QUALITY", {"tune": "zerolatency"})  # no delay of frames
     with pytest.raises(WriteError, match=r"a\.mp4 could not be written: No space left on device"):
         predict(Stub(CLASSES), [source], out, 0.5)
     assert there[-1] == [".part"]
@@ -186,7 +186,7 @@ def test_a_video_that_cannot_be_written_leaves_none(
 def test_a_picture_that_cannot_be_written_leaves_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk is full at half of the second: nothing ever has its name, and the first is whole."""
+    """The disk is full at the second picture; no file ever has its name, and the first is whole."""
     images = [save(tmp_path / f"{name}.png", (20, 20)) for name in "abc"]
     out, real, calls = tmp_path / "out", Image.Image.save, list[Path]()
 

@@ -127,7 +127,8 @@ def _look_first(source: Path, images: list[Path], options: PredictOptions, expor
         load_config(source)
         checkpoint(source, options.checkpoint)
     if not any(image.exists() for image in images):
-        raise UserError(f"no image could be read: there is no {', no '.join(map(str, images))}")
+        missing = ", no ".join(map(str, images))
+        raise UserError(f"no image or video could be read: there is no {missing}")
 
 
 def _prepare(

@@ -22,19 +22,19 @@ class ReplayOptions:
     Args:
         schemes: Schemes, separated by commas, as for `scalewise train --scheme`:
             "avw:temperature=0.5,avw:temperature=2,rlo".
-        interval: Optimizer steps between two updates of the weights; several may be separated by
-            commas. Default: the run's own, else auto.
-        normalize: What the weights keep, as for `scalewise train --normalize`. Default: the run's
-            own, else auto.
-        by: What the recorded losses belong to: whole levels ("level"), or positives by "class",
+        interval: Optimizer steps between two updates of the weights, or "auto"; separate several
+            values by commas. Default: the run's own, else auto.
+        normalize: How the weights are scaled, as for `scalewise train --normalize`. Default: the
+            run's own, else auto.
+        by: The groups of the recorded losses: whole levels ("level"), or positives by "class",
             "size", or a word of your own. Default: the run's own, else level.
         accumulate: Rows that make one optimizer step. Default: the run's own, else 1.
         seed: Seed of the schemes' random numbers. Default: the run's own, else 0.
-        tags: Name of the columns or tags with a group's loss, such as "train/{group}_loss".
-            Default: those of scalewise's own traces, else "loss/{term}/{group}" or "loss/{group}",
+        tags: Name of the columns or tags that hold the loss of a group, as "train/{group}_loss".
+            Default: the names in traces of scalewise, else "loss/{term}/{group}" or "loss/{group}",
             else columns that are named like levels (P3, level0).
-        shuffles: Number of replays in random order to compare with; 0 leaves them out.
-        out: Folder in which a folder is made for each trace.
+        shuffles: Number of replays of the rows in random order, to compare with; 0 for none.
+        out: Folder for the results; each trace gets a folder in it.
     """
 
     schemes: str = "avw,rlo"
@@ -103,7 +103,7 @@ def main(words: list[str]) -> int:
 
 
 def _own_by(trace: Path) -> str | None:
-    """What a run of ours weighs; None for other records."""
+    """The `by` of a scalewise run; None for other records."""
     from scalewise.lab.training.run_options import load_config
 
     folder = trace.parent if trace.name == "trace.parquet" else trace
@@ -111,7 +111,7 @@ def _own_by(trace: Path) -> str | None:
 
 
 def _label(source: Path) -> str:
-    """Name of what was replayed: the run's for the trace of a run."""
+    """Name of what was replayed; for the trace of a run, the name of the run."""
     source = source.resolve()
     if source.name == "trace.parquet":
         return source.parent.name

@@ -37,11 +37,11 @@ def merge_ranks(partial: Tensor, ranks: Ranks) -> Tensor:
     every backend.
 
     Args:
-        partial: float32 [6, n] of this rank.
+        partial: float32 [8, n] of this rank.
         ranks: those that take part.
 
     Returns:
-        float32 [6, n], the same on every rank; the argument itself outside data parallelism.
+        float32 [8, n], the same on every rank; the argument itself outside data parallelism.
     """
     world = world_size(ranks)
     if world == 1:

@@ -1,1 +1,1 @@
-"""Data sets: readers, checks, augmentation, batches. Their public names are in `scalewise.data`."""
+"""Data sets: readers, checks, augmentation, batches. The public names are in `scalewise.data`."""

@@ -1,4 +1,4 @@
-"""What training draws for the images of a batch."""
+"""The random choices of training for the images of a batch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ COLORS = 3  # brightness, contrast, saturation
 
 
 class Draw(NamedTuple):
-    """What was drawn for one image.
+    """The random choices for one image.
 
     Attributes:
-        window: how it is resized and cut.
-        flipped: mirrored left to right after that.
-        order: in which brightness (0), contrast (1) and saturation (2) are changed; may be empty.
-        factors: of brightness, contrast and saturation; may be empty.
+        window: how the image is resized and cut.
+        flipped: whether it is then mirrored left to right.
+        order: the order in which brightness (0), contrast (1) and saturation (2) change; may be
+            empty.
+        factors: the factors of brightness, contrast and saturation; may be empty.
     """
 
     window: Window
@@ -31,14 +32,14 @@ class Draw(NamedTuple):
 def draw_augmentation(
     augmentation: Augmentation, size: int, height: int, width: int, seed: int
 ) -> Draw:
-    """Draw as `train_transforms` does once torch's global CPU generator has this seed.
+    """Draw what `train_transforms` draws when torch's global CPU generator has this seed.
 
     Args:
-        augmentation: what is drawn.
-        size: of the longer side at zoom 1, in pixels.
-        height: of the original image in pixels.
-        width: of the original image in pixels.
-        seed: of the draws.
+        augmentation: the ranges to draw from.
+        size: length of the longer side at zoom 1, in pixels.
+        height: height of the original image in pixels.
+        width: width of the original image in pixels.
+        seed: seed of the draws.
     """
     generator = torch.Generator().manual_seed(seed)
     window = draw_window(size, augmentation.zoom, height, width, generator)
@@ -46,7 +47,7 @@ def draw_augmentation(
     share = augmentation.color_jitter
     if not share:
         return Draw(window, flipped, (), ())
-    order = torch.randperm(4, generator=generator).tolist()  # of torchvision's four, hue is unused
+    order = torch.randperm(4, generator=generator).tolist()  # torchvision draws four; hue is unused
     factors = tuple(
         torch.empty(1).uniform_(max(0.0, 1 - share), 1 + share, generator=generator).item()
         for _ in range(COLORS)

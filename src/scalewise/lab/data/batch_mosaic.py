@@ -1,4 +1,4 @@
-"""Collages of four images of a batch that is on a device already."""
+"""Collages of four images, for a batch that is already on its device."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from scalewise.lab.data.mosaic import (
 
 
 class FlatObjects(NamedTuple):
-    """The k objects of a batch in one row, image after image.
+    """The k objects of a batch in one list, image after image.
 
     Attributes:
         boxes: float32 [k, 4], corners in pixels.
         labels: int64 [k].
-        owners: int64 [k], rising: the row of the image that each belongs to.
+        owners: int64 [k], rising: the batch row of each object's image.
     """
 
     boxes: Tensor
@@ -33,7 +33,7 @@ class FlatObjects(NamedTuple):
     owners: Tensor
 
     def padded(self, images: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return boxes [B, M, 4], labels [B, M] and whether a row is an object [B, M]."""
+        """Return boxes [B, M, 4], labels [B, M] and bool [B, M]: which entries are objects."""
         counts = self.owners.bincount(minlength=images)
         most = int(counts.max())
         place = torch.arange(len(self.owners)) - (counts.cumsum(0) - counts)[self.owners]
@@ -45,7 +45,14 @@ class FlatObjects(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    """An image or a part of it in the batch that is made: `part` is its row in the one before."""
+    """An image, or a part of it, in the new batch.
+
+    Attributes:
+        row: its row in the new batch.
+        part: its row in the old batch.
+        top: row of pixels where it begins; may be negative.
+        left: column of pixels where it begins; may be negative.
+    """
 
     row: int
     part: int
@@ -63,14 +70,14 @@ def put_together(
     """Replace half of a batch's images, on average, by collages, as `mosaic` does.
 
     Args:
-        images: uint8 [B, 3, H, W], each in its upper left corner.
-        objects: of all images, on the CPU.
+        images: uint8 [B, 3, H, W], each image in the upper left corner; B is at least 4.
+        objects: the objects of all images, on the CPU.
         sizes: int64 [B, 2] on the CPU, (height, width) of each image in pixels.
         scales: float64 [B, 2] on the CPU, (y, x) factors from original pixels.
-        seeds: for each image, of whether it is replaced and by what; None leaves it as it is.
+        seeds: one seed per image, which decides whether and how it is replaced; None keeps it.
 
     Returns:
-        The same four; those given are left as they were.
+        The new images, objects, sizes and scales. The arguments are not changed.
     """
     known: list[tuple[int, int]] = [(height, width) for height, width in sizes.tolist()]
     drawn: dict[int, tuple[Collage, Arrangement]] = {}
@@ -99,7 +106,7 @@ def put_together(
 
 
 def _place(objects: FlatObjects, pieces: Sequence[_Piece], sizes: Tensor) -> FlatObjects:
-    """Move the objects of the pieces, and drop those of which too little is left."""
+    """Move the objects of the pieces, and drop those with too little left in view."""
     counts = objects.owners.bincount(minlength=len(sizes)).tolist()
     ends = objects.owners.bincount(minlength=len(sizes)).cumsum(0).tolist()
     chosen = torch.tensor(

@@ -1,7 +1,7 @@
 """The transforms of training for a whole batch at once, on any device.
 
-Each image has the draws and boxes that `train_transforms` gives for the same seed. Its pixels are
-computed from an image of `fitting_size`, by matrix products.
+Each image gets the same random choices and boxes as from `train_transforms` with the same seed. Its
+pixels are computed by matrix products, from an image of `fitting_size`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from scalewise.lab.data.batch_draws import COLORS, Draw
 from scalewise.lab.data.transforms import GREY, LEAST_SIDE
 from scalewise.lab.data.window import cut_boxes
 
-_LUMA = (0.2989, 0.587, 0.114)  # torchvision's
+_LUMA = (0.2989, 0.587, 0.114)  # as in torchvision
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """Copy values from the CPU to a device, without waiting for what the device has yet to do."""
+    """Copy values from the CPU to a device, without waiting for the device's earlier work."""
     if device.type == "cuda":
         values = values.pin_memory()
     return values.to(device, non_blocking=True)
@@ -32,16 +32,16 @@ def grey_padding(device: torch.device) -> Tensor:
 
 
 def fitting_size(size: int, zoom: float, height: int, width: int) -> tuple[int, int]:
-    """Return the (height, width) of an image that is kept for zooms up to the given one.
+    """Return the (height, width) at which an image is kept, large enough for a zoom.
 
     Args:
-        size: of the longer side at zoom 1, in pixels.
-        zoom: largest factor.
-        height: of the original image in pixels.
-        width: of the original image in pixels.
+        size: length of the longer side at zoom 1, in pixels.
+        zoom: the largest factor that will be drawn.
+        height: height of the original image in pixels.
+        width: width of the original image in pixels.
 
     Returns:
-        In pixels: the original size, or less where the longer side is above `size * zoom`.
+        The original size in pixels, or less if the longer side is above `size * zoom`.
     """
     longest = math.ceil(size * zoom)
     if max(height, width) <= longest:
@@ -54,13 +54,13 @@ def fit_images(images: Tensor, sizes: Tensor, draws: Sequence[Draw], side: int) 
     """Resize, cut, mirror and colour images as drawn.
 
     Args:
-        images: uint8 [B, 3, H, W], each in its upper left corner.
-        sizes: int64 [B, 2] on the CPU, (height, width) of each in pixels.
+        images: uint8 [B, 3, H, W], each image in the upper left corner.
+        sizes: int64 [B, 2] on the CPU, (height, width) of each image in pixels.
         draws: one for each image.
-        side: of the result in pixels.
+        side: side of the result in pixels.
 
     Returns:
-        uint8 [B, 3, side, side], each in its upper left corner, grey around it.
+        uint8 [B, 3, side, side], each image in the upper left corner, grey around it.
     """
     known = sizes.tolist()
     plans = [
@@ -83,16 +83,16 @@ def fit_images(images: Tensor, sizes: Tensor, draws: Sequence[Draw], side: int) 
 
 
 def _resampling(plan: Tensor, outputs: int, inputs: int) -> Tensor:
-    """Weights of known pixels in resized ones, along one side: bilinear with antialiasing.
+    """Weights of the old pixels in the resized ones, along one side: bilinear, antialiased.
 
     Args:
-        plan: float32 [B, 5]: the number of pixels before and after resizing, of those after the
-            first that is kept and the number that is kept, and whether they are mirrored.
+        plan: float32 [B, 5]: number of pixels before resizing, number after resizing, first
+            resized pixel that is kept, number of pixels kept, and 1 if they are mirrored.
         outputs: number of rows of the result.
         inputs: number of columns of the result.
 
     Returns:
-        float32 [B, outputs, inputs]; 0 beyond what is kept and what is known.
+        float32 [B, outputs, inputs]; 0 beyond the pixels that are kept and that exist.
     """
     known, resized, first, kept, mirrored = plan.t()[..., None]  # [B, 1] each
     place = torch.arange(outputs, device=plan.device)
@@ -109,8 +109,8 @@ def _resampling(plan: Tensor, outputs: int, inputs: int) -> Tensor:
 def _change_colors(pixels: Tensor, inside: Tensor, draws: Sequence[Draw]) -> Tensor:
     """Change brightness, contrast and saturation of float32 [B, 3, H, W], whole numbers.
 
-    Each is a blend of an image with black, its mean grey or its own grey, rounded down as
-    torchvision does. The pixels are changed in place.
+    Each step blends the image with black, with its mean grey or with its grey version, and rounds
+    down as torchvision does. The pixels are changed in place.
     """
     order = send(torch.tensor([draw.order for draw in draws]), pixels.device)  # [B, 3]
     factors = send(torch.tensor([draw.factors for draw in draws]), pixels.device)  # [B, 3]
@@ -134,13 +134,13 @@ def fit_boxes(
 
     Args:
         boxes: float32 [k, 4], corners in pixels of the original images.
-        owners: int64 [k], row of the image that each belongs to.
+        owners: int64 [k], the batch row of each box's image.
         sizes: int64 [B, 2], (height, width) of the original images in pixels.
         draws: one for each image.
 
     Returns:
-        The boxes, float32 [k, 4]; bool [k], which of them stay: those whose centre is not cut away
-        and that are at least a pixel wide and high.
+        The boxes, float32 [k, 4], and bool [k]: which of them stay. A box stays if its centre is
+        not cut away and it is at least one pixel wide and high.
     """
     windows = [draw.window for draw in draws]
     resized = torch.tensor([w.resized for w in windows], dtype=torch.float64)  # [B, 2]

@@ -8,12 +8,12 @@ import numpy as np
 
 from scalewise.lab.data.faults import Faults
 
-_ROUNDING = 0.5  # pixels; less beyond the image is no cut worth telling of
+_ROUNDING = 0.5  # pixels; a box cut by no more than this is not counted as clipped
 Box = tuple[float, float, float, float]
 
 
 def box_fault(box: Box) -> str | None:
-    """Return what is wrong with (x1, y1, x2, y2) in itself, or None."""
+    """Return what is wrong with a box (x1, y1, x2, y2), whatever its image, or None."""
     x1, y1, x2, y2 = box
     text = f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
     if not all(math.isfinite(value) for value in box):
@@ -26,18 +26,18 @@ def box_fault(box: Box) -> str | None:
 
 
 def clip_box(box: Box, width: int, height: int, where: str, faults: Faults) -> Box | None:
-    """Cut a sound box to its image; one that misses the image is a fault.
+    """Cut a sound box to its image; a box that misses the image is a fault.
 
     Args:
         box: (x1, y1, x2, y2) in pixels.
         width: image width in pixels.
         height: image height in pixels.
         where: file and object, for the fault.
-        faults: gathers the fault, or counts the cut.
+        faults: gets the fault, or counts the cut.
 
     Returns:
-        The box inside the image, or None when it lies outside, or is thinner there than float32
-        can tell.
+        The part of the box inside the image. None if that part is empty, or if its width or height
+        is zero in float32.
     """
     x1, y1, x2, y2 = box
     inside = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))

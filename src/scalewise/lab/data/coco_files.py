@@ -1,4 +1,4 @@
-"""Where the files of a COCO data set are: those of annotations, and the images."""
+"""Where the annotation files and the images of a COCO data set are."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from scalewise.lab.data.names import split_names
 from scalewise.lab.data.text import found_in, is_file, is_hidden_copy, on_disk, shown
 
 _ROBOFLOW = "_annotations.coco.json"
-_SAMPLE = 20  # images by which their folder is found
+_SAMPLE = 20  # number of images that are looked for to find their folder
 
 
 def coco_files(path: Path) -> dict[Path, str]:
     """Return the annotation files at `path` and the name of the split each one holds.
 
     Args:
-        path: a data set's folder, or one of its annotation files; the others are its siblings.
+        path: a data set's folder, or one of its annotation files; the others lie beside it.
 
     Returns:
         File to split name: `instances_val2017.json` holds `val2017`, `valid/_annotations.coco.json`
@@ -40,8 +40,8 @@ def find_file(path: Path, name: str) -> Path:
     """Return the annotation file of a split.
 
     Args:
-        path: as of `coco_files`.
-        name: of the split, leniently.
+        path: as for `coco_files`.
+        name: the split; other usual names and a year are found too (`val` finds `val2017`).
 
     Raises:
         BadData: there is none, or more than one.
@@ -63,7 +63,11 @@ def find_file(path: Path, name: str) -> Path:
 
 
 def image_folder(file: Path, name: str, file_names: list[str]) -> Path:
-    """Return the folder that holds the images: layouts differ, the files tell."""
+    """Return the folder that holds the images: the one with most of the first 20 files.
+
+    Raises:
+        BadData: none of the usual folders holds any of them.
+    """
     stem = file.stem.removeprefix("instances_")
     parts = ("", stem, name, f"images/{stem}", f"images/{name}", "images", "JPEGImages")
     bases = (file.parent, file.parent.parent)
@@ -82,7 +86,7 @@ def image_folder(file: Path, name: str, file_names: list[str]) -> Path:
 
 
 def find_image(folder: Path, file_name: str) -> Path:
-    """Return where an image is; names written by Windows are understood."""
+    """Return where an image is; the backslashes of Windows paths are understood."""
     path = folder / file_name
     if "\\" in file_name and not is_file(path):
         other = PureWindowsPath(file_name)
@@ -93,5 +97,8 @@ def find_image(folder: Path, file_name: str) -> Path:
 
 def _foreign(file_name: str) -> str:
     if PureWindowsPath(file_name).is_absolute() or file_name.startswith("/"):
-        return " (a whole path, perhaps another machine's: write names from the images' folder on)"
+        return (
+            " (an absolute path, perhaps from another machine: "
+            "write it relative to the folder of the images)"
+        )
     return ""

@@ -57,15 +57,15 @@ def read_coco(path: Path, name: str, tolerance: float) -> Split:
     """Read one split of a COCO folder.
 
     Args:
-        path: the data set's folder, or an annotation file (whose siblings hold the other splits).
+        path: the data set's folder, or an annotation file (the other splits lie beside it).
         name: the split; `val` finds `instances_val2017.json`.
         tolerance: share of images and objects that may be at fault, see `Faults.raise_beyond`.
 
     Returns:
-        The split; its classes are the file's categories in order of their ids, whatever the holes.
+        The split. Its classes are the file's categories in order of their ids; ids may have gaps.
 
     Raises:
-        BadData: when the split is not there, the file is no COCO file, or for the faults found.
+        BadData: the split is not there, the file is not a COCO file, or it has too many faults.
     """
     file = find_file(path, name)
     tables = read_tables(file)
@@ -180,4 +180,4 @@ def _read_object(row: Row, where: str, label: int, image: _Image, faults: Faults
     elif (
         inside := clip_box(box, image.width, image.height, where, faults)
     ) and not image.objects.add(inside, label, area, crowd):
-        faults.add("duplicate object", where, "the same box of the same class is there twice")
+        faults.add("duplicate object", where, "the same box of the same class occurs twice")

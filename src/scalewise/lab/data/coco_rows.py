@@ -1,7 +1,7 @@
-"""The rows of a COCO annotation file, read one after the other, so that memory holds no more.
+"""The rows of a COCO annotation file, decoded one at a time to save memory.
 
-What is no COCO file is refused before it is built up: a hundred megabytes of JSON may be gigabytes
-of objects. Of each row only what is used stays; outlines, most of an honest file, go at once.
+Only the keys in use are kept; outlines, the largest part of most files, are dropped at once. A file
+that is not COCO is refused early: 100 MB of JSON can become gigabytes of Python objects.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _NEEDED = {
     "categories": ("id", "name"),
 }
 _USED = _NEEDED | {"annotations": (*_NEEDED["annotations"], "area", "iscrowd")}
-_MOST_KEYS = 1000  # of the file's own object; COCO has five
-_MOST_BROKEN = 1000  # rows without what is needed, where they are the larger part
+_MOST_KEYS = 1000  # keys of the outermost object; COCO has five
+_MOST_BROKEN = 1000  # rows that lack a needed key; more are refused if they are the majority
 
 
 def read_tables(file: Path) -> dict[str, list[Any]]:
@@ -31,29 +31,31 @@ def read_tables(file: Path) -> dict[str, list[Any]]:
         file: the annotation file.
 
     Returns:
-        The three lists; of a row that is an object the keys that are used, any other as it is.
+        The three lists. Rows that are objects keep only the keys in use; other rows stay as they
+        are.
 
     Raises:
-        BadData: when it cannot be read, or is no COCO file.
+        BadData: the file cannot be read, or is not a COCO file.
     """
     try:
         tables = _tables(Cursor(read_text(file)))
     except BadData as error:
-        raise BadData(f"{file}: no COCO annotation file: {error}") from None
+        raise BadData(f"{file}: not a COCO annotation file: {error}") from None
     except (ValueError, OSError) as error:
         raise BadData(f"{file}: cannot be read as JSON: {error}") from None
     except (RecursionError, MemoryError) as error:
-        raise BadData(f"{file}: cannot be read as JSON: nested too deeply, {error}") from None
+        why = "not enough memory" if isinstance(error, MemoryError) else "nested too deeply"
+        raise BadData(f"{file}: cannot be read as JSON: {why}") from None
     for key in _NEEDED:
         if key not in tables:
-            raise BadData(f"{file}: no COCO annotation file: it has no list '{key}'")
+            raise BadData(f"{file}: not a COCO annotation file: it has no list '{key}'")
     return tables
 
 
 def _tables(cursor: Cursor) -> dict[str, list[Any]]:
     if cursor.next() == "[":
         raise BadData("it is a list, not an object")
-    if len(cursor.text) > ROOM:  # before minutes are spent on it
+    if len(cursor.text) > ROOM:  # a quick look: decoding it may take minutes
         for key in _NEEDED:
             if f'"{key}"' not in cursor.text:
                 raise BadData(f"it has no list '{key}'")

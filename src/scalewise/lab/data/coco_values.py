@@ -1,4 +1,4 @@
-"""Values of COCO rows, whose types JSON leaves open, checked for what they mean."""
+"""Checks of the values in COCO rows: JSON does not fix their types."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _LARGEST = 2**63 - 1
 
 
 def any_id(value: object) -> object:
-    """Return an id that is only compared, with others of its kind: any number or text.
+    """Return an id that is only compared with other ids: any number or text.
 
     Raises:
-        ValueError: saying what is wrong with the value.
+        ValueError: the value is neither; the message says so.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError("is neither a number nor text")
@@ -28,34 +28,34 @@ def any_id(value: object) -> object:
 
 
 def whole_number(value: object) -> int:
-    """Return a whole number that fits into 64 bits.
+    """Return a whole number that fits into 64 bits; 5.0 counts as 5.
 
     Raises:
-        ValueError: saying what is wrong with the value.
+        ValueError: the value is not one; the message says why.
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError("is no whole number")
+        raise ValueError("is not a whole number")
     if not -_LARGEST <= value <= _LARGEST:
         raise ValueError("does not fit into 64 bits")
     return value
 
 
 def is_number(value: object) -> bool:
-    """Return whether a value is a number; true and false are none."""
+    """Return whether a value is a number; true and false are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def flag(value: object) -> bool | None:
-    """Return a mark written as 0, 1, true, false or null; None for anything else."""
+    """Return a mark written as 0, 1, true, false or null (false); None for anything else."""
     if value is None:
         return False
     return bool(value) if isinstance(value, (int, float)) and value in (0, 1) else None
 
 
 def corners(bbox: list[Any]) -> Box | None:
-    """Return (x1, y1, x2, y2) of [x, y, width, height]; None where these are not four numbers."""
+    """Return (x1, y1, x2, y2) of [x, y, width, height]; None if these are not four numbers."""
     if len(bbox) != 4 or not all(is_number(value) for value in bbox):
         return None
     try:
@@ -66,7 +66,7 @@ def corners(bbox: list[Any]) -> Box | None:
 
 
 def class_name(written: str) -> str:
-    """Return the name of a class without blanks around it, accents in one with their letters."""
+    """Return a class name without blanks around it, in Unicode's composed form (NFC)."""
     return unicodedata.normalize("NFC", written).strip()
 
 
@@ -77,7 +77,7 @@ def name_fault(name: str) -> str | None:
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
-        return "holds half of a character, which no file can keep"
+        return "holds half of a character (a lone surrogate), which no file can store"
     return None
 
 
@@ -85,14 +85,14 @@ def read_row(row: Any, fields: Mapping[str, Check]) -> Row:
     """Return the named values of a row.
 
     Args:
-        row: as read from JSON.
+        row: a row as read from JSON.
         fields: key to `str`, `list`, or a function that checks the value.
 
     Raises:
-        FaultFound: when one is not there, or of another type.
+        FaultFound: a value is missing or of the wrong type.
     """
     if not isinstance(row, dict):
-        raise FaultFound("missing field", "lacks everything: it is no JSON object")
+        raise FaultFound("missing field", "lacks everything: it is not a JSON object")
     missing = [
         f"'{key}' ({kind.__name__ if isinstance(kind, type) else 'int'})"
         for key, kind in fields.items()
@@ -112,5 +112,5 @@ def read_row(row: Any, fields: Mapping[str, Check]) -> Row:
 
 def _typed(value: object, kind: type) -> object:
     if not isinstance(value, kind):
-        raise ValueError(f"is no {kind.__name__}")
+        raise ValueError(f"is not of type {kind.__name__}")
     return value

@@ -1,4 +1,4 @@
-"""The split as a torch data set whose randomness is a function of the request alone."""
+"""The split as a torch data set. Its random choices depend only on the request."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Request(NamedTuple):
 
     Attributes:
         item: index of the record in the split.
-        seed: of this item's augmentation.
-        mosaic: the image may become a collage with others of its batch.
+        seed: seed of this item's augmentation.
+        mosaic: whether the image may become a collage with others of its batch.
 
     Examples:
         >>> from scalewise.data import DetectionDataset, Request, open_split
@@ -53,9 +53,10 @@ class Item(NamedTuple):
         image: uint8 [3, h, w], RGB.
         boxes: float32 [k, 4], corners in pixels of this image.
         labels: int64 [k].
-        scale: (x, y) factors from original pixels to this image's; for an augmented image, whose
-            corner may have moved, of its size only; for a collage, the mean of its images'.
-        image_id: the record's; for a collage, of the image whose place it takes.
+        scale: (x, y) size of this image divided by the original size. Without augmentation, these
+            factors turn original pixels into pixels of this image. For a collage: the mean of its
+            four images.
+        image_id: id of the record; for a collage, of the image that it replaces.
 
     Examples:
         >>> from scalewise.data import DetectionDataset, open_split
@@ -74,21 +75,21 @@ class Item(NamedTuple):
 class DetectionDataset(Dataset[Item]):
     """Images of a split, resized and (for training) augmented.
 
-    Images far larger than `size` are decoded small (`image_shrink`), alike whatever the cache and
-    the augmentation.
+    Images far larger than `size` are decoded small (`image_shrink`), in the same way with any cache
+    and any augmentation.
 
     Crowd regions are left out of the objects; difficult objects and images without objects stay.
 
-    An image that turns out to be damaged is replaced by a grey one without objects, with a warning,
-    as long as fewer are than `Split.tolerance` allows. The warning comes once for an image, over
-    all passes and loader processes.
+    A damaged image is replaced by a grey one without objects, with one warning per image over all
+    passes and loader processes. If their share reaches `Split.tolerance`, loading stops with an
+    error.
 
     Args:
         split: the images.
         size: the longer side becomes this many pixels.
-        augment: train transforms instead of eval transforms.
-        cache: "ram" keeps every image in memory after its first use, as it was decoded (3 bytes per
-            pixel); workers started by fork share one copy, others have one each.
+        augment: use the transforms of training instead of those of evaluation.
+        cache: "ram" keeps every decoded image in memory after its first use (3 bytes per pixel).
+            Workers started by fork share one copy, others have one each.
         flip: see `train_transforms`.
         color_jitter: see `train_transforms`.
         scale_jitter: see `train_transforms`.
@@ -122,17 +123,17 @@ class DetectionDataset(Dataset[Item]):
         self._told = _shared_flags(len(split.records))
 
     def warn_with(self, other: DetectionDataset) -> None:
-        """Warn of no damaged image that another data set over the same files has told.
+        """Share warnings with another data set over the same files, so that none comes twice.
 
         Args:
-            other: of any split; over other files nothing changes.
+            other: any data set; if its files are not the same, nothing changes.
         """
         if [r.path for r in self.split.records] == [r.path for r in other.split.records]:
             self._told = other._told
 
     @property
     def damaged(self) -> list[Path]:
-        """The image files that were found damaged so far, by any loader process."""
+        """The image files found damaged so far, by any loader process."""
         return [self.split.records[i].path for i in np.flatnonzero(self._damaged.numpy())]
 
     def __len__(self) -> int:
@@ -141,10 +142,10 @@ class DetectionDataset(Dataset[Item]):
     def __getitem__(self, key: Request | int) -> Item:
         """Return one item; a plain index means augmentation seed 0.
 
-        Torch's global generator is left as it was found.
+        The state of torch's global generator does not change.
 
         Raises:
-            BadData: when the image cannot be read, and more are so than the split tolerates.
+            BadData: the image cannot be read, and `Split.tolerance` is reached.
         """
         index, seed, _ = Request(*key) if isinstance(key, tuple) else Request(key, 0)
         record = self.split.records[index]
@@ -172,20 +173,20 @@ class DetectionDataset(Dataset[Item]):
         )
 
     def __getitems__(self, keys: Sequence[Request | int]) -> list[Item]:
-        """Return the items of a batch, with collages among them where the requests ask for it.
+        """Return the items of a batch; some become collages if their requests allow it.
 
         Raises:
-            BadData: when images cannot be read, and more are so than the split tolerates.
+            BadData: an image cannot be read, and `Split.tolerance` is reached.
         """
         items = [self[key] for key in keys]
         seeds = [key.seed if isinstance(key, Request) and key.mosaic else None for key in keys]
         return mosaic(items, seeds)
 
     def objects(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return the objects of an image that are trained on; none where it was found damaged.
+        """Return the objects of an image to train on; none if it was found damaged.
 
         Args:
-            index: of the record in the split.
+            index: index of the record in the split.
 
         Returns:
             Boxes, float32 [k, 4], corners in pixels of the original image, and labels, int64 [k].
@@ -195,17 +196,16 @@ class DetectionDataset(Dataset[Item]):
         return torch.from_numpy(record.boxes[trained]), torch.from_numpy(record.labels[trained])
 
     def load(self, index: int) -> Tensor:
-        """Return the pixels of an image as decoded, or grey where it is damaged.
+        """Return the decoded pixels of an image, or grey if it is damaged.
 
         Args:
-            index: of the record in the split.
+            index: index of the record in the split.
 
         Returns:
-            uint8 [3, H, W], of the original size, or smaller where that is far above the data
-            set's.
+            uint8 [3, H, W], of the original size, or smaller if that is far above `size`.
 
         Raises:
-            BadData: when the image cannot be read, and more are so than the split tolerates.
+            BadData: the image cannot be read, and `Split.tolerance` is reached.
         """
         record = self.split.records[index]
         try:
@@ -223,7 +223,7 @@ class DetectionDataset(Dataset[Item]):
 
 
 def _shared_flags(count: int) -> Tensor:
-    """False for each image, in memory that all loader processes share."""
+    """Return False for each image, bool [count], in memory that all loader processes share."""
     flags = torch.zeros(count, dtype=torch.bool)
     cast(Any, flags).share_memory_()
     return flags

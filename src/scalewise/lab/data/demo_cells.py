@@ -1,4 +1,4 @@
-"""Pictures of cells, drawn in the likeness of blood smears: nine boxes in ten are of one class."""
+"""Drawn pictures that resemble blood smears: about nine boxes in ten are of one class."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ Box = tuple[int, int, int, int]
 CELLS = ("red cell", "white cell", "platelet")
 _DIRT = len(CELLS)  # specks without a label
 _DIRT_SHAPES = ("square", "triangle", "cross")
-_SIDES = ((20, 28), (40, 54), (8, 12), (8, 12))  # of each, in pixels of a picture of 128
+_SIDES = ((20, 28), (40, 54), (8, 12), (8, 12))  # least and most, in pixels of a picture of 128
 _MOST_IOU = (0.08, 0.08, 0.0, 0.0)
 _PLACING_TRIES = 30
-_HAND = 0.05  # standard deviation of a box's edges, as people draw them, in parts of its side
+_HAND = 0.05  # error of box edges as if drawn by hand: standard deviation, in parts of the side
 _PLASMA, _NUCLEUS, _RED = (205, 180, 205), (125, 80, 150), (214, 140, 140)
 
 
 def draw_cells(
     rng: np.random.Generator, size: int
 ) -> tuple[npt.NDArray[np.uint8], list[tuple[int, Box]]]:
-    """Draw one picture: seven to thirteen red cells, at times a white cell or a platelet, and dirt.
+    """Draw one picture: red cells, often one or two white cells, sometimes platelets, and dirt.
+
+    Red cells are seven to thirteen; a cell that finds no free place is left out.
 
     Args:
         rng: source of randomness; the picture is a function of its state.
-        size: side of the square picture in pixels, to which all else is in proportion.
+        size: side of the square picture in pixels; cells grow with it.
 
     Returns:
-        uint8 [size, size, 3] pixels, and per cell its class and box (x1, y1, x2, y2), which is off
-        by a twentieth or so, as one drawn by hand.
+        uint8 [size, size, 3] pixels, and for each cell its class and box (x1, y1, x2, y2). As if
+        drawn by hand, the edges of a box are off by about a twentieth of its side.
     """
     canvas = _draw_ground(rng, size)
     counts = rng.integers(7, 14), rng.binomial(2, 0.45), rng.poisson(0.45), rng.poisson(0.8)
@@ -63,7 +65,7 @@ def _draw_ground(rng: np.random.Generator, size: int) -> Pixels:
 def _free_place(
     rng: np.random.Generator, sides: tuple[int, ...], size: int, taken: list[Box], most: float
 ) -> Box | None:
-    """A place for `sides` (height, width) that overlaps no other by more than `most`."""
+    """Return a box of `sides` (height, width) with an IoU of at most `most` with each other box."""
     height, width = sides
     for _ in range(_PLACING_TRIES):
         x, y = (int(rng.integers(size - side + 1)) for side in (width, height))
@@ -74,7 +76,7 @@ def _free_place(
 
 
 def _paint(patch: Pixels, alpha: Pixels, kind: int, rng: np.random.Generator) -> None:
-    """Blend a cell over `patch` [h, w, 3], changed in place; `alpha` [h, w] is its coverage."""
+    """Blend a cell into `patch` [h, w, 3], in place; `alpha` [h, w] is the cell's coverage."""
     stain = np.array(_NUCLEUS) + rng.normal(0, 10, 3)
     if kind == 0:
         colour = np.array(_RED) + rng.normal(0, 10, 3)
@@ -96,7 +98,7 @@ def _paint(patch: Pixels, alpha: Pixels, kind: int, rng: np.random.Generator) ->
 
 
 def _blend(patch: Pixels, alpha: Pixels, colour: npt.NDArray[np.float64]) -> None:
-    """Move the upper left of `patch` towards a colour [3], as far as `alpha` says."""
+    """Blend a colour [3] into the upper left part of `patch`, in place, weighted by `alpha`."""
     height, width = min(len(alpha), len(patch)), min(alpha.shape[1], patch.shape[1])
     part = patch[:height, :width]
     part += alpha[:height, :width, None] * (colour.astype(np.float32) - part)

@@ -18,14 +18,14 @@ _MAX_IOU = 0.05
 def draw_size(rng: np.random.Generator, low: float, high: float, skew: float) -> float:
     """Draw an object size between `low` and `high`.
 
-    Sizes are drawn over octaves: each octave holds `2 ** -skew` times as many objects as the next
-    smaller one. With 0 all scales are equally frequent; above 0 small objects prevail.
+    Each octave (doubling) of sizes holds `2 ** -skew` times as many objects as the next smaller
+    one. With 0 all octaves are equally frequent; above 0 there are more small objects.
 
     Args:
         rng: source of randomness.
         low: smallest size in pixels.
         high: largest size in pixels.
-        skew: how much rarer each doubling of the size is, as a power of two.
+        skew: each doubling of the size is `2 ** skew` times rarer.
 
     Returns:
         The size in pixels.
@@ -49,18 +49,18 @@ def draw_image(
         skew: see `draw_size`.
 
     Returns:
-        uint8 [size, size, 3] pixels, and per object its class and box (x1, y1, x2, y2), the tight
-        hull of the pixels at least half covered by it.
+        uint8 [size, size, 3] pixels, and for each object its class and box (x1, y1, x2, y2), tight
+        around the pixels of which it covers at least half.
     """
     canvas = draw_background(rng, size)
     wanted = min(int(rng.geometric(0.22)), 10) - (rng.random() < 0.03)
     sizes = sorted(draw_size(rng, size / 16, size * 0.75, skew) for _ in range(wanted))
     objects: list[tuple[int, tuple[int, int, int, int]]] = []
-    for extent in reversed(sizes):  # large ones first, so that no small one is buried
+    for extent in reversed(sizes):  # large ones first: they would hide small ones
         label = int(rng.integers(len(SHAPES)))
         alpha = draw_shape(SHAPES[label], extent, rng)
         height, width = alpha.shape
-        if max(height, width) > size:  # a stretched square on its corner
+        if max(height, width) > size:  # a stretched square may be larger when turned
             continue
         for _ in range(_PLACING_TRIES):
             x, y = (int(rng.integers(size - side + 1)) for side in (width, height))
@@ -74,7 +74,7 @@ def draw_image(
 
 
 def draw_background(rng: np.random.Generator, size: int) -> Pixels:
-    """A blurred, noisy ground, float32 [size, size, 3] in 0..255."""
+    """Return a blurred, noisy background, float32 [size, size, 3] in 0..255."""
     tint = rng.integers(70, 166, 3) + rng.integers(-45, 46, (5, 5, 1))
     coarse = (tint + rng.integers(-20, 21, (5, 5, 3))).clip(0, 255).astype(np.uint8)
     picture = Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
@@ -87,7 +87,7 @@ def draw_background(rng: np.random.Generator, size: int) -> Pixels:
 
 
 def draw_shape(shape: str, extent: float, rng: np.random.Generator) -> Pixels:
-    """Return the coverage float32 [h, w] of a shape `extent` pixels across, cropped to its hull."""
+    """Return the coverage, float32 [h, w], of a shape `extent` pixels across, cropped to it."""
     radius = extent / 2
     side = int(np.ceil(extent * 1.5)) + 2
     axis = np.arange(side) - (side - 1) / 2
@@ -114,7 +114,7 @@ def draw_shape(shape: str, extent: float, rng: np.random.Generator) -> Pixels:
 
 
 def _paint(patch: Pixels, alpha: Pixels, label: int, rng: np.random.Generator) -> None:
-    """Blend a textured object over `patch`, brighter or darker than what lies there."""
+    """Blend a textured object into `patch`, brighter or darker than the background there."""
     behind = patch.mean() / 255
     value = rng.uniform(0.75, 1.0) if behind < 0.5 else rng.uniform(0.2, 0.4)
     hue = (_HUES[label] + rng.normal(0, _HUE_SPREAD)) % 1.0
@@ -128,13 +128,13 @@ def _paint(patch: Pixels, alpha: Pixels, label: int, rng: np.random.Generator) -
 
 
 def rgb(hue: float, saturation: float) -> Pixels:
-    """A bright colour, float32 [3] in 0..1, of a hue and a saturation in 0..1."""
+    """Return a bright colour, float32 [3] in 0..1, from a hue and a saturation in 0..1."""
     ramp = np.abs((hue * 6 + np.array([0, 4, 2])) % 6 - 3) - 1
     return (1 + saturation * (ramp.clip(0, 1) - 1)).astype(np.float32)
 
 
 def overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
-    """Intersection over union of two boxes."""
+    """Return the intersection over union of two boxes."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:

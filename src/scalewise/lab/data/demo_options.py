@@ -1,4 +1,4 @@
-"""What a demo data set may be made with."""
+"""The options of a demo data set."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ _SKEW = 0.5
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What `demo:key=value,...` may set.
+    """The options of `demo:key=value,...`.
 
     Attributes:
-        kind: "shapes", five equally frequent classes of all sizes; or "cells", in the likeness of
-            blood smears: nine boxes in ten are red cells, four in a hundred platelets.
-        seed: pictures are a function of it.
-        skew: each doubling of the object size is `2 ** skew` times rarer; 0 makes all pyramid
-            levels alike, the default starves the coarse ones. Of shapes; cells have their sizes.
-        images: number of training images; val and test get a fifth of it each.
-        size: side of the square images in pixels.
-        folder: where to write; the parameters' digest is appended, so that data sets with other
-            parameters never mix.
+        kind: "shapes", five equally frequent classes of many sizes; or "cells", like blood smears:
+            about nine boxes in ten are red cells, four in a hundred platelets.
+        seed: other seeds give other pictures.
+        skew: each doubling of the size of a shape is `2 ** skew` times rarer. With 0 all pyramid
+            levels get about equally many; by default the coarse ones get fewer. Not for cells.
+        images: number of training images, at least 5; val and test get a fifth of it each.
+        size: side of the square images in pixels, at least 64.
+        folder: where to write; a digest of the other options is appended to the name, so that data
+            sets with other options never mix.
+
+    Raises:
+        BadData: an option is out of range.
 
     Examples:
         >>> from scalewise.data import DemoOptions
@@ -49,7 +52,7 @@ class DemoOptions:
                 f"got {asdict(self)}"
             )
         if not Path(self.folder).name:
-            raise BadData(f"demo: folder={self.folder} has no name: give one, as data/demo")
+            raise BadData(f"demo: folder={self.folder} has no name: give one, such as data/demo")
         if self.kind not in DEMO_CLASSES:
             raise BadData(f"demo: no kind '{self.kind}'; there are {', '.join(DEMO_CLASSES)}")
         if self.kind == "cells" and self.skew != _SKEW:
@@ -60,7 +63,7 @@ def parse_demo_options(text: str) -> DemoOptions:
     """Read `key=value,...`.
 
     Raises:
-        BadData: for an unknown key or a value of the wrong type.
+        BadData: an unknown key, a key given twice, or a value of the wrong type or out of range.
     """
     kinds = {key: type(value) for key, value in asdict(DemoOptions()).items()}
     options: dict[str, Any] = {}
@@ -73,5 +76,6 @@ def parse_demo_options(text: str) -> DemoOptions:
         try:
             options[key] = kinds[key](value)
         except ValueError as error:
-            raise BadData(f"demo: option {key}={value} is no {kinds[key].__name__}") from error
+            kind = kinds[key].__name__
+            raise BadData(f"demo: option {key}={value} is not of type {kind}") from error
     return DemoOptions(**options)

@@ -1,4 +1,4 @@
-"""The data set that is made on the fly: `--data demo`."""
+"""The demo data set, drawn when it is first used: `--data demo`."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from scalewise.lab.data.demo_options import DEMO_CLASSES, DemoOptions, parse_dem
 from scalewise.lab.data.faults import BadData
 
 _MANIFEST = "manifest.json"
-_VERSION = 2  # of the pictures: raise it when a change draws others
+_VERSION = 2  # of the pictures: raise it when a change of the code changes them
 _SPLITS = ("train", "val", "test")
 
 
 def make_demo(text: str = "") -> Path:
-    """Return the COCO folder of a demo data set, writing it the first time.
+    """Return the COCO folder of a demo data set; the first call writes it.
 
     The same options give the same bytes under the same library versions. The folder appears
-    whole or not at all, also when several processes ask for it at once.
+    complete or not at all, even if several processes ask for it at once.
 
     Args:
         text: `key=value,...`, see `DemoOptions`.
@@ -38,8 +38,8 @@ def make_demo(text: str = "") -> Path:
         The folder.
 
     Raises:
-        BadData: for bad options, or when the folder is there but holds something else.
-        WriteError: the system refused: the disk is full, the folder above is read-only.
+        BadData: the options are bad, or the folder exists but holds something else.
+        WriteError: the folder cannot be written, for example because the disk is full.
 
     Examples:
         >>> from scalewise.data import make_demo
@@ -62,12 +62,12 @@ def make_demo(text: str = "") -> Path:
             raise WriteError(f"the demo data {folder} could not be written: {why}") from error
     written = folder / _MANIFEST
     if not written.is_file() or written.read_text(encoding="utf-8") != wanted:
-        raise BadData(f"{folder}: is there but is not this demo data set; move it away")
+        raise BadData(f"{folder}: it exists but is not this demo data set; move it away")
     return folder
 
 
 def _make(folder: Path, options: DemoOptions, manifest: str) -> None:
-    """Write all of it beside its place, then move it there."""
+    """Write the data set into a temporary folder beside its place, then move it there."""
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         temporary.chmod(0o755)

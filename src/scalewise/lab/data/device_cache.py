@@ -1,4 +1,4 @@
-"""A whole training set as bytes on the device that trains, augmented there."""
+"""A whole training set kept as bytes on the training device, and augmented there."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from scalewise.threads import usable_cores
 
 
 class DeviceCache(Dataset[Batch]):
-    """Images of a data set on a device, where whole batches of them are augmented.
+    """Images of a data set on a device, which augments them in whole batches.
 
-    All images are decoded when the first batch is asked for, once, and resized where their longer
-    side is above the data set's size at its largest zoom. A batch has the draws and boxes that the
+    The first batch decodes all images, once. Images whose longer side is above the data set's size
+    at its largest zoom are resized to it. A batch has the same random choices and boxes as the
     data set gives for the same requests; pixels differ by a few grey values.
 
     Args:
-        dataset: the images and what is drawn; it needs no cache of its own.
-        device: that keeps the images and makes the batches.
+        dataset: the images and their augmentation; it needs no cache.
+        device: keeps the images and makes the batches.
 
     Attributes:
         dataset: as given.
         device: as given.
-        shape: [N, 3, H, W] of the images once kept.
+        shape: shape [N, 3, H, W] of the tensor that holds all images.
 
     Examples:
         >>> import torch
@@ -65,17 +65,17 @@ class DeviceCache(Dataset[Batch]):
 
     @property
     def bytes(self) -> int:
-        """What the images take on the device, known before any is decoded."""
+        """Number of bytes that the images take on the device, known before any is decoded."""
         return int(np.prod(self.shape, dtype=np.int64))
 
     @property
     def split(self) -> Split:
-        """The data set's."""
+        """The data set's split."""
         return self.dataset.split
 
     @property
     def damaged(self) -> list[Path]:
-        """The image files that were found damaged."""
+        """The image files found damaged so far."""
         return self.dataset.damaged
 
     def __len__(self) -> int:
@@ -86,11 +86,11 @@ class DeviceCache(Dataset[Batch]):
         return self.__getitems__([key])
 
     def __getitems__(self, keys: Sequence[Request | int]) -> Batch:
-        """Return a batch on the device, with collages in it where the requests ask for them.
+        """Return a batch on the device; some images become collages if their requests allow it.
 
         Raises:
-            BadData: when images cannot be read, and more are so than the split tolerates.
-            UserError: when the images do not fit into the device's memory.
+            BadData: an image cannot be read, and `Split.tolerance` is reached.
+            UserError: the images do not fit into the device's memory.
         """
         if self._images is None:
             self._images = self._decode()
@@ -123,7 +123,7 @@ class DeviceCache(Dataset[Batch]):
     def _objects(
         self, requests: list[Request], originals: Tensor, draws: list[Draw]
     ) -> FlatObjects:
-        """The objects of a batch after its augmentation."""
+        """Return the objects of a batch after augmentation."""
         found = [self.dataset.objects(request.item) for request in requests]
         boxes, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
         counts = torch.tensor([len(own) for _, own in found])
@@ -132,17 +132,17 @@ class DeviceCache(Dataset[Batch]):
         return FlatObjects(boxes[kept], labels[kept], owners[kept])
 
     def _decode(self) -> Tensor:
-        """All images, uint8 [N, 3, H, W] on the device, each in its upper left corner."""
+        """Return all images, uint8 [N, 3, H, W] on the device, each in the upper left corner."""
         try:
             images = torch.empty(self.shape, dtype=torch.uint8, device=self.device)
         except RuntimeError as error:
             raise UserError(
-                f"--cache device: {self.bytes / 1e9:.2f} GB for the training images cannot be had "
-                f"on {self.device}: take --cache ram ({str(error).splitlines()[0]})"
+                f"--cache device: {self.device} has no {self.bytes / 1e9:.2f} GB of free memory "
+                f"for the training images: use --cache ram ({str(error).splitlines()[0]})"
             ) from None
         threads = usable_cores()
         with ThreadPoolExecutor(threads) as pool:
-            for first in range(0, len(images), threads):  # no more originals at a time than threads
+            for first in range(0, len(images), threads):  # as many originals in memory as threads
                 part = range(first, min(first + threads, len(images)))
                 for row, original in zip(part, pool.map(self.dataset.load, part), strict=True):
                     height, width = self._sizes[row].tolist()

@@ -1,4 +1,4 @@
-"""Text files of users, in the encoding they are in."""
+"""Reading the text files of users, in whatever encoding they have."""
 
 from __future__ import annotations
 
@@ -10,39 +10,40 @@ from scalewise.lab.data.text import require_regular
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16: it begins with the same two bytes
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _DECLARED = re.compile(rb"<\?xml[^>]{0,80}?encoding\s*=\s*[\"']([\w.:-]+)[\"']")
-# As browsers do: who declares the old standard writes its superset.
+# As in browsers: files that declare an old standard are often written in its superset.
 _SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
-LARGEST = 2**24  # bytes of the annotations of one image, which grow when parsed
+LARGEST = 2**24  # bytes of an annotation file of one image; parsing it takes far more memory
 
 
 def read_text(path: Path, most: int | None = None) -> str:
     """Read a text file in the encoding that it states or shows.
 
-    A byte order mark decides, then the zero bytes of UTF-16, then what an XML declaration states,
-    else it is UTF-8. Other encodings are not guessed: a wrong guess would change names silently.
+    The first of these decides: a byte order mark, the zero bytes of UTF-16, an XML declaration.
+    Without any of them it is UTF-8. Other encodings are not guessed: a wrong guess would change
+    names silently.
 
     Args:
         path: the file.
-        most: bytes it may have; None for any number.
+        most: largest size in bytes; None for no limit.
 
     Raises:
-        OSError: when it cannot be read, or is no regular file.
-        ValueError: when it is larger, or not text in that encoding; the message says what to do.
+        OSError: the file cannot be read, or is not a regular file.
+        ValueError: it is larger than `most`, or not text in that encoding.
     """
     require_regular(path)
     if most is not None and (size := path.stat().st_size) > most:
-        raise ValueError(f"it is {size >> 20} MB large, where {most >> 20} MB would be plenty")
+        raise ValueError(f"it has {size:,} bytes, more than the limit of {most:,}")
     return decode(path.read_bytes())
 
 
 def read_lines(path: Path, most: int | None = None) -> list[str]:
-    """Read the lines of a text file, see `read_text`; separators that names may hold part none."""
+    """Read the lines of a text file, see `read_text`; only CR and LF end a line."""
     return re.split(r"\r\n|\n|\r", read_text(path, most))
 
 
@@ -50,7 +51,7 @@ def decode(data: bytes) -> str:
     """Return bytes as text, see `read_text`.
 
     Raises:
-        ValueError: when they are not text in the encoding that they state or show.
+        ValueError: they are not text in the encoding that they state or show.
     """
     encoding = _encoding(data)
     try:
@@ -66,7 +67,7 @@ def decode(data: bytes) -> str:
             "iconv -f LATIN1 -t UTF-8"
         ) from None
     if "\0" in text:
-        raise ValueError("it holds zero bytes, so it is no text, or in two encodings at once")
+        raise ValueError("it holds zero bytes, so it is not text, or it mixes two encodings")
     return text
 
 
@@ -86,6 +87,6 @@ def _encoding(data: bytes) -> str:
         declared = codecs.lookup(declared).name
     except LookupError:
         return declared
-    if declared.startswith(("utf-16", "utf-32")):  # but its zero bytes would have shown
+    if declared.startswith(("utf-16", "utf-32")):  # not true: there are no zero bytes
         return "utf-8"
     return _SUPERSETS.get(declared, declared)

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set, and how it is told before training starts."""
+"""What can be wrong with a data set, and how it is reported before training starts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from scalewise.errors import UserError
 from scalewise.lab.data.text import one_line
 
-FEW = 0.01  # share of the images, or of the objects, that may be at fault without being asked
-_KEPT = 10_000  # faults that are kept word for word; beyond, they are only counted
+FEW = 0.01  # by default, less than this share of the images and of the objects may have a fault
+_KEPT = 10_000  # faults that are kept word for word; further ones are only counted
 _NAMED = 3
 _SHOWN = 5
 _IN_WORKER = "Caught BadData in "
@@ -42,11 +42,11 @@ OBJECT_KINDS = frozenset(
 
 
 class BadData(UserError, ValueError):
-    """A data set that cannot be trained on as it is; the message names file and fault.
+    """A data set that cannot be used as it is; the message names the file and the fault.
 
     Args:
         message: one line.
-        lines: more of them, shown indented.
+        lines: further lines, shown indented.
 
     Examples:
         >>> from scalewise.data import BadData, open_split
@@ -58,7 +58,7 @@ class BadData(UserError, ValueError):
     """
 
     def __init__(self, message: str, *lines: str) -> None:
-        if message.startswith(_IN_WORKER):  # a loader's worker sends its traceback as the message
+        if message.startswith(_IN_WORKER):  # a loader process sends its traceback as the message
             message = message.partition("faults.BadData: ")[2].rstrip() or message
         super().__init__(message, *lines)
 
@@ -72,7 +72,7 @@ class Fault:
 
     Attributes:
         kind: short name of the kind of fault, as counted in reports.
-        where: the file, and the object in it.
+        where: the file, and the object in it if there is one.
         what: what is wrong there.
     """
 
@@ -88,8 +88,8 @@ class FaultFound(Exception):
     """A row, line or image that cannot be used.
 
     Args:
-        kind: of fault, as counted in reports.
-        what: is wrong with it.
+        kind: short name of the kind of fault, as counted in reports.
+        what: what is wrong with it.
     """
 
     def __init__(self, kind: str, what: str) -> None:
@@ -99,11 +99,11 @@ class FaultFound(Exception):
 
 @dataclass
 class Faults:
-    """Faults gathered while a split is read, so that all are told at once.
+    """Faults gathered while a split is read, so that all are reported at once.
 
     Attributes:
         found: the first 10,000 faults in reading order.
-        number: of all faults by kind.
+        number: number of faults of each kind.
         clipped: number of boxes that reached beyond their image and were cut to it.
     """
 
@@ -128,17 +128,17 @@ class Faults:
         return f"{format_counts(self.counts())}: {named}" + (f"; and {more} more" * (more > 0))
 
     def raise_beyond(self, tolerance: float, images: int, objects: int, source: str) -> None:
-        """Raise with the first faults and the total, where they are more than is tolerated.
+        """Raise an error with the first five faults and the total if there are too many.
 
         Args:
-            tolerance: share of images and of objects that may be at fault; infinite for all. Faults
-                of neither kind, such as unknown classes, are tolerated only then.
-            images: number of images left.
-            objects: number of objects left.
-            source: what was read, for the message's first line.
+            tolerance: faults are tolerated below this share of the images and of the objects. With
+                infinity all are; otherwise faults of other kinds, such as unknown classes, are not.
+            images: number of images without a fault.
+            objects: number of objects without a fault.
+            source: what was read, for the first line of the message.
 
         Raises:
-            BadData: when more than that is at fault.
+            BadData: there are more faults than that.
         """
         if not self.found or tolerance == math.inf:
             return
@@ -161,12 +161,12 @@ class Faults:
 
 
 def are_few(count: int, total: int, tolerance: float) -> bool:
-    """Return whether so many faults among so many images or objects are tolerated."""
+    """Return whether `count` faults among `total` images or objects are tolerated."""
     return count == 0 or count < tolerance * total
 
 
 def format_counts(counts: dict[str, int]) -> str:
-    """Return counts per kind as one phrase, such as '2 bad boxes, 1 missing image'."""
+    """Return the counts of each kind as one phrase, such as '2 bad boxes, 1 missing image'."""
     return ", ".join(
         f"{number} {kind}" + ("" if number == 1 else _plural(kind))
         for kind, number in counts.items()

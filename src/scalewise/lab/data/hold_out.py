@@ -1,4 +1,4 @@
-"""Images of a split held out of it."""
+"""Setting aside some images of a split."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from scalewise.lab.data.split import Split
 
 
 def hold_out(split: Split, share: float) -> tuple[Split, Split]:
-    """Divide a split's images in two, the same way every time.
+    """Divide a split's images into two parts, the same way every time.
 
     Args:
-        split: What to divide.
-        share: Of the images, between 0 and 1, for the second part; at least one image each.
+        split: the split to divide.
+        share: share of the images for the second part, between 0 and 1. Each part gets at least
+            one image.
 
     Returns:
-        The images kept and the images held out, in their order.
+        The images kept and the images held out, each in the order of the split.
 
     Raises:
-        BadData: when the split has fewer than two images.
+        BadData: the split has fewer than two images.
     """
     count = len(split.records)
     if count < 2:
-        raise BadData(f"{split.source}: {count} image cannot be divided; leave out the hold-out")
+        raise BadData(
+            f"{split.source}: {count} image cannot be divided into two parts; leave out --holdout"
+        )
     drawn = np.random.default_rng(0).permutation(count)
     out = set(drawn[: min(count - 1, max(1, round(share * count)))].tolist())
     kept = [record for i, record in enumerate(split.records) if i not in out]

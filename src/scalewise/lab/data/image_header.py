@@ -1,4 +1,4 @@
-"""What an image file says of itself before it is decoded, checked."""
+"""Checks of an image file, and of its header, before training."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from scalewise.lab.data.image_turn import orientation
 
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+_LENGTHS = {"WEBP": (4, 8), "BMP": (2, 0)}
+"""Where a header states the length of the file, and how many bytes that length does not count."""
 
 
 class Header(NamedTuple):
-    """What an image's header says.
+    """The size of an image.
 
     Attributes:
-        width: in pixels, upright.
-        height: in pixels, upright.
-        on_its_side: the file stores width and height the other way round.
+        width: width of the upright image in pixels.
+        height: height of the upright image in pixels.
+        on_its_side: whether the file stores width and height the other way round.
     """
 
     width: int
@@ -30,21 +32,22 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header:
-    """Check that an image is there, whole and of a readable kind, and return its upright size.
+    """Check that an image exists, is complete and can be read, and return its upright size.
 
-    Reads the header and the last bytes. Only a file without its format's end mark is decoded, to
-    tell a truncated file from one with harmless trailing bytes: decoding all would take minutes.
+    Of JPEG, PNG, WebP and BMP files only the header and the end are read, as decoding all of a data
+    set takes minutes. Without its end mark, or with another length than its header gives, the file
+    is decoded: it may be truncated, or have harmless bytes at its end. Other formats are always
+    decoded.
 
     Args:
         path: the file.
 
     Raises:
-        FaultFound: when it is not.
+        FaultFound: the check fails.
     """
 
     def check(image: Image.Image) -> Header:
-        mark = _END_MARKS.get(image.format or "")
-        if mark is None or not _ends_with(path, mark):
+        if not _is_whole(path, image.format or ""):
             image.load()
         require_mode(image)
         turned = orientation(image) >= 5
@@ -55,12 +58,12 @@ def read_header(path: Path) -> Header:
 
 
 def check_image(path: Path, faults: Faults, size: tuple[int, int] | None = None) -> Header | None:
-    """Check that an image is sound, and of the annotated size.
+    """Check that an image is sound and has the annotated size.
 
     Args:
         path: the image file.
-        faults: gathers what is wrong.
-        size: annotated width and height in pixels; None where nothing is annotated.
+        faults: gets what is wrong.
+        size: annotated width and height in pixels; None if no size is annotated.
 
     Returns:
         Its header, or None for an image with a fault.
@@ -78,8 +81,8 @@ def check_image(path: Path, faults: Faults, size: tuple[int, int] | None = None)
             "turned image",
             str(path),
             f"is {header.width}x{header.height} pixels as viewers show it, turned by EXIF; its "
-            f"annotation says {width}x{height}, which is how it is stored: label what is shown, "
-            "or save it without the tag",
+            f"annotation says {width}x{height}, the size as stored: label the image as shown, "
+            "or save it without the EXIF orientation",
         )
     else:
         faults.add(
@@ -91,25 +94,33 @@ def check_image(path: Path, faults: Faults, size: tuple[int, int] | None = None)
 
 
 def is_16_bit(image: Image.Image) -> bool:
-    """Whether the pixels of an image that is not decoded yet have 16 bits."""
+    """Return whether an image, as opened, has 16 bits per channel."""
     return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
 
 
 def require_mode(image: Image.Image) -> None:
-    """Refuse pixels without an 8-bit reading.
+    """Refuse pixels that do not say how to turn them into 8 bits.
 
     Raises:
-        FaultFound: they have none.
+        FaultFound: the pixels have neither 8 nor 16 bits.
     """
     if image.mode not in _EIGHT_BIT_MODES and not is_16_bit(image):
         raise FaultFound(
             "unreadable image",
             f"its pixels (Pillow's mode {image.mode}) are neither 8 nor 16 bit grey or colours, "
-            "so how bright they are meant to be is not known: save it as 8 bit",
+            "so it is not known which value is white: save it as 8 bit",
         )
 
 
-def _ends_with(path: Path, mark: bytes) -> bool:
+def _is_whole(path: Path, kind: str) -> bool:
+    """Return whether a file has its format's end mark, or the length that its header gives."""
     with open(path, "rb") as file:
+        if kind in _LENGTHS:
+            place, apart = _LENGTHS[kind]
+            length = int.from_bytes(file.read(place + 4)[place:], "little") + apart
+            return file.seek(0, 2) == length
+        mark = _END_MARKS.get(kind)
+        if mark is None:
+            return False
         file.seek(-len(mark), 2)
         return file.read() == mark

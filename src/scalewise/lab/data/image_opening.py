@@ -1,4 +1,4 @@
-"""Image files opened, whatever their decoder says of them."""
+"""Opening image files; whatever a decoder raises becomes one kind of error."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ T = TypeVar("T")
 
 
 def with_image(path: Path, use: Callable[[Image.Image], T]) -> T:
-    """Open an image and use it; whatever the decoders raise becomes an `FaultFound`."""
+    """Open an image and return `use(image)`.
+
+    Raises:
+        FaultFound: there is no such file, or it cannot be read.
+    """
     try:
         require_regular(path)
         try:
             with Image.open(path, formats=formats()) as image:
                 return use(image)
-        except ValueError:  # Pillow's limit on text and colour profiles, which are not needed
+        except ValueError:  # Pillow limits texts and colour profiles, which are not needed
             plain = _without_text(path)
             if plain is None:
                 raise
@@ -35,15 +39,15 @@ def with_image(path: Path, use: Callable[[Image.Image], T]) -> T:
         raise
     except (FileNotFoundError, NotADirectoryError):
         raise FaultFound("missing image", "no such image file") from None
-    except Exception as error:  # decoders raise nearly every kind there is
+    except Exception as error:  # decoders raise nearly every kind of error
         why = str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            why = "it is in no image format that can be read"
+            why = "its image format is not known"
         raise FaultFound("unreadable image", f"cannot be read as an image: {why}") from None
 
 
 def _without_text(path: Path) -> io.BytesIO | None:
-    """Return a PNG without its texts and its colour profile, None for another file."""
+    """Return a PNG without its texts and its colour profile; None for other formats."""
     data = path.read_bytes()
     if not data.startswith(PNG):
         return None

@@ -16,15 +16,15 @@ class ImageRecord:
     """One image and its k objects.
 
     Attributes:
-        image_id: the id in the data set (COCO), or the position in the split's list from 1.
+        image_id: the id in the data set (COCO), or the position among the split's records, from 1.
         path: the image file.
-        width: in pixels.
-        height: in pixels.
+        width: width of the upright image in pixels.
+        height: height of the upright image in pixels.
         boxes: float32 [k, 4], (x1, y1, x2, y2), edges in pixels of the original image, 0-based.
         labels: int64 [k] in 0..num_classes-1.
         crowd: bool [k], regions of many objects: neither trained on nor counted as misses.
         difficult: bool [k], VOC's mark: trained on, ignored by the VOC metrics.
-        area: float32 [k], square pixels, as annotated (COCO: of the mask), else of the box.
+        area: float32 [k], square pixels: the annotated area (COCO: of the mask), or the box's.
 
     Examples:
         >>> from scalewise.data import open_split
@@ -65,10 +65,11 @@ class Objects:
         crowd: bool = False,
         difficult: bool = False,
     ) -> bool:
-        """Add one object; without an annotated area the box's counts.
+        """Add one object; without an annotated area, the area of the box is taken.
 
         Returns:
-            False, and nothing is added, when an object of the same class and box is there already.
+            False if nothing was added, as the image already has an object with the same class, box
+            and crowd mark.
         """
         key = (label, crowd, *np.array(box, np.float32).tolist())
         if key in self._seen:

@@ -1,27 +1,27 @@
-"""How small a large image is decoded, by one rule for all: training, validation, prediction.
+"""How small a large image is decoded: one rule for training, validation and prediction.
 
-It depends on the image's size and on the size that the network sees, not on augmentation, so that
-the same file has the same pixels wherever it is used.
+The rule depends on the image's size and on the size that the network sees, not on augmentation. So
+the same file gives the same pixels wherever it is used.
 """
 
 from __future__ import annotations
 
 from PIL import Image
 
-_FACTORS = (8, 4, 2)  # what a JPEG decoder can do by itself
-_SPARE = 2.5  # times the network's size: what zooms need, and what keeps resizing sharp
+_FACTORS = (8, 4, 2)  # a JPEG decoder can shrink by these itself
+_SPARE = 2.5  # times the network's size: enough for zooms and for sharp resizing
 
 
 def shrink_of(width: int, height: int, size: int) -> int:
     """Return the factor by which an image is decoded smaller: 1, 2, 4 or 8.
 
-    It is the largest that leaves the longer side at 2.5 times `size` or more: a zoom up to 2.5
-    never enlarges pixels.
+    It is the largest factor that leaves the longer side at 2.5 times `size` or more. So a zoom of
+    up to 2.5 never enlarges the pixels of a shrunk image.
 
     Args:
-        width: of the image in pixels.
-        height: of the image in pixels.
-        size: of the longer side that the network sees, in pixels.
+        width: width of the image in pixels.
+        height: height of the image in pixels.
+        size: length of the longer side that the network sees, in pixels.
 
     Examples:
         >>> from scalewise.lab.data.image_shrink import shrink_of
@@ -38,14 +38,14 @@ def shrunk(width: int, height: int, shrink: int) -> tuple[int, int]:
 
 
 def draft(image: Image.Image, shrink: int) -> int:
-    """Let a JPEG's decoder make the image smaller by as much of the factor as it can.
+    """Let the JPEG decoder shrink an image, as far as it can.
 
     Args:
-        image: opened, not loaded.
-        shrink: 1, 2, 4 or 8.
+        image: an image that is opened but not loaded.
+        shrink: the wanted factor: 1, 2, 4 or 8.
 
     Returns:
-        The factor that it will be smaller by; `shrink` is a multiple of it.
+        The factor by which the decoder will shrink it; `shrink` is a multiple of it.
     """
     width, height = image.size
     if shrink == 1:

@@ -20,9 +20,9 @@ UPRIGHT = {
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; as in viewers, 1 where it makes no sense.
+    """Return the EXIF orientation, 1 to 8; as in viewers, 1 if it is missing or not valid.
 
-    Pillow turns TIFF images itself, when it loads them.
+    It is also 1 for TIFF images, because Pillow turns them itself when it loads them.
     """
     if image.format == "PNG" and "exif" not in image.info and _has_late_exif(image):
         image.load()
@@ -39,7 +39,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def _has_late_exif(image: Image.Image) -> bool:
-    """Return whether a PNG has EXIF anywhere: behind its pixels, Pillow sees it only on loading."""
+    """Return whether an opened PNG has EXIF; Pillow finds EXIF after the pixels only on loading."""
     file = image.fp if isinstance(image, ImageFile.ImageFile) else None
     if file is None:  # loaded
         return False

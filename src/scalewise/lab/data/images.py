@@ -1,9 +1,9 @@
-"""The one way in which image files become pixels: training, validation, evaluation, prediction.
+"""Decoding of image files: one way for training, validation, evaluation and prediction.
 
-What a viewer shows is the truth: images are turned as their EXIF orientation says. Pixel values are
-OpenCV's: alpha is left out, 16 bits become 8 by their high byte, CMYK is turned into RGB without a
-colour profile. What has no such reading (32-bit and float pixels) is refused. Large images are
-decoded small for the network (`image_shrink`), and whole for what people look at.
+Images are turned upright by their EXIF orientation, as viewers show them. Pixel values are the same
+as OpenCV's: alpha is left out, 16 bits become 8 by their high byte, CMYK becomes RGB without a
+colour profile. 32-bit and float pixels are refused. Large images are decoded small for the network
+(`image_shrink`), and whole for pictures that people look at.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _BITS, _MEANING = 258, 262  # tags of a TIFF: bits per sample, and whether 0 is 
 
 
 class LoadedImage(NamedTuple):
-    """An image as the network takes it.
+    """A decoded image.
 
     Attributes:
-        pixels: uint8 [h, w, 3], RGB, upright; the whole image, or smaller by `shrink_of`.
-        width: of the whole image in pixels, upright.
-        height: of the whole image in pixels, upright.
+        pixels: uint8 [h, w, 3], RGB, upright; of the original size, or smaller by `shrink_of`.
+        width: width of the upright original in pixels.
+        height: height of the upright original in pixels.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -40,7 +40,7 @@ class LoadedImage(NamedTuple):
 
 
 def load_image(path: Path) -> npt.NDArray[np.uint8]:
-    """Decode an image, upright and whole.
+    """Decode an image, upright and at its original size.
 
     Args:
         path: the file.
@@ -49,8 +49,8 @@ def load_image(path: Path) -> npt.NDArray[np.uint8]:
         uint8 [H, W, 3], RGB.
 
     Raises:
-        BadData: when there is no such file, it is damaged, or its pixels have no 8-bit reading;
-            one line with the file's name.
+        BadData: there is no such file, it is damaged, or its pixels have neither 8 nor 16 bits. The
+            message is one line with the file's name.
 
     Examples:
         >>> from scalewise.data import load_image, open_split
@@ -61,11 +61,11 @@ def load_image(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def load_shrunk(path: Path, size: int) -> LoadedImage:
-    """Decode an image, upright, and smaller where `shrink_of` has it so.
+    """Decode an image, upright, and smaller by the factor of `shrink_of`.
 
     Args:
         path: the file.
-        size: of the longer side that the network sees, in pixels.
+        size: length of the longer side that the network sees, in pixels.
 
     Raises:
         BadData: as for `load_image`.
@@ -81,7 +81,7 @@ def _load(path: Path, size: int | None) -> LoadedImage:
 
 
 def _decode(image: Image.Image, size: int | None) -> LoadedImage:
-    """Decode an opened image; whole where no size is given."""
+    """Decode an opened image; at its original size if `size` is None."""
     require_mode(image)
     if image.format in ("JPEG", "MPO"):
         width, height = image.size
@@ -105,16 +105,16 @@ def _decode(image: Image.Image, size: int | None) -> LoadedImage:
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    """The pixels of a loaded image as 8-bit colours."""
+    """Return a loaded image as 8-bit RGB."""
     if is_16_bit(image):
         return Image.fromarray(_high_byte(image)).convert("RGB")
     if image.mode == "P":
-        image = image.convert("RGBA")  # not at once, which warns of transparent colours
+        image = image.convert("RGBA")  # going to RGB at once would warn of transparent colours
     return image.convert("RGB")
 
 
 def _high_byte(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """The upper 8 of an image's 16 bits, or of a TIFF's 12, with black as 0: uint8 [H, W]."""
+    """Return the upper 8 of an image's 16 bits (of a TIFF's 12), black as 0: uint8 [H, W]."""
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     bits = tags.get(_BITS, (16,))[0]
     grey = (np.asarray(image).astype(np.int64) >> (bits - 8)).astype(np.uint8)
@@ -123,7 +123,7 @@ def _high_byte(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def _content(image: Image.Image) -> bytes:
-    """The bytes of an image that is not loaded yet; none of one that is."""
+    """Return the bytes of an image's file if it is not loaded yet, else no bytes."""
     file = image.fp if isinstance(image, ImageFile.ImageFile) else None
     if file is None:
         return b""

@@ -1,9 +1,9 @@
-"""Damage inside a JPEG that its decoder bridges without a word, found by what the format promises.
+"""Finds damage inside a JPEG that its decoder does not report.
 
-A decoder puts grey, or pixels of its own making, where the data make no sense. Seen here, without
-decoding twice: marks that cannot stand among pixels, restart marks out of order or missing, holes
-of zeros, and pixels that had run out of data. Other changes, as of a single bit, mostly leave data
-that could have been meant.
+A decoder fills damaged parts with grey or made-up pixels. Found here, mostly without decoding
+again: marks that cannot stand among pixel data, restart marks out of order or missing, holes of
+zeros, and pixel data that end early. Smaller changes, such as a single bit, mostly leave a valid
+file.
 """
 
 from __future__ import annotations
@@ -25,31 +25,32 @@ _END, _SCAN, _TABLES, _INTERVAL = 0xD9, 0xDA, 0xC4, 0xDD
 _RESTARTS = range(0xD0, 0xD8)
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: what Pillow decodes
 _PROGRESSIVE = 0xC2
-# What may follow the pixels of a scan: tables, another scan, the end, notes.
+# Marks that may follow the pixel data of a scan: tables, another scan, the end, comments.
 _AFTER = {_TABLES, _END, _SCAN, 0xDB, 0xDC, _INTERVAL, *range(0xE0, 0xF0), 0xFE}
-_HOLE = bytes(32)  # more than a block of 63 equal coefficients
-_WIDE = 50  # coefficients of a progressive scan, so that as many equal ones are no pattern
-_VARIED = 8  # symbols of a table; fewer make gradients and tiles, whose blocks are all alike
-_MORE = b"\xaa" * 64  # pixel data that mean something under any table
-_MIDDLE = 128  # what a decoder makes of a block without data
+_HOLE = bytes(32)  # longer than a block of 63 equal coefficients
+_WIDE = 50  # least coefficients of a progressive scan: in fewer, equal ones may be a real pattern
+_VARIED = 8  # least symbols of a table: fewer may be gradients or tiles, whose blocks are alike
+_MORE = b"\xaa" * 64  # pixel data that are valid with any table
+_MIDDLE = 128  # value that a decoder gives to a block without data
 
 
 class _Broken(Exception):
-    """What is wrong, in words."""
+    """The file is damaged; the message says how."""
 
 
 @dataclass
 class _State:
-    """What has been read of a file.
+    """What has been read of a file so far.
 
     Attributes:
-        kind: mark of the frame, 0 before it.
+        kind: mark of the frame; 0 before it is read.
         size: height and width in pixels.
         sampling: component to its sampling factors, horizontal and vertical.
-        first: number of a table of AC codes to the symbol that its all-zero code stands for; 0 in
-            a table of few symbols.
-        interval: blocks between two restart marks, 0 without them.
-        lacking: component and coefficient of a progressive image to the bits still to come.
+        first: number of an AC table to the symbol of its all-zero code; 0 for a table with few
+            symbols.
+        interval: coding units (MCUs) between two restart marks; 0 without restart marks.
+        lacking: (component, coefficient) of a progressive image to the number of bits still to
+            come.
     """
 
     kind: int = 0
@@ -63,11 +64,12 @@ class _State:
 def jpeg_damage(data: bytes, decoded: Image.Image) -> str | None:
     """Return what is wrong with the pixel data of a JPEG, or None.
 
-    Costs a small part of decoding; two more decodings only where the last block is plain grey.
+    This takes a small part of the time of decoding. Only if the last pixel of a file that is not
+    progressive is plain grey, the file is decoded twice more.
 
     Args:
-        data: the file.
-        decoded: what Pillow made of it, loaded, as it is stored; whole or by `draft`.
+        data: the bytes of the file.
+        decoded: the image as Pillow loaded it, not turned; whole, or smaller by `draft`.
     """
     try:
         end, kind = _walk(data)
@@ -75,7 +77,7 @@ def jpeg_damage(data: bytes, decoded: Image.Image) -> str | None:
         return str(error)
     if kind in (0, _PROGRESSIVE) or not end or not _ends_grey(decoded):
         return None
-    # whole ones: a few more bits may change no pixel of smaller ones
+    # at full size: in a smaller image the added bits may change no pixel
     if not np.array_equal(_pixels(data), _pixels(data[:end] + _MORE + data[end:])):
         return "its pixels end early, and the rest is grey"
     return None
@@ -90,10 +92,10 @@ def _walk(data: bytes) -> tuple[int, int]:
     """Read a file mark by mark.
 
     Returns:
-        Where the pixel data of the last scan end, 0 where that is not known; and the frame's mark.
+        Where the pixel data of the last scan end (0 if not known), and the mark of the frame.
 
     Raises:
-        _Broken: the pixel data are damaged. What is odd before them is left to the decoder.
+        _Broken: the pixel data are damaged. Faults before them are left to the decoder.
     """
     state, place, end = _State(), 2, 0
     while True:
@@ -145,7 +147,7 @@ def _scan(data: bytes, start: int, head: bytes, state: _State) -> int:
     restarts, end = 0, len(data)
     for mark, place in _marks(data, start):
         if mark not in _RESTARTS:
-            while data[place - 1] == 0xFF:  # fills up before a mark
+            while data[place - 1] == 0xFF:  # fill bytes before a mark
                 place -= 1
             if mark not in _AFTER:
                 raise _Broken(f"a mark that makes no sense (FF {mark:02X}) is among its pixels")
@@ -176,7 +178,7 @@ def _marks(data: bytes, start: int) -> Iterator[tuple[int, int]]:
 
 
 def _blocks(parts: dict[int, int], state: _State) -> int:
-    """Number of units of a scan, between some of which restart marks stand."""
+    """Return the number of coding units (MCUs) of a scan; restart marks are counted in these."""
     height, width = state.size
     across = max(h for h, _ in state.sampling.values())
     down = max(v for _, v in state.sampling.values())
@@ -189,10 +191,10 @@ def _blocks(parts: dict[int, int], state: _State) -> int:
 
 
 def _has_hole(pixels: bytes, first: list[int]) -> bool:
-    """Whether there are zeros that no picture gives.
+    """Return whether there are zeros that come from no picture.
 
-    Where the all-zero code of a table ends the block, they may be a flat area; else they are
-    hundreds of equal coefficients. At the end they fill up the file.
+    If the all-zero code of each table ends a block, zeros may be a flat area. Otherwise they would
+    be hundreds of equal coefficients. Zeros at the end are fill bytes.
     """
     return any(symbol & 15 for symbol in first) and _HOLE in pixels.rstrip(b"\0")
 

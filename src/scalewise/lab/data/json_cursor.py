@@ -1,4 +1,4 @@
-"""JSON decoded a piece at a time, through a window of the text."""
+"""Decoding of JSON piece by piece, through a window of the text."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 
 from scalewise.lab.data.faults import BadData
 
-ROOM = 2**24  # characters of one row: outlines of large images take a few millions
+ROOM = 2**24  # most characters of one row: outlines of large images take a few million
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 
 
 @dataclass
 class Cursor:
-    """A place in a JSON text, of which a window is decoded at a time.
+    """A place in a JSON text, which is decoded through a window.
 
     Attributes:
-        text: all of it.
-        start: of the window, in characters.
-        window: the part that is decoded from.
-        place: in the window.
+        text: the whole text.
+        start: where the window begins in the text, in characters.
+        window: the part of the text that is decoded now.
+        place: the current place in the window, in characters.
     """
 
     text: str
@@ -32,17 +32,17 @@ class Cursor:
     place: int = 0
 
     def next(self) -> str:
-        """Pass over space, and return the next character; nothing at the end."""
+        """Pass over white space and return the next character; "" at the end of the text."""
         self.place = _place_after_space(self.window, self.place)
         while self.place == len(self.window) and self._slide():
             self.place = _place_after_space(self.window, self.place)
         return self.window[self.place : self.place + 1]
 
     def take(self, letters: str) -> str:
-        """Pass over one of some characters, and return it.
+        """Pass over the next character and return it; it has to be one of `letters`.
 
         Raises:
-            json.JSONDecodeError: there is another.
+            json.JSONDecodeError: it is another character.
         """
         found = self.next()
         if not found or found not in letters:
@@ -52,11 +52,11 @@ class Cursor:
         return found
 
     def value(self) -> Any:
-        """Decode one value.
+        """Decode one value and pass over it.
 
         Raises:
-            json.JSONDecodeError: there is none.
-            BadData: it is longer than any row.
+            json.JSONDecodeError: there is no valid value.
+            BadData: it is not valid, or longer than `ROOM`.
         """
         self.next()
         while True:
@@ -66,7 +66,7 @@ class Cursor:
             except json.JSONDecodeError as error:
                 if self.place == 0 and rest == ROOM and self._more():
                     where = f"character {self.start + 1}"
-                    raise BadData(f"what begins at {where} is broken or too large") from None
+                    raise BadData(f"the value at {where} is broken or too large") from None
                 if not self._slide():
                     at = self.start + error.pos
                     raise json.JSONDecodeError(error.msg, self.text, at) from None
@@ -79,7 +79,7 @@ class Cursor:
         return self.start + len(self.window) < len(self.text)
 
     def _slide(self) -> bool:
-        """Let the window begin here, where that shows more of the text."""
+        """Move the window to begin at the current place; return False if it shows nothing new."""
         if not self._more() or (self.window and self.place == 0):
             return False
         self.start += self.place
@@ -93,7 +93,7 @@ def _place_after_space(text: str, place: int) -> int:
 
 
 def keys(cursor: Cursor) -> Iterator[str]:
-    """Yield the keys of an object, the cursor before each one's value."""
+    """Yield the keys of an object; the cursor then stands before the value of that key."""
     cursor.take("{")
     if cursor.next() == "}":
         cursor.take("}")

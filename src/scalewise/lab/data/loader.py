@@ -1,4 +1,4 @@
-"""Batches whose content is a function of (seed, epoch, position), whoever loads them."""
+"""Batches that depend only on (seed, epoch, position), not on the process that loads them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ class Collate:
 
     Args:
         size: the data set's image size in pixels.
-        canvas: "square" pads every batch to `size` rounded up to a multiple of 32: one shape for
-            all batches, so nothing recompiles or re-tunes. "batch" pads to the largest image of the
-            batch: less work where all images are equally oblong, at the price of varying shapes.
+        canvas: "square" pads every batch to `size`, rounded up to a multiple of 32. All batches
+            then have one shape, so nothing recompiles or re-tunes. "batch" pads to the largest
+            image of the batch, rounded up in the same way: less work if all images are equally
+            oblong, but shapes vary.
 
     Examples:
         >>> from scalewise.data import Collate, DetectionDataset, open_split
@@ -78,29 +79,29 @@ def make_loader(
 ) -> DataLoader[Any]:
     """Return a loader of `Batch`es; its `batch_sampler` is an `EpochSampler`.
 
-    Call `loader.batch_sampler.set_epoch(epoch)` before each pass: passes of one epoch are alike.
-    The global random state is not touched.
+    Call `loader.batch_sampler.set_epoch(epoch)` before each pass: two passes with the same epoch
+    give the same batches. The global random state does not change.
 
     Args:
-        dataset: the images. A `DeviceCache` makes whole batches on its device and in this process:
-            `workers` and `pin_memory` do not apply then.
+        dataset: the images. A `DeviceCache` makes whole batches on its device, in this process;
+            `workers` and `pin_memory` are then ignored.
         batch_size: images per batch and rank.
         shuffle: draw a new order each epoch (training).
-        seed: of order and augmentation.
-        workers: loading processes; 0 loads in this one.
-        drop_last: leave out the last batch when it is not full.
+        seed: seed of the order and of the augmentation.
+        workers: number of loader processes; 0 loads in this process.
+        drop_last: leave out the last batch if it is not full.
         num_replicas: number of data parallel ranks.
-        rank: of this process.
+        rank: rank of this process, from 0.
         canvas: see `Collate`.
-        pin_memory: for faster copies to an accelerator.
+        pin_memory: use pinned memory, for faster copies to an accelerator.
         mosaic_epochs: see `EpochSampler`.
 
     Returns:
         The loader.
 
     Raises:
-        ValueError: when the options leave no batch to train on, or for a `DeviceCache` with
-            `canvas="batch"`.
+        ValueError: `batch_size` or `rank` is out of range, there is no batch to train on, or a
+            `DeviceCache` is given with `canvas="batch"`.
 
     Examples:
         >>> from scalewise.data import DetectionDataset, make_loader, open_split

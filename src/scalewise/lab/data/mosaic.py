@@ -14,20 +14,20 @@ from scalewise.lab.data.transforms import GREY, LEAST_SIDE
 if TYPE_CHECKING:
     from scalewise.lab.data.dataset import Item
 
-FEWEST = 4  # images of a batch for a collage
-_SHARE = 0.5  # of the images: large objects, which a collage cuts, are to be seen whole too
-_SEEN = 0.1  # least share of an object's area that is left of it
-_INNER = (0.25, 0.75)  # of the canvas: a quadrant has at least a sixteenth of it
+FEWEST = 4  # a batch needs this many images for a collage
+_SHARE = 0.5  # of the images become collages; the others show large objects uncut
+_SEEN = 0.1  # least share of an object's area that has to be left
+_INNER = (0.25, 0.75)  # shares of the canvas: a quadrant has at least a sixteenth of it
 
 
 class Collage(NamedTuple):
     """Four images of a batch that are put together.
 
     Attributes:
-        rows: of the batch, whose images fill the upper left, upper right, lower left and lower
-            right quadrant.
-        y: of the point where they meet, as a share of the canvas's height.
-        x: of the point where they meet, as a share of the canvas's width.
+        rows: batch rows of the images in the upper left, upper right, lower left and lower right
+            quadrant.
+        y: vertical place of the point where they meet, as a share of the canvas height.
+        x: horizontal place of that point, as a share of the canvas width.
     """
 
     rows: tuple[int, ...]
@@ -39,9 +39,9 @@ class Arrangement(NamedTuple):
     """Where the images of a collage lie.
 
     Attributes:
-        height: of the canvas in pixels.
-        width: of the canvas in pixels.
-        corners: (top, left) of each image in pixels of the canvas, negative where it sticks out.
+        height: height of the canvas in pixels.
+        width: width of the canvas in pixels.
+        corners: (top, left) of each image in pixels of the canvas, negative if it sticks out there.
     """
 
     height: int
@@ -53,17 +53,17 @@ def mosaic(items: list[Item], seeds: Sequence[int | None]) -> list[Item]:
     """Replace half of a batch's images, on average, by collages.
 
     A collage holds the image and three others of the batch, one in each quadrant, in random order.
-    Each keeps its size and has one corner where the four meet: a random point of the canvas, in the
-    inner half of both its sides. The canvas is as high as the highest of the four and as wide as
-    the widest. What sticks out is cut off; objects of which less than a tenth is left are dropped;
-    gaps are grey.
+    Each image keeps its size and has one corner at the point where the four meet. That point is
+    drawn from the inner half of the canvas in both directions. The canvas is as high as the highest
+    of the four and as wide as the widest. Parts that stick out are cut off, objects with less than
+    a tenth of their area left are dropped, and gaps are grey.
 
     Args:
-        items: of the batch; fewer than four stay as they are.
-        seeds: for each item, of whether it is replaced and by what; None leaves it as it is.
+        items: the items of the batch; fewer than four stay as they are.
+        seeds: one seed per item, which decides whether and how it is replaced; None keeps it.
 
     Returns:
-        The items and collages.
+        The items, some replaced by collages.
     """
     if len(items) < FEWEST:
         return items
@@ -75,15 +75,15 @@ def mosaic(items: list[Item], seeds: Sequence[int | None]) -> list[Item]:
 
 
 def draw_collage(row: int, count: int, seed: int) -> Collage | None:
-    """Draw whether an image is replaced by a collage, and by which.
+    """Draw whether a collage replaces an image, and which one.
 
     Args:
-        row: of the image in its batch.
-        count: of the batch's images, at least 4.
-        seed: of the draws.
+        row: row of the image in its batch.
+        count: number of images in the batch, at least 4.
+        seed: seed of the draws.
 
     Returns:
-        The collage; None where the image stays.
+        The collage; None if the image stays.
     """
     generator = np.random.default_rng(seed)
     if generator.random() >= _SHARE:
@@ -111,13 +111,13 @@ def arrange(collage: Collage, sizes: Sequence[tuple[int, int]]) -> Arrangement:
 
 
 def paste(canvas: Tensor, piece: Tensor, top: int, left: int) -> None:
-    """Write an image into a canvas; what sticks out is cut off.
+    """Write an image into a canvas; parts that stick out are cut off.
 
     Args:
         canvas: uint8 [3, H, W], changed in place.
         piece: uint8 [3, h, w].
-        top: row of the canvas where the piece begins; may be negative.
-        left: column of the canvas where the piece begins; may be negative.
+        top: row of the canvas at which the piece begins; may be negative.
+        left: column of the canvas at which the piece begins; may be negative.
     """
     height, width = piece.shape[1:]
     above, before = max(-top, 0), max(-left, 0)
@@ -134,7 +134,8 @@ def place_boxes(boxes: Tensor, corners: Tensor, sides: Tensor) -> tuple[Tensor, 
         sides: int64 [k, 2] or [2], (width, height) of the collages.
 
     Returns:
-        The boxes clipped to the collages, float32 [k, 4]; bool [k], whether enough of each is left.
+        The boxes clipped to the collages, float32 [k, 4], and bool [k]: whether enough of each box
+        is left.
     """
     edges = torch.cat([sides, sides], -1).to(boxes.dtype)
     seen = (boxes + torch.cat([corners, corners], -1)).clamp(min=0).minimum(edges)
@@ -143,7 +144,7 @@ def place_boxes(boxes: Tensor, corners: Tensor, sides: Tensor) -> tuple[Tensor, 
 
 
 def _collage(items: Sequence[Item], collage: Collage, row: int) -> Item:
-    """Return the collage that takes the place of the image in a row."""
+    """Return the collage that replaces the image of a row."""
     height, width, corners = arrange(
         collage, [(item.image.shape[1], item.image.shape[2]) for item in items]
     )
@@ -167,5 +168,5 @@ def _collage(items: Sequence[Item], collage: Collage, row: int) -> Item:
 
 
 def _area(boxes: Tensor) -> Tensor:
-    """Of boxes [k, 4]: [k]."""
+    """Return the areas [k] of boxes [k, 4]."""
     return (boxes[:, 2:] - boxes[:, :2]).prod(1)

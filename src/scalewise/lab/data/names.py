@@ -1,4 +1,4 @@
-"""The names under which a split may be filed."""
+"""The usual names of splits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ALIASES = {
 def split_names(name: str) -> tuple[str, ...]:
     """Return the names to look for, best first.
 
-    `train` may be served by `trainval` where there is no `train`. `val` is never served by `test`:
-    choices made on a test set spoil it, so that has to be asked for by name.
+    `train` also finds `training` and, last, `trainval`. `val` never finds `test`: choices made on a
+    test set spoil it, so it has to be asked for by name.
     """
     return _ALIASES.get(name, (name,))

@@ -1,4 +1,4 @@
-"""From what a user writes after `--data` to a checked split."""
+"""Opens what a user gives as `--data`, and returns a checked split."""
 
 from __future__ import annotations
 
@@ -24,24 +24,26 @@ def open_split(
 ) -> Split:
     """Read and check one split of a data set.
 
-    Faults of single boxes or pictures are left out, counted, and the first three named in a
-    warning, as long as they touch less than 1 % of the objects and of the images.
+    Single boxes and images with a fault are left out if they are less than 1 % of the objects and
+    less than 1 % of the images. A warning counts them and names the first three.
 
     Args:
-        spec: a folder (the format is found out: VOC, YOLO, COCO, in this order), `voc:PATH`,
-            `yolo:PATH` (a folder or its YAML file), `coco:PATH` (a folder or an annotation file),
-            `demo` or `demo:key=value,...` (made on the fly).
-        name: the split, leniently: `train` finds `instances_train2017.json` or `trainval.txt`.
-        skip_bad: go on with what is sound however much is not, classes and ids included; the rest
-            is told as a warning and in `Split.skipped`.
+        spec: a folder (VOC, YOLO and COCO are tried in this order), `voc:PATH`, `yolo:PATH` (a
+            folder or its YAML file), `coco:PATH` (a folder or an annotation file), `demo` or
+            `demo:key=value,...` (drawn when it is first used).
+        name: the split; other usual names are found too: `train` finds
+            `instances_train2017.json` or `trainval.txt`.
+        skip_bad: leave out everything that has a fault, however much it is, also for unknown
+            classes and bad ids. A warning and `Split.skipped` report it.
         strict: stop at any fault.
 
     Returns:
         The split, its objects clipped to their images.
 
     Raises:
-        BadData: for a data set that is not there, or for the faults in it, naming file and fault.
-        ValueError: for `skip_bad` together with `strict`.
+        BadData: the data set does not exist or has too many faults; the message names file and
+            fault.
+        ValueError: `skip_bad` and `strict` are both set.
 
     Examples:
         >>> from scalewise.data import open_split
@@ -60,13 +62,13 @@ def open_split(
 
 
 def require_data(spec: str | Path) -> None:
-    """Look whether a data set is there and of a known format, without reading it.
+    """Check that a data set exists and has a known format, without reading all of it.
 
     Args:
         spec: as for `open_split`.
 
     Raises:
-        BadData: when it is not.
+        BadData: it does not exist, or its format is not known.
     """
     kind, rest = _parts(spec)
     if kind != "demo":
@@ -78,14 +80,14 @@ _READERS = {"voc": read_voc, "yolo": read_yolo, "coco": read_coco}
 
 
 def _parts(spec: str | Path) -> tuple[str, str]:
-    """The format, "" where none is named, and the rest."""
+    """Return the format ("" if none is named) and the rest."""
     kind, _, rest = str(spec).partition(":")
     return (kind, rest) if kind in ("demo", *_READERS) else ("", str(spec))
 
 
 @contextlib.contextmanager
 def _told(path: str) -> Iterator[None]:
-    """Make BadData of what the system says of names that no file can have, or without rights."""
+    """Turn errors of the system, such as a missing permission or a bad file name, into BadData."""
     try:
         yield
     except BadData:
@@ -117,5 +119,5 @@ def _format(kind: str, path: Path) -> str:
 
 def _why_missing(path: Path) -> str:
     if re.match(r"[A-Za-z]:[\\/]|\\\\", str(path)):
-        return "; it is a path of Windows, and this is another system"
-    return "" if path.is_absolute() else f" in {Path.cwd()}, which the path is relative to"
+        return "; it is a Windows path, and this system is not Windows"
+    return "" if path.is_absolute() else f" in {Path.cwd()}, the folder where the path starts"

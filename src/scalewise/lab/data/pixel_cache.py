@@ -1,4 +1,4 @@
-"""Decoded images that the processes of a training share."""
+"""Decoded images, shared by the processes of a training run."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ def decode_image(record: ImageRecord, size: int) -> Tensor:
     """Return an image's pixels, uint8 [3, H, W], of `decoded_shape`.
 
     Args:
-        record: of the image.
-        size: of the longer side that the network sees, in pixels.
+        record: the image's record.
+        size: length of the longer side that the network sees, in pixels.
 
     Raises:
-        BadData: it cannot be read, or its size is not that of the record.
+        BadData: the image cannot be read, or no longer has the size in the record.
     """
     image = load_shrunk(record.path, size)
     if (image.width, image.height) != (record.width, record.height):
         raise BadData(
-            f"{record.path}: has become {image.width}x{image.height} pixels; it was "
+            f"{record.path}: is now {image.width}x{image.height} pixels; it was "
             f"{record.width}x{record.height} when the split was read"
         )
     return torch.from_numpy(image.pixels).permute(2, 0, 1).contiguous()
 
 
 def decoded_shape(record: ImageRecord, size: int) -> tuple[int, int, int]:
-    """Return the shape that `decode_image` gives, and so the bytes; known without the file."""
+    """Return the shape of the result of `decode_image`, without opening the file."""
     shrink = shrink_of(record.width, record.height, size)
     width, height = shrunk(record.width, record.height, shrink)
     return 3, height, width
 
 
 class PixelCache:
-    """Decoded images in one anonymous mapping, which forked workers fill and read together."""
+    """Decoded images in one block of memory, which forked workers fill and read together."""
 
     def __init__(self, records: list[ImageRecord], size: int) -> None:
         self._records, self._size = records, size
@@ -52,7 +52,7 @@ class PixelCache:
         self._filled = torch.frombuffer(mmap.mmap(-1, len(records)), dtype=torch.uint8)
 
     def get(self, index: int) -> Tensor:
-        """Return the pixels of an image, decoded where no process has done so before."""
+        """Return the pixels of an image; it is decoded unless a process has done so before."""
         record = self._records[index]
         end = int(self._ends[index])
         shape = decoded_shape(record, self._size)

@@ -1,4 +1,4 @@
-"""The order in which the images of a data set are drawn, a function of (seed, epoch)."""
+"""The order of the images in an epoch; it depends only on (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -13,27 +13,30 @@ from scalewise.lab.data.dataset import Request
 class EpochSampler(Sampler[list[Request]]):
     """Batches of requests for one epoch, in an order drawn from (seed, epoch).
 
-    Each request carries its own augmentation seed, drawn from (seed, epoch, index). So neither the
-    number of workers nor the point where a run was resumed changes what a batch holds.
+    Each request has its own augmentation seed, made from (seed, epoch, index). So neither the
+    number of workers nor the point where a run was resumed changes the images in a batch.
 
-    Under data parallelism each rank takes every `num_replicas`-th image. When shuffling, the order
-    is filled up from its start so that all ranks have equally many batches; otherwise (evaluation)
-    each image occurs exactly once.
+    Under data parallelism each rank takes every `num_replicas`-th image. With shuffling, images
+    from the start of the order are repeated at its end, so that all ranks have equally many
+    batches. Without it (evaluation) each image occurs exactly once.
 
     Args:
         length: number of images.
         batch_size: images per batch and rank.
         shuffle: draw a new order each epoch.
-        seed: of order and augmentation.
-        drop_last: leave out the last batch when it is not full.
+        seed: seed of the order and of the augmentation.
+        drop_last: leave out the last batch if it is not full.
         num_replicas: number of ranks.
-        rank: of this process.
-        mosaic_epochs: in so many epochs, from the first, images become collages, see `mosaic`.
+        rank: rank of this process, from 0.
+        mosaic_epochs: number of epochs, from the first, in which images may become collages.
 
     Attributes:
-        epoch: the epoch whose batches the next pass yields.
+        epoch: the epoch of the next pass.
         start_batch: number of batches that the next pass skips without loading anything, to resume
-            inside an epoch. Falls back to 0 once that pass begins. The length stays the epoch's.
+            inside an epoch. It becomes 0 when that pass begins. `len` still counts all batches.
+
+    Raises:
+        ValueError: `batch_size` or `rank` is out of range, or there is no batch to train on.
 
     Examples:
         >>> from scalewise.data import EpochSampler
@@ -70,7 +73,7 @@ class EpochSampler(Sampler[list[Request]]):
             )
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next pass."""
+        """Set the epoch of the next pass."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -78,7 +81,7 @@ class EpochSampler(Sampler[list[Request]]):
         return own // self.batch_size if self.drop_last else -(-own // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Request]]:
-        # all state is read at the first batch: a loader with workers also makes an unused iterator
+        # read at the first batch: a loader with workers also makes an iterator that it never uses
         start, self.start_batch, epoch = self.start_batch, 0, self.epoch
         order = np.arange(self.length)
         if self.shuffle:

@@ -1,4 +1,4 @@
-"""What a data set is once read: a split of image records, whatever its format was."""
+"""A split of a data set as it was read: image records, the same for every format."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class Split:
     Attributes:
         format: the format it was read from.
         name: the split's name as asked for.
-        source: the list or annotation file(s) it was read from.
+        source: the list, annotation or YAML file(s) it was read from.
         classes: the class names; a label is an index into them.
-        category_ids: the class's id in the data set's own numbering, per class.
+        category_ids: the id of each class in the data set's own numbering.
         records: the images.
         skipped: one line for each of the first 10,000 faults that were skipped.
-        skipped_counts: number of skipped faults per kind.
-        clipped: number of boxes that were cut to their image.
+        skipped_counts: number of skipped faults of each kind.
+        clipped: number of boxes that were cut to their image by more than half a pixel.
         unlabelled: number of images without a label file, taken as empty (YOLO).
-        tolerance: share of the images that may turn out to be damaged when they are loaded.
+        tolerance: less than this share of the images may turn out to be damaged when loaded.
 
     Examples:
         >>> from scalewise.data import open_split
@@ -50,7 +50,7 @@ class Split:
     tolerance: float = FEW
 
     def describe(self) -> str:
-        """Return one line: images, objects, classes, and what is not as annotated."""
+        """Return one line: images, objects, classes, and what was changed or left out."""
         objects = sum(len(record.boxes) for record in self.records)
         text = (
             f"{self.name}: {len(self.records)} images, {objects} objects, "
@@ -66,19 +66,19 @@ class Split:
 
 
 def finish(split: Split, faults: Faults, tolerance: float, hint: str = "") -> Split:
-    """Raise for the faults found, or write them down; refuse a split with nothing to learn.
+    """Raise an error if there are too many faults or no objects; else report the faults.
 
     Args:
-        split: the split as read, without what was at fault.
+        split: the split as read, without the parts that have a fault.
         faults: what was found while reading.
-        tolerance: share of images and objects that may be at fault, see `Faults.raise_beyond`.
-        hint: what else to say when no object is left.
+        tolerance: share of images and objects with a fault, see `Faults.raise_beyond`.
+        hint: added to the message when no object is left.
 
     Returns:
         The same split with its fault report filled in.
 
     Raises:
-        BadData: on more faults than that, and always when no object is left.
+        BadData: there are too many faults, or no object is left.
     """
     objects = sum(len(record.boxes) for record in split.records)
     faults.raise_beyond(tolerance, len(split.records), objects, split.source)
@@ -97,17 +97,17 @@ def finish(split: Split, faults: Faults, tolerance: float, hint: str = "") -> Sp
 
 
 def require_same_classes(one: Split, other: Split) -> None:
-    """Refuse two splits whose labels do not mean the same.
+    """Refuse two splits that have different classes, or the same in a different order.
 
     Raises:
-        BadData: naming the classes of one only, or the first that stand at another place.
+        BadData: they do; the message names the classes.
     """
     if one.classes == other.classes:
         return
     if lone := sorted(set(one.classes) ^ set(other.classes)):
         raise BadData(
             f"{other.source}: {one.name} and {other.name} name different classes: "
-            f"{', '.join(map(repr, lone[:10]))} stand in one only"
+            f"{', '.join(map(repr, lone[:10]))} are in only one of them"
         )
     pairs = zip(one.classes, other.classes, strict=True)
     place = next(i for i, (mine, its) in enumerate(pairs) if mine != its)

@@ -1,4 +1,4 @@
-"""What users wrote: regular files alone, in the encoding they are in, told in printable words."""
+"""Names and values from users' files: finding the file, and showing them safely in messages."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
-_MOST_ENTRIES = 10_000  # of a folder that are counted for a message
-
-
-_LONGEST = 2000  # letters of a line of a message
+_MOST_ENTRIES = 10_000  # entries of a folder that are counted for a message
+_LONGEST = 2000  # characters in a line of a message
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 80
@@ -20,12 +18,12 @@ _short.maxlevel = 2
 
 
 def printable(text: str) -> str:
-    r"""Return the text with whatever is not printable escaped.
+    r"""Return the text with all characters escaped that are not printable.
 
-    So a name can neither break a line nor steer a terminal, and always can be encoded.
+    The result cannot break a line or control a terminal, and it can always be encoded.
 
     Args:
-        text: any, lone surrogates included.
+        text: any text, also with lone surrogates.
 
     Examples:
         >>> printable("a\nb")
@@ -40,17 +38,17 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return the text as a line of a message: printable, and its middle cut out where it is long.
+    """Return the text as one line of a message: printable, with the middle cut out if it is long.
 
     Args:
-        text: any.
+        text: any text.
     """
     line = printable(text)
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
 
 
 def shown(value: object) -> str:
-    """Return a value of a data file for a message, cut to a hundred characters or so.
+    """Return a value of a data file for a message: long texts, lists and dicts are shortened.
 
     Args:
         value: as read from JSON, YAML or a line of text.
@@ -59,7 +57,7 @@ def shown(value: object) -> str:
 
 
 def is_file(path: Path) -> bool:
-    """Return whether there is a file; False also for names that no file can have."""
+    """Return whether there is a file; also False for names that no file can have."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -67,13 +65,14 @@ def is_file(path: Path) -> bool:
 
 
 def on_disk(path: Path) -> Path:
-    """Return the file that a name means, whose accents may be stored apart from their letters.
+    """Return the file of a name, whichever way the name stores its accents on disk.
 
     Args:
-        path: as it was written; macOS takes letters apart (NFD), where others mostly do not (NFC).
+        path: as it was written. macOS stores accents as separate characters (NFD), other systems
+            mostly do not (NFC).
 
     Returns:
-        The path itself, where it is there or where no other spelling is.
+        The path of the file as stored; the path itself if there is no such file.
     """
     if path.name.isascii() or is_file(path):
         return path
@@ -82,23 +81,23 @@ def on_disk(path: Path) -> Path:
 
 
 def is_hidden_copy(path: Path) -> bool:
-    """Return whether a file is one of those that macOS leaves beside others on foreign disks."""
+    """Return whether a file is one of those that macOS writes beside others (`._name`)."""
     return path.name.startswith("._")
 
 
 def require_regular(path: Path) -> None:
-    """Refuse what is no regular file: reading a pipe or a device may never end.
+    """Refuse anything but a regular file: reading a pipe or a device may never end.
 
     Raises:
-        OSError: when it is not there, or is a folder, a pipe, a device or a socket.
-        ValueError: for a name that no file can have.
+        OSError: there is no such file, or it is a folder, a pipe, a device or a socket.
+        ValueError: no file can have this name.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError("it is a folder, a pipe or a device, not a file")
 
 
 def found_in(folder: Path) -> str:
-    """Return what a folder holds, in one phrase, for a message."""
+    """Return one phrase for a message, which says what a folder holds."""
     if not folder.is_dir():
         return "it is a file of another kind"
     counts: Counter[str] = Counter()

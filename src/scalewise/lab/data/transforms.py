@@ -1,4 +1,4 @@
-"""From an original image with its boxes to the network's input size."""
+"""Transforms of an original image and its boxes to the network's input size."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torchvision.transforms import v2
 from scalewise.lab.data.window import cut_boxes, draw_window
 
 Sample = tuple[Tensor, dict[str, Any]]
-GREY = (124, 116, 104)  # ImageNet's mean colour, so that padding is near 0 once normalised
+GREY = (124, 116, 104)  # ImageNet's mean colour: padding is near 0 after normalisation
 LEAST_SIDE = 1.0  # pixels; narrower boxes are dropped
 _STRIDE = 32
 
 
 def canvas_side(side: int) -> int:
-    """Return a side of a batch's images: rounded up to a multiple of 32 pixels."""
+    """Return a side in pixels, rounded up to a multiple of 32."""
     return -(-side // _STRIDE) * _STRIDE
 
 
 class Augmentation(NamedTuple):
-    """What is drawn anew for each image of each epoch, see `train_transforms`.
+    """The ranges of the random choices for each image of each epoch, see `train_transforms`.
 
     Attributes:
         flip: probability of mirroring left to right.
@@ -37,18 +37,17 @@ class Augmentation(NamedTuple):
 
 
 class FitLongerSide(nn.Module):
-    """Resize keeping the aspect so that the longer side is `size`, with a random extra zoom.
+    """Resize so that the longer side is `size` times a random zoom; the aspect is kept.
 
-    Where the zoom makes the image larger than `size`, a random window of `size` is cut out, and
-    objects whose centre falls outside are dropped. A smaller image stays smaller: the padding
-    around it costs nothing more, as all images of a batch share one size.
+    If the image becomes larger than `size`, a random window of `size` is cut out, and objects with
+    their centre outside are dropped. A smaller image stays smaller; the batch pads it.
 
-    The canvas of the boxes is the original image's size, from which the new one follows. The image
-    itself may have been decoded smaller.
+    The canvas of the boxes has to be the size of the original image, from which the new size is
+    computed. The image itself may have been decoded smaller.
 
     Args:
-        size: of the longer side in pixels.
-        zoom: (low, high) factors, drawn log-uniformly; (1, 1) draws nothing.
+        size: length of the longer side at zoom 1, in pixels.
+        zoom: (low, high) factors, drawn log-uniformly; with (1, 1) nothing is drawn.
     """
 
     def __init__(self, size: int, zoom: tuple[float, float] = (1.0, 1.0)) -> None:
@@ -58,7 +57,7 @@ class FitLongerSide(nn.Module):
         self.size, self.zoom = size, zoom
 
     def forward(self, image: Tensor, target: dict[str, Any]) -> Sample:
-        """Return the resized image [3, h, w] and its target; `boxes` and `labels` follow."""
+        """Return the resized image [3, h, w] and its target with new `boxes` and `labels`."""
         window = draw_window(self.size, self.zoom, *target["boxes"].canvas_size)
         new = list(window.resized)
         image = v2.functional.resize(image, new, antialias=True)
@@ -89,8 +88,9 @@ def eval_transforms(size: int) -> nn.Module:
 
     Returns:
         A module from (image uint8 [3, H, W], {"boxes": BoundingBoxes [k, 4], "labels": int64 [k]})
-        to the same at the new size; boxes that end under one pixel are dropped. The canvas of the
-        boxes is the original image's size, which counts where the image was decoded smaller.
+        to the same at the new size. Boxes that become less than one pixel wide or high are dropped.
+        The canvas of the boxes has to be the original image's size, even if the image was decoded
+        smaller.
 
     Examples:
         >>> import torch
@@ -117,13 +117,14 @@ def train_transforms(
     """Return the transforms of training.
 
     Args:
-        size: of the longer side at zoom 1, and the largest side at any zoom, in pixels.
+        size: length of the longer side at zoom 1, and the largest side at any zoom, in pixels.
         flip: probability of mirroring left to right.
         color_jitter: brightness, contrast and saturation vary by up to this share; 0 turns it off.
-        scale_jitter: (low, high) zoom, see `FitLongerSide`; (1, 1) turns it off.
+        scale_jitter: lowest and highest zoom. The longer side becomes `size` times a zoom drawn
+            from this range; larger images are cropped to `size`. (1, 1) turns it off.
 
     Returns:
-        A module like `eval_transforms`'s. It draws from torch's global CPU generator.
+        A module like that of `eval_transforms`. It draws from torch's global CPU generator.
 
     Examples:
         >>> import torch

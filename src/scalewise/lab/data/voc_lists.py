@@ -1,4 +1,4 @@
-"""The lists of a Pascal VOC folder, which say what its splits are."""
+"""The lists of images in a Pascal VOC folder: one for each split."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scalewise.lab.data.names import split_names
 from scalewise.lab.data.text import found_in, is_file, is_hidden_copy, on_disk
 
 _PER_CLASS_LIST = re.compile(r".+_(train|val|trainval|test)")
-_MARKED = re.compile(r"(.*\S)\s+(?:-1|0|1)", re.DOTALL)  # a line of a list of one class
+_MARKED = re.compile(r"(.*\S)\s+(?:-1|0|1)", re.DOTALL)  # a line in the list of one class
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Folder:
     """One VOC folder.
 
     Attributes:
-        path: of the folder.
-        images: stem to image files, the one that counts first.
-        names: the list of the images that are wanted.
+        path: path of the folder.
+        images: stem to image files, the preferred one first.
+        names: the file that lists the images of the split.
     """
 
     path: Path
@@ -33,22 +33,22 @@ class Folder:
     names: Path
 
     def image(self, stem: str, named: str) -> Path:
-        """Where the image is, or ought to be.
+        """Return the path where the image is, or should be.
 
         Args:
-            stem: its name in the list.
-            named: its file's name in its annotations, which chooses between several of one stem.
+            stem: the image's name in the list.
+            named: the file name in its annotations; it decides if several files have this stem.
         """
         found = self.images.get(_composed(stem)) or [self.path / "JPEGImages" / f"{stem}.jpg"]
         return next((path for path in found if path.name == named), found[0])
 
     def xml(self, stem: str) -> Path:
-        """Where the annotations are, or ought to be."""
+        """Return the path where the annotations of an image are, or should be."""
         return on_disk(self.path / "Annotations" / f"{stem}.xml")
 
 
 def voc_folders(root: Path) -> list[Path]:
-    """Return the VOC folders at `root`: itself, or the years inside a devkit folder."""
+    """Return the VOC folders at `root`: `root` itself, or the years in a devkit folder."""
     if (root / "Annotations").is_dir():
         return [root]
     inside = [root, *(path for path in (root / "VOCdevkit",) if path.is_dir())]
@@ -68,13 +68,13 @@ def _list_names(folder: Path) -> list[str]:
 
 
 def find_list(folder: Path, name: str) -> Path | None:
-    """The list of a split, by its name or a like one; None where there is none."""
+    """Return the list of a split, by its name or another usual name; None if there is none."""
     candidates = (_lists_folder(folder) / f"{alias}.txt" for alias in split_names(name))
     return next((path for path in candidates if is_file(path)), None)
 
 
 def no_split(root: Path, folders: list[Path], name: str) -> str:
-    """Say that a split is not there, and which ones are."""
+    """Return a message: the split is missing, and which splits there are."""
     there = sorted({stem for folder in folders for stem in _list_names(folder)})
     if there:
         return f"{root}: no split '{name}'; the splits there are: {', '.join(there)}"
@@ -82,16 +82,16 @@ def no_split(root: Path, folders: list[Path], name: str) -> str:
     lists = _lists_folder(folders[0])
     found = found_in(lists) if lists.is_dir() else f"there is no {lists}"
     return (
-        f"{root}: no split '{name}': {wanted} was looked for, a list of images, one name without "
-        f"suffix a line; {found}"
+        f"{root}: no split '{name}': there is no {wanted}, a list of images with one name without "
+        f"suffix per line; {found}"
     )
 
 
 def image_names(folder: Path) -> dict[str, list[Path]]:
-    """The image files of a folder by stem, the one that counts first.
+    """Return the image files of a VOC folder by stem, the preferred one first.
 
     Raises:
-        BadData: it has no folder for them.
+        BadData: there is no JPEGImages folder.
     """
     there = folder / "JPEGImages"
     if not there.is_dir():
@@ -104,15 +104,15 @@ def image_names(folder: Path) -> dict[str, list[Path]]:
 
 
 def _composed(name: str) -> str:
-    """A name whose letters and accents are one, as most programs write them; macOS parts them."""
+    """Return a name in Unicode's composed form (NFC); macOS separates letters and accents."""
     return unicodedata.normalize("NFC", name)
 
 
 def read_list(folder: Folder, faults: Faults) -> Iterable[str]:
-    """Yield the stems of the images that a list names, each once.
+    """Yield the stems of the images in a list, each once; a repeated one is a fault.
 
     Raises:
-        BadData: it cannot be read.
+        BadData: the list cannot be read.
     """
     path = folder.names
     try:

@@ -1,4 +1,4 @@
-"""The objects of an image, from its annotation in a Pascal VOC folder."""
+"""Reads an image of a Pascal VOC folder and its objects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NO = ("0", "false", "no", "unspecified", "")
 def read_image(
     folder: Folder, stem: str, image_id: int, labels: dict[str, int], faults: Faults
 ) -> ImageRecord | None:
-    """Read an image and its objects; None where a fault leaves it out."""
+    """Read an image and its objects; return None if a fault leaves the image out."""
     xml = folder.xml(stem)
     try:
         written = parse_annotation(read_text(xml, LARGEST))
@@ -31,7 +31,7 @@ def read_image(
         faults.add(
             "missing annotation",
             str(xml),
-            f"no such annotation file, for '{stem}' in {folder.names}",
+            f"no such annotation file; '{stem}' is listed in {folder.names}",
         )
         return None
     except (ParseError, DefusedXmlException, OSError, ValueError) as error:
@@ -40,7 +40,8 @@ def read_image(
         return None
     width, height = written.size
     if not all(1 <= side < math.inf and side.is_integer() for side in written.size):
-        faults.add("missing field", str(xml), "has no size/width and size/height in whole pixels")
+        what = "its size/width or size/height is missing or not a whole number"
+        faults.add("broken file", str(xml), what)
         return None
     size = (int(width), int(height))
     path = folder.image(stem, written.file)
@@ -62,7 +63,7 @@ def _read_object(
 ) -> None:
     name, (x1, y1, x2, y2), difficult = item
     if not name or x1 is None or y1 is None or x2 is None or y2 is None:
-        faults.add("missing field", where, "lacks a name or a number in bndbox, or has one twice")
+        faults.add("missing field", where, "its name or a number in bndbox is missing or repeated")
         return
     if name not in labels:
         faults.add("unknown class", where, f"class '{name}' is not in classes.txt")
@@ -77,4 +78,4 @@ def _read_object(
         return
     box = clip_box((x1 - 1, y1 - 1, x2, y2), *size, where, faults)
     if box and not objects.add(box, labels[name], difficult=difficult in _YES):
-        faults.add("duplicate object", where, "the same box of the same class is there twice")
+        faults.add("duplicate object", where, "the same box of the same class occurs twice")

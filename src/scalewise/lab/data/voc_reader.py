@@ -1,6 +1,6 @@
 """Reader of Pascal VOC folders (Everingham et al., IJCV 2010; the VOC development kit).
 
-VOC writes 1-based, inclusive pixel indices: a box over the whole of a W x H image is
+VOC counts pixels from 1 and includes both ends: a box over the whole of a W x H image is
 (1, 1, W, H). Records hold 0-based edges, so that box becomes (0, 0, W, H): the first corner moves
 by one, the second stays. The devkit's overlap with its "+ 1" then equals the plain overlap.
 """
@@ -31,25 +31,25 @@ from scalewise.lab.data.voc_xml import parse_annotation
 
 
 def read_voc(root: Path, name: str, tolerance: float) -> Split:
-    """Read one split of a VOC folder, or of all years of a devkit folder that have it.
+    """Read one split of a VOC folder, or of all years in a devkit folder that have it.
 
-    The classes are the names in *all* annotation files, sorted, so that every split has the same;
-    a file `classes.txt` beside `Annotations` (one name per line) fixes them instead.
+    The classes are the names in *all* annotation files, sorted, so that every split has the same.
+    A file `classes.txt` beside `Annotations` (one name per line) fixes them instead.
 
     Args:
-        root: a folder with Annotations, ImageSets and JPEGImages, or one holding such folders.
+        root: a folder with Annotations, ImageSets and JPEGImages, or one that holds such folders.
         name: the split.
-        tolerance: share of images and objects that may be at fault, see `Faults.raise_beyond`.
+        tolerance: share of images and objects with a fault, see `Faults.raise_beyond`.
 
     Returns:
         The split.
 
     Raises:
-        BadData: when the folder or split is not there, or for the faults found.
+        BadData: the folder or the split does not exist, or there are too many faults.
     """
     folders = voc_folders(root)
     if not folders:
-        raise BadData(f"{root}: no VOC folder: there is no Annotations folder in it")
+        raise BadData(f"{root}: not a VOC folder: there is no Annotations folder in it")
     lists = [(folder, found) for folder in folders if (found := find_list(folder, name))]
     if not lists:
         raise BadData(no_split(root, folders, name))
@@ -91,6 +91,6 @@ def _class_names(folders: list[Path]) -> tuple[str, ...]:
             try:
                 written = parse_annotation(read_text(path, LARGEST))
             except (ParseError, DefusedXmlException, OSError, ValueError):
-                continue  # told as a fault by the split that lists it
+                continue  # a fault of the split that lists it
             found.update(item.name or "" for item in written.objects)
     return tuple(sorted(found - {""}))

@@ -1,4 +1,4 @@
-"""What a VOC annotation file says, as it says it."""
+"""The content of a VOC annotation file, before it is checked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from scalewise.lab.data.coco_values import class_name
 
 
 class WrittenObject(NamedTuple):
-    """An object as its file has it; None for what is not there or there twice."""
+    """An object as written in the file.
+
+    Attributes:
+        name: class name; None if it is missing, empty or given twice.
+        box: xmin, ymin, xmax, ymax; None for each that is missing, given twice or not a number.
+        difficult: the mark as written; "0" if it is missing or empty, "?" if it is given twice.
+    """
 
     name: str | None
     box: tuple[float | None, ...]
@@ -20,19 +26,25 @@ class WrittenObject(NamedTuple):
 
 
 class Annotation(NamedTuple):
-    """What a file says: its image's name, width and height in pixels, 0 or "" where it does not."""
+    """A file's content.
+
+    Attributes:
+        file: name of the image file; "" if it is not given.
+        size: width and height in pixels; 0 for each that is not given.
+        objects: the objects in the file's order.
+    """
 
     file: str
     size: tuple[float, ...]
     objects: tuple[WrittenObject, ...]
 
 
-@lru_cache(maxsize=2**15)  # every split of a folder needs the classes in all of its files
+@lru_cache(maxsize=2**15)  # each split reads all files of a folder for its classes
 def parse_annotation(text: str) -> Annotation:
-    """Read the text of an annotation file, which may be in any encoding: the parser knows few.
+    """Read the text of an annotation file; it is decoded before, as the parser knows few encodings.
 
     Raises:
-        ValueError, ParseError, DefusedXmlException: when it cannot be.
+        ValueError, ParseError, DefusedXmlException: it cannot be read.
     """
     tree: Element = fromstring(text)
     return Annotation(
@@ -52,7 +64,7 @@ def parse_annotation(text: str) -> Annotation:
 
 
 def _text(item: Element, path: str, empty: str | None = None) -> str | None:
-    """Return the text at a path; `empty` where there is none, None where there are several."""
+    """Return the text at a path; `empty` if there is none, None if there are several."""
     found = item.findall(path)
     if not found:
         return empty
@@ -60,7 +72,7 @@ def _text(item: Element, path: str, empty: str | None = None) -> str | None:
 
 
 def _number(text: str | None) -> float | None:
-    if text is None or "_" in text or not text.isascii():  # which Python reads, and nobody writes
+    if text is None or "_" in text or not text.isascii():  # Python takes 1_000 and other digits
         return None
     try:
         return float(text)

@@ -1,4 +1,4 @@
-"""How an image is resized and the part of it that is kept."""
+"""How an image is resized, and which part of it is kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Window(NamedTuple):
-    """How an image is resized, and the part of it that is kept then.
+    """How an image is resized, and which part of the result is kept.
 
     Attributes:
         resized: (height, width) of the whole image after resizing, in pixels.
@@ -28,7 +28,7 @@ class Window(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is cut away."""
+        """True if nothing is cut away."""
         return (self.height, self.width) == self.resized
 
 
@@ -42,11 +42,11 @@ def draw_window(
     """Draw how an image is resized and cut, see `FitLongerSide`.
 
     Args:
-        size: of the longer side in pixels.
-        zoom: (low, high) factors; equal ones draw nothing.
-        height: of the image in pixels.
-        width: of the image in pixels.
-        generator: of the draws; torch's global CPU generator when None.
+        size: length of the longer side at zoom 1, in pixels.
+        zoom: (low, high) factors; if they are equal, no zoom is drawn.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+        generator: where the random numbers come from; None for torch's global CPU generator.
     """
     low, high = (math.log(factor) for factor in zoom)
     drawn = zoom[0]
@@ -73,7 +73,7 @@ def cut_boxes(boxes: Tensor, corners: Tensor, sides: Tensor) -> tuple[Tensor, Te
         sides: [k, 2] or [2], (width, height) of the part in pixels.
 
     Returns:
-        The boxes, float32 [k, 4], not clipped; bool [k], whether their centres lie in the part.
+        The boxes, float32 [k, 4], not clipped, and bool [k]: whether their centres lie in the part.
     """
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2 - corners  # [k, 2]
     kept = ((middle >= 0) & (middle < sides)).all(1)

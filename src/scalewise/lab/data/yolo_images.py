@@ -1,4 +1,4 @@
-"""Where the images of a split of a YOLO data set lie."""
+"""Finds the images of a split of a YOLO data set."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _SPLITS = ("train", "val", "valid", "validation", "test")
 
 
 def images_of(file: Path, table: dict[Any, Any], name: str) -> Iterator[Path]:
-    """Yield the image files of a split, or where they ought to be.
+    """Yield the paths where the images of a split are, or should be.
 
     Args:
         file: the data.yaml.
-        table: what it says.
-        name: of the split.
+        table: the content of that file.
+        name: the split.
 
     Raises:
-        BadData: there is no such split, or what it names is not there.
+        BadData: there is no such split, or a folder or list of it does not exist.
     """
     there = [key for key in _SPLITS if is_given(table.get(key))]
     key = next((key for key in (name, *split_names(name)) if is_given(table.get(key))), None)
@@ -50,18 +50,18 @@ def images_of(file: Path, table: dict[Any, Any], name: str) -> Iterator[Path]:
 
 
 def _in_hidden_folder(path: Path, root: Path) -> bool:
-    """Whether it lies in a folder such as `.ipynb_checkpoints`, which holds copies."""
+    """Return whether a file is in a folder such as `.ipynb_checkpoints`, which holds copies."""
     return any(part.startswith(".") for part in path.relative_to(root).parts[:-1])
 
 
 def _roots(file: Path, table: dict[Any, Any]) -> tuple[Path, ...]:
-    """Return where the file's paths may start: at `path`, or in its own folder if it was moved."""
+    """Return the folders where paths may start: the one in `path`, and the YAML file's folder."""
     stated = table.get("path")
     if not isinstance(stated, str) or not is_given(stated):
         return (file.parent,)
     try:
         folder = Path(stated).expanduser()
-    except RuntimeError:  # ~ of a user who is not here
+    except RuntimeError:  # ~ of a user that does not exist
         return (file.parent,)
     return tuple(dict.fromkeys((file.parent / folder, folder.absolute(), file.parent)))
 
@@ -74,7 +74,7 @@ def _find(file: Path, entry: str, roots: tuple[Path, ...]) -> Path:
     found = next((path for path in tried if _exists(path)), None)
     if found is None:
         places = ", ".join(dict.fromkeys(str(path) for path in tried))
-        windows = " (a path of Windows)" if PureWindowsPath(entry).drive else ""
+        windows = " (a Windows path)" if PureWindowsPath(entry).drive else ""
         raise BadData(
             f"{file}: '{entry}'{windows} is at none of: {places} (nothing is downloaded); "
             f"in {file.parent} {found_in(file.parent)}"
@@ -83,7 +83,7 @@ def _find(file: Path, entry: str, roots: tuple[Path, ...]) -> Path:
 
 
 def _posix(entry: str) -> str:
-    """Return a path as Windows writes them in this system's way."""
+    """Return a path with slashes for the backslashes of Windows."""
     return entry.replace("\\", "/")
 
 

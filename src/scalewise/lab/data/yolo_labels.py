@@ -1,7 +1,7 @@
 """Label files of YOLO data sets.
 
-A label file has one object a line: `class cx cy w h` in shares of the image's width and height, or
-`class x1 y1 x2 y2 x3 y3 ...`, a polygon, whose object is the box around it.
+A label file has one object per line: `class cx cy w h` in shares of the image's width and height,
+or a polygon, `class x1 y1 x2 y2 x3 y3 ...`, which is read as the box around it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from scalewise.lab.data.image_record import Objects
 from scalewise.lab.data.text import is_file, on_disk
 from scalewise.lab.data.yolo_lines import LabelForm, LabelRow, read_line
 
-_SAME = 0.9  # overlap (IoU) from which a box and a polygon of one class are one object
+_SAME = 0.9  # a box and a polygon of one class with a larger overlap (IoU) are one object
 _LABELS = re.compile(r"\s*\d+(\s+[\d.eE+-]+){4,}\s*(\n|\r|$)", re.ASCII)
 
 
 def label_file(image: Path) -> Path:
-    """Return .../labels/a.txt for .../images/a.jpg, by the last folder of that name."""
+    """Return .../labels/a.txt for .../images/a.jpg; the last folder named `images` is replaced."""
     parts = list(image.parts)
     folders = [place for place, part in enumerate(parts[:-1]) if part == "images"]
     if folders:
@@ -32,14 +32,14 @@ def label_file(image: Path) -> Path:
 
 
 def where_labels_lie(image: Path, labels: Path) -> str | None:
-    """Say where labels lie that would not be read; None where there are none.
+    """Return a message if the labels lie at a place where they are not read, else None.
 
     Args:
         image: the image.
-        labels: its label file, which is not there.
+        labels: the path of its label file, which does not exist.
     """
     if labels.is_symlink():
-        return f"its label file {labels} is a link to what is not there"
+        return f"its label file {labels} is a broken link"
     for other in (image.with_suffix(".txt"), labels.with_suffix(".TXT")):
         if other != labels and _looks_like_labels(other):
             where = f"beside it, in {other.name}" if other.parent == image.parent else f"in {other}"
@@ -48,7 +48,7 @@ def where_labels_lie(image: Path, labels: Path) -> str | None:
 
 
 def _looks_like_labels(file: Path) -> bool:
-    """Return whether a file is there and its first line is an object's."""
+    """Return whether there is a file and its first line describes an object."""
     if not is_file(file):
         return False
     try:
@@ -60,13 +60,13 @@ def _looks_like_labels(file: Path) -> bool:
 def read_labels(
     file: Path, size: tuple[int, int], form: LabelForm, faults: Faults
 ) -> Objects | None:
-    """Read the objects of an image; None where its labels cannot be read.
+    """Read the objects of an image; return None if its labels cannot be read.
 
     Args:
-        file: the label file; none where it is not there.
+        file: the label file; if it does not exist, the image has no objects.
         size: width and height of the image in pixels.
-        form: what lines are read with.
-        faults: gathers what is wrong.
+        form: what is needed to read a line.
+        faults: gets what is wrong.
     """
     objects = Objects()
     try:
@@ -92,14 +92,15 @@ def read_labels(
     again = _drawn_twice(rows)
     for place, row in enumerate(rows):
         if place in again:
-            faults.add("duplicate object", row.where, "a polygon around what has a box already")
+            what = "a polygon around an object that also has a box"
+            faults.add("duplicate object", row.where, what)
         elif not objects.add(row.box, row.label):
-            faults.add("duplicate object", row.where, "the object is there twice")
+            faults.add("duplicate object", row.where, "the object occurs twice")
     return objects
 
 
 def _drawn_twice(rows: list[LabelRow]) -> set[int]:
-    """Return the places of polygons around what a box of the same class is around already."""
+    """Return the indices of polygons whose object also has a box of the same class."""
     polygons = [place for place, row in enumerate(rows) if row.is_polygon]
     boxes = [row for row in rows if not row.is_polygon]
     if not polygons or not boxes:
@@ -114,7 +115,7 @@ def _drawn_twice(rows: list[LabelRow]) -> set[int]:
 
 
 def _overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """IoU of a box [4] with others [n, 4]: [n]."""
+    """Return the IoU [n] of a box [4] with others [n, 4]."""
     corner = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
     common = corner.clip(0).prod(1)
     areas = (others[:, 2:] - others[:, :2]).prod(1) + (box[2:] - box[:2]).prod()

@@ -1,4 +1,4 @@
-"""Lines of YOLO's label files."""
+"""Lines of YOLO label files."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from scalewise.lab.data.box_faults import Box, box_fault
 from scalewise.lab.data.faults import FaultFound
 from scalewise.lab.data.text import shown
 
-_ROUNDING = 0.01  # labels that tools rounded reach this far beyond 0..1
+_ROUNDING = 0.01  # rounded labels may lie this far outside of 0..1
 _WHOLE = re.compile(r"[0-9]+", re.ASCII)
-_TRACKED = 7  # columns of a tracking export, class cx cy w h score track, and of a triangle
+_TRACKED = 7  # columns of a tracking export (class cx cy w h score track), and of a triangle
 
 
 @dataclass(frozen=True)
 class LabelForm:
-    """What a label line is read with.
+    """What is needed to read a label line.
 
     Attributes:
         labels: class id to label.
-        columns: of a line with keypoints; 0 where there are none.
+        columns: number of columns of a line with keypoints; 0 without keypoints.
     """
 
     labels: dict[int, int]
@@ -29,7 +29,14 @@ class LabelForm:
 
 @dataclass(frozen=True)
 class LabelRow:
-    """One object as a line has it."""
+    """The object of one line.
+
+    Attributes:
+        where: file and line.
+        label: index of the class.
+        box: (x1, y1, x2, y2) in pixels, cut to the image.
+        is_polygon: whether it was written as a polygon.
+    """
 
     where: str
     label: int
@@ -38,7 +45,11 @@ class LabelRow:
 
 
 def read_line(words: list[str], size: tuple[int, int], form: LabelForm) -> tuple[int, Box, bool]:
-    """Return label, box in pixels and whether it is a polygon's."""
+    """Return the label, the box in pixels and whether the line is a polygon.
+
+    Raises:
+        FaultFound: the line cannot be used.
+    """
     try:
         number, *shares = map(_number, words)
     except ValueError:
@@ -49,17 +60,17 @@ def read_line(words: list[str], size: tuple[int, int], form: LabelForm) -> tuple
     elif len(words) == _TRACKED and any(map(_WHOLE.fullmatch, words[5:])):
         raise FaultFound(
             "ambiguous line",
-            f"{shown(' '.join(words))} is a box with a score and the number of a track, or a "
-            "triangle: leave out the last two columns, or write 0.0 and 1.0 for 0 and 1",
+            f"{shown(' '.join(words))} is either a box with a score and a track number, or a "
+            "triangle: for a box leave out the last two columns, for a triangle write 0.0 and 1.0",
         )
     elif len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
-        what = f"has {len(words)} columns, neither a box's 5 nor a polygon's"
+        what = f"has {len(words)} columns; a box has 5, a polygon an odd number from 7"
         raise FaultFound("broken line", what)
     if number not in form.labels:
         raise FaultFound("unknown class", f"class id {words[0][:40]} is not in 'names'")
     wrong = [x for x in shares if not -_ROUNDING <= x <= 1 + _ROUNDING]
     if wrong:
-        raise FaultFound("bad box", f"{wrong[0]:g} is no share of the image, which is 0 to 1")
+        raise FaultFound("bad box", f"{wrong[0]:g} is not between 0 and 1, as shares are")
     box = _corners(shares, *size)
     if what := box_fault(box) or "":
         raise FaultFound("bad box", what)
@@ -67,7 +78,7 @@ def read_line(words: list[str], size: tuple[int, int], form: LabelForm) -> tuple
 
 
 def _number(word: str) -> float:
-    if "_" in word or not word.isascii():  # which Python reads, and nobody writes
+    if "_" in word or not word.isascii():  # Python takes 1_000 and other digits
         raise ValueError
     return float(word)
 

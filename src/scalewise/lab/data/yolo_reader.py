@@ -17,13 +17,14 @@ from scalewise.lab.data.yolo_yaml import class_names_of, keypoints, load_yaml
 
 
 def yolo_file(path: Path) -> Path | None:
-    """Return the data file of a YOLO data set, or None where there is none.
+    """Return the data file of a YOLO data set, or None if there is none.
 
     Args:
-        path: The YAML file itself, or a folder that has one with `names` and a split in it.
+        path: the YAML file itself, or a folder with `data.yaml` or with one other YAML file that
+            has `names` and `train`.
 
     Raises:
-        BadData: when a folder has several such files and none of them is `data.yaml`.
+        BadData: the folder has several such files, and none of them is `data.yaml`.
     """
     if path.is_file():
         return path if path.suffix in (".yaml", ".yml") else None
@@ -44,20 +45,20 @@ def read_yolo(path: Path, name: str, tolerance: float) -> Split:
     """Read one split of a YOLO data set.
 
     Args:
-        path: The data set's YAML file, or the folder that holds it.
-        name: The split, a key of the file; `val` also finds `valid` and `validation`.
-        tolerance: Share of images and objects that may be at fault, see `Faults.raise_beyond`.
+        path: the data set's YAML file, or the folder that holds it.
+        name: the split, a key of the file; `val` also finds `valid` and `validation`.
+        tolerance: share of images and objects with a fault, see `Faults.raise_beyond`.
 
     Returns:
-        The split; its classes are `names` in order of their ids. An image without a label file has
-        no objects, and is counted in `Split.unlabelled`.
+        The split. Its classes are `names` in order of their ids. An image without a label file has
+        no objects and is counted in `Split.unlabelled`.
 
     Raises:
-        BadData: when the file or split is not there, or for the faults found.
+        BadData: the file or the split does not exist, or there are too many faults.
     """
     file = yolo_file(path)
     if file is None:
-        raise BadData(f"{path}: no YOLO data set: there is no data.yaml in it; {found_in(path)}")
+        raise BadData(f"{path}: not a YOLO data set: there is no data.yaml; {found_in(path)}")
     table = load_yaml(file, strict=True)
     faults = Faults()
     names = class_names_of(file, table, faults)
@@ -96,7 +97,7 @@ def read_yolo(path: Path, name: str, tolerance: float) -> Split:
 
 
 def _where_labels(unlabelled: list[Path]) -> str:
-    """Say where labels were looked for, and what is there instead."""
+    """Return a phrase that says where labels were looked for, and what is there instead."""
     if not unlabelled:
         return ""
     folder = unlabelled[0].parent

@@ -1,1 +1,1 @@
-"""Trained detectors as files that run without scalewise: ONNX and `torch.export`."""
+"""Writes trained detectors as ONNX or `torch.export` files, which run without scalewise."""

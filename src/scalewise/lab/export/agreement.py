@@ -1,4 +1,4 @@
-"""Whether an exported file computes what its run does."""
+"""Checks that an exported file computes the same as its run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from scalewise.lab.export.exported import ExportedDetector
 from scalewise.lab.inference.trained import TrainedRun
 from scalewise.lab.training.building import open_splits
 
-TOLERANCE = 1e-4  # of scores, and of boxes as a share of the images' side
-_BATCHES = (1, 3)  # so many images at once
+TOLERANCE = 1e-4  # of scores, and of boxes as a fraction of the images' side
+_BATCHES = (1, 3)  # images in each batch that is compared
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Agreement:
     """The largest differences between an exported file and its run.
 
     Attributes:
-        boxes: As a share of the images' side.
-        scores: 0 to 1.
-        compared: Boxes, or detections after suppression, that were compared.
-        lone: Detections of one of the two alone.
+        boxes: Largest difference of a coordinate, as a fraction of the images' side.
+        scores: Largest difference of a score.
+        compared: Number of boxes, or of pairs of detections after suppression, that were compared.
+        lone: Number of detections that only one of the two found.
     """
 
     boxes: float
@@ -39,16 +39,16 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        """Whether they are within the tolerance; not, where a difference is no number."""
+        """Whether all differences are within the tolerance; False if one is NaN."""
         return self.boxes <= TOLERANCE and self.scores <= TOLERANCE and not self.lone
 
 
 def check_images(run: TrainedRun, size: int) -> tuple[list[Batch], str]:
-    """Batches of 1 and of 3 images to compare on, and what they are, in words.
+    """Make a batch of 1 and a batch of 3 images for the comparison, and describe them in words.
 
     Args:
-        run: Whose validation images they are; random pixels where those are gone.
-        size: Of the longer side, in pixels.
+        run: The run. Its validation images are used; if they cannot be read, random pixels.
+        size: Longer side of the images in pixels.
     """
     collate = Collate(size)
     need = sum(_BATCHES)
@@ -86,7 +86,7 @@ def _raw(images: Tensor, size: int) -> Batch:
 def compare_outputs(
     detector: DenseDetector, exported: ExportedDetector, batches: list[Batch]
 ) -> Agreement:
-    """The largest differences on batches; the detector in float32 on its device."""
+    """Measure the largest differences on batches; the detector computes in float32."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     compare = _suppressed if exported.facts.nms else _decoded
@@ -95,8 +95,8 @@ def compare_outputs(
     finally:
         torch.set_float32_matmul_precision(before)
     return Agreement(
-        max(part.boxes for part in parts),
-        max(part.scores for part in parts),
+        float(torch.tensor([part.boxes for part in parts]).max()),  # NaN if one of them is NaN
+        float(torch.tensor([part.scores for part in parts]).max()),
         sum(part.compared for part in parts),
         sum(part.lone for part in parts),
     )
@@ -118,7 +118,7 @@ def _decoded(detector: DenseDetector, exported: ExportedDetector, batch: Batch) 
 
 
 def _suppressed(detector: DenseDetector, exported: ExportedDetector, batch: Batch) -> Agreement:
-    """Detections matched one to one, since rounding may swap two that score alike."""
+    """Compare detections in pairs: rounding may swap two with nearly the same score."""
     images, sizes = _moved(detector, batch)
     run = Detections(
         *(part.cpu() for part in detector.detect(batch._replace(images=images, sizes=sizes)))
@@ -147,13 +147,13 @@ def _suppressed(detector: DenseDetector, exported: ExportedDetector, batch: Batc
         weakest = [facts.score_threshold]
         weakest += [float(s[v].min()) for s, v in ((run.scores[i], a), (own.scores[i], b))
                     if int(v.sum()) == facts.max_detections]  # fmt: skip
-        # rounding decides which of two at the edge is the last that is kept
+        # of two nearly equal scores at the limit, rounding decides which one is kept
         lone += sum(not any(abs(float(s) - w) <= TOLERANCE for w in weakest) for s in left)
     return Agreement(boxes, scores, compared, lone)
 
 
 def _pairs(cost: Tensor) -> list[tuple[int, int]]:
-    """Rows and columns of a cost [n, m] paired greedily, as far as within the tolerance."""
+    """Pair rows and columns of a cost [n, m] greedily, where the cost is within the tolerance."""
     pairs: list[tuple[int, int]] = []
     taken: set[int] = set()
     for row in range(cost.shape[0]):

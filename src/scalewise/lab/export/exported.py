@@ -1,4 +1,4 @@
-"""Exported detectors put to work: the same detections as their run's."""
+"""Detects objects with an exported file, as its run does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scalewise.lab.training.building import auto_workers
 
 FORMATS = {".onnx": "onnx", ".pt2": "torch"}
 TORCH_METADATA = "scalewise.json"
-_BATCH = 8  # images at once
+_BATCH = 8  # images per batch
 
 Compute = Callable[[Tensor, Tensor], list[Tensor]]
 
@@ -29,8 +29,9 @@ class ExportedDetector:
     Attributes:
         path: The file.
         facts: Its metadata.
-        compute: From images uint8 [B, 3, side, side] and sizes int64 [B, 2] to its outputs.
-        batch_size: Images at once.
+        compute: Returns the outputs of the file for images uint8 [B, 3, side, side] and sizes int64
+            [B, 2].
+        batch_size: Images per batch.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""What an exported file says about itself."""
+"""The metadata of an exported file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scalewise.errors import UserError
 
 PIXELS = (
     "images: uint8 [batch, 3, side, side], RGB 0..255, the image in the top left corner; "
-    "sizes: int64 [batch, 2], (height, width) of each image, the rest is padding of any colour"
+    "sizes: int64 [batch, 2], (height, width) of each image; the rest is padding of any colour"
 )
 DECODED = (
     "boxes: float32 [batch, N, 4], (x1, y1, x2, y2) in pixels of `images`; "
@@ -20,34 +20,34 @@ DECODED = (
 )
 SUPPRESSED = (
     "boxes: float32 [batch, K, 4], (x1, y1, x2, y2) in pixels of `images`; scores: float32 "
-    "[batch, K]; labels: int64 [batch, K]; levels: int64 [batch, K]; counts: int64 [batch], so "
-    "many of the K rows are detections, the best first, the others are 0"
+    "[batch, K]; labels: int64 [batch, K]; levels: int64 [batch, K]; counts: int64 [batch], number "
+    "of detections: these rows come first, the best first, and the other rows are 0"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportFacts:
-    """The metadata of an exported detector, each value as JSON under its name.
+    """The metadata of an exported detector; the file holds each value as JSON under its name.
 
     Attributes:
-        scalewise: Version that wrote it.
+        scalewise: Version of scalewise that wrote the file.
         detector: "atss", "fcos" or "retinanet".
         classes: Names of the classes, in the order of the labels.
         size: Pixels that the longer side of an image is resized to.
         side: Height and width of `images`: `size` rounded up to a multiple of 32.
-        strides: Of the anchors' levels, finest first, in pixels.
+        strides: Strides of the levels in pixels, finest first.
         anchors: Number of anchors of each level.
-        nms: Non-maximum suppression is part of the file.
-        score_threshold: Detections must score above it.
+        nms: Whether non-maximum suppression is part of the file.
+        score_threshold: Only detections with a score above it are kept.
         nms_iou: Overlap above which the weaker of two boxes of a class is dropped.
-        candidates: Most boxes per level that enter suppression.
-        max_detections: Most detections per image.
-        opset: Of ONNX; None for `torch.export`.
+        candidates: Largest number of boxes per level and image that enter suppression.
+        max_detections: Largest number of detections per image.
+        opset: Version of the ONNX operators; None for `torch.export`.
         run: Name of the run folder.
         checkpoint: "best" or "last".
-        epoch: Of the checkpoint, from 1; None where it does not say.
-        inputs: What goes in, in words.
-        outputs: What comes out, in words.
+        epoch: Epoch of the checkpoint, from 1; None if the checkpoint does not say.
+        inputs: The inputs of the file, in words.
+        outputs: The outputs of the file, in words.
     """
 
     scalewise: str
@@ -71,26 +71,26 @@ class ExportFacts:
 
 
 def to_metadata(facts: ExportFacts) -> dict[str, str]:
-    """The facts as strings by name."""
+    """Turn the facts into JSON strings by name."""
     return {name: json.dumps(value) for name, value in dataclasses.asdict(facts).items()}
 
 
 def from_metadata(found: Mapping[str, str], source: object) -> ExportFacts:
-    """The facts that a file holds.
+    """Read the facts from the metadata of a file.
 
     Args:
-        found: What `to_metadata` gave, perhaps among other entries.
+        found: What `to_metadata` returned; other entries are ignored.
         source: The file, for messages.
 
     Raises:
-        UserError: they are missing or damaged.
+        UserError: a fact is missing or damaged.
     """
     names = [field.name for field in dataclasses.fields(ExportFacts)]
     lacking = [name for name in names if name not in found]
     if lacking:
         raise UserError(
-            f"{source} was not written by `scalewise export`: its metadata lack "
-            f"{', '.join(lacking[:3])}; name a run folder or a file that it wrote"
+            f"{source} was not written by `scalewise export`: its metadata has no "
+            f"{', '.join(lacking[:3])}; name a run folder, or a file that `scalewise export` wrote"
         )
     try:
         values: dict[str, Any] = {name: json.loads(found[name]) for name in names}
@@ -103,5 +103,5 @@ def from_metadata(found: Mapping[str, str], source: object) -> ExportFacts:
     except (ValueError, TypeError, RecursionError):
         sound = False
     if not sound:
-        raise UserError(f"{source} is damaged: its metadata are not what was written; export again")
+        raise UserError(f"{source} is damaged: its metadata has wrong values; export again")
     return facts

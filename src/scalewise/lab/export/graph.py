@@ -1,4 +1,4 @@
-"""A detector as a graph of plain operations: pixels to boxes and scores."""
+"""Modules that can be traced: from pixels to boxes and scores, in plain operations."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from scalewise.lab.detectors.pointwise import Conv
 
 
 def of_plain_layers(detector: DenseDetector) -> DenseDetector:
-    """A copy on the CPU, for evaluation, of torch's own layers, frozen norms in the convolutions.
+    """Copy a detector to the CPU, in float32 and evaluation mode, with layers of torch only.
 
-    The project's layers choose how to compute by the batch's size, which no graph can.
+    Frozen norms become part of their convolutions. The layers of scalewise choose the way to
+    compute by the size of the batch, which a graph cannot do.
     """
     detector = copy.deepcopy(detector).cpu().float().eval()
     for path, module in list(detector.named_modules()):
@@ -59,19 +60,19 @@ class Decoded(nn.Module):
         self.detector = detector
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-        """All boxes, clipped to their images, and all scores."""
+        """Return all boxes, clipped to their images, and all scores."""
         predictions, grid = self.detector.predict(images, sizes)
         boxes = self.detector.method.decode(predictions.deltas, grid)
         return clip(boxes, sizes), class_scores(predictions)
 
 
 class Suppressed(nn.Module):
-    """The same with non-maximum suppression: always `max_detections` rows an image, and a count.
+    """Like `Decoded`, with suppression: K = `max_detections` rows an image, and their number.
 
     Args:
-        detector: As `of_plain_layers` made it.
-        counts: Anchors of each level.
-        as_operation: Leave the suppression to one operation that ONNX has an own form of.
+        detector: What `of_plain_layers` returned.
+        counts: Number of anchors of each level.
+        as_operation: Keep the suppression as one operation, for which ONNX has its own.
     """
 
     def __init__(self, detector: DenseDetector, counts: list[int], as_operation: bool) -> None:
@@ -83,12 +84,12 @@ class Suppressed(nn.Module):
     def forward(
         self, images: Tensor, sizes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Boxes [B, K, 4], scores, labels and levels [B, K], and counts [B]."""
+        """Return boxes [B, K, 4], scores, labels and levels [B, K], and counts [B]."""
         detector = self.decoded.detector
         boxes, scores = self.decoded(images, sizes)
         best = take_candidates(scores, boxes, self.counts, sizes, detector.candidates)
         most, threshold = detector.max_detections, detector.score_threshold
-        rows = torch.zeros_like(best.scores[:, :1]).expand(-1, most)  # so that there are K of them
+        rows = torch.zeros_like(best.scores[:, :1]).expand(-1, most)  # so that there are at least K
         best = Candidates(
             torch.cat((best.boxes, rows[..., None].expand(-1, -1, 4)), dim=1),
             torch.cat((best.scores, rows), dim=1),
@@ -99,7 +100,7 @@ class Suppressed(nn.Module):
         keep = survivors if self.as_operation else _survivors
         kept = keep(best.boxes, best.scores, best.labels, threshold, iou, classes)
         ranked = torch.where(kept, best.scores, -1.0)
-        if self.as_operation:  # ONNX has no sort; its TopK puts the first of two alike first
+        if self.as_operation:  # ONNX has no sort; its TopK keeps the order of equal scores
             order = ranked.topk(most, dim=1).indices
         else:
             order = ranked.sort(dim=1, descending=True, stable=True).indices[:, :most]
@@ -113,14 +114,15 @@ def _survivors(
 ) -> Tensor:
     """Which of the candidates [B, K] remain: bool [B, K].
 
-    All images and classes in one suppression, moved apart in float64, which keeps their overlaps.
+    One suppression handles all images and classes: their boxes are moved apart, in float64 so that
+    rounding does not change the overlaps.
     """
     batch, rows = scores.shape
     image = torch.arange(batch, device=scores.device)[:, None]
     reach = boxes.max().double() + 1
     apart = (image * classes + labels).double() * reach  # [B, K]
     among = scores > threshold
-    # those that do not take part lie apart from all others
+    # boxes that do not take part are moved away from all others
     apart = torch.where(among, apart, batch * classes * reach)
     placed = (boxes.double() + apart[..., None]).reshape(-1, 4)
     keep = nms(placed, scores.double().reshape(-1), iou)

@@ -1,8 +1,9 @@
-"""Exported files loaded."""
+"""Loads exported files."""
 
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ _OBJECTS = ("custom_obj_", "opaque_obj_")  # names of pickles in a .pt2 file
 
 
 def is_exported(path: Path) -> bool:
-    """Whether a path is named like an exported detector, or is a file and so no run folder."""
+    """Whether a path is meant as an exported detector: by its suffix, or because it is a file."""
     return path.suffix.lower() in FORMATS or path.is_file()
 
 
@@ -29,12 +30,12 @@ def load_exported(path: Path, device: str = "auto") -> ExportedDetector:
 
     Args:
         path: An .onnx or .pt2 file. A .pt2 file with pickled Python objects is refused.
-        device: "auto", or a torch device. ONNX files run on "cuda" where onnxruntime can; .pt2
-            files on the CPU.
+        device: "auto", "cpu" or, for ONNX files only, "cuda" or "cuda:1". "auto" is "cuda" for ONNX
+            files if onnxruntime supports it, else "cpu".
 
     Raises:
-        UserError: it cannot be read, or a package for it is missing.
-        UsageError: the device cannot be had.
+        UserError: the file cannot be read, or a package that it needs is missing.
+        UsageError: the file cannot run on the device.
 
     Examples:
         >>> from pathlib import Path
@@ -51,8 +52,8 @@ def load_exported(path: Path, device: str = "auto") -> ExportedDetector:
         raise UserError(f"{path}: there is no such file")
     if kind is None:
         raise UserError(
-            f"{path} is neither a run folder nor an exported detector, "
-            f"whose name ends in {' or '.join(FORMATS)}"
+            f"{path} is neither a run folder nor an exported detector, a file whose name ends in "
+            f"{' or '.join(FORMATS)}"
         )
     return _load_onnx(path, device) if kind == "onnx" else _load_torch(path, device)
 
@@ -66,15 +67,17 @@ def _load_onnx(path: Path, device: str) -> ExportedDetector:
         ) from None
     own = "CUDAExecutionProvider"
     can = own in onnxruntime.get_available_providers()
-    if device not in ("auto", "cpu") and not (device.startswith("cuda") and can):
-        raise UsageError(f"--device {device}: this onnxruntime runs on the CPU alone")
+    number = re.fullmatch(r"cuda(?::(\d+))?", device)
+    if device not in ("auto", "cpu") and not (number and can):
+        raise UsageError(f"--device {device}: onnxruntime cannot use it here; choose --device cpu")
+    card = (own, {"device_id": int((number and number[1]) or 0)})
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
-    providers = [own] * (can and device != "cpu") + ["CPUExecutionProvider"]
+    providers = [*[card] * (can and device != "cpu"), "CPUExecutionProvider"]
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # of kinds of its own, for whatever the file holds
+    except Exception as error:  # onnxruntime has many kinds of errors for bad files
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as ONNX: {reason}") from None
     facts = from_metadata(session.get_modelmeta().custom_metadata_map, path)
@@ -87,15 +90,15 @@ def _load_onnx(path: Path, device: str) -> ExportedDetector:
 
 
 def _load_torch(path: Path, device: str) -> ExportedDetector:
-    import torchvision  # noqa: F401  # its suppression is in the file
+    import torchvision  # noqa: F401  # the file may use its suppression
 
     if device not in ("auto", "cpu"):
-        raise UsageError(f"--device {device}: .pt2 files run on the CPU; export to ONNX for others")
+        raise UsageError(f"--device {device}: .pt2 files run on the CPU only; export to ONNX")
     extra = {TORCH_METADATA: ""}
     try:
         with _without_pickles(path):
             module = torch.export.load(path, extra_files=extra).module()
-    except Exception as error:  # nearly any kind, for whatever the file holds
+    except Exception as error:  # a bad file can raise nearly any kind of error
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} cannot be read by torch.export: {reason}") from None
     facts = from_metadata(_strings(extra[TORCH_METADATA]), path)
@@ -108,11 +111,11 @@ def _load_torch(path: Path, device: str) -> ExportedDetector:
 
 @contextmanager
 def _without_pickles(path: Path) -> Iterator[None]:
-    """Let torch.export read a file's tensors, but no Python object, whose reading can run code."""
+    """Let torch.export read tensors only: to read a Python object can run code in the file."""
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             if any(prefix in name for prefix in _OBJECTS):
-                raise ValueError(f"{name} in it is a Python object, and only tensors are read")
+                raise ValueError(f"it holds a Python object, {name}, and only tensors are read")
     before = os.environ.get(_TENSORS_ONLY)
     os.environ[_TENSORS_ONLY] = "1"
     try:

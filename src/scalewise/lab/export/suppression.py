@@ -1,4 +1,4 @@
-"""Non-maximum suppression in ONNX's own operation."""
+"""Non-maximum suppression with the operator of ONNX."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from onnxscript import opset18
 
 from scalewise.lab.export.graph import survivors
 
-op: Any = opset18  # whose own types know constants as of no type
+op: Any = opset18  # Any, because the types of onnxscript do not fit constants
 
 
 def onnx_survivors(
     boxes: Any, scores: Any, labels: Any, threshold: float, iou: float, classes: int
 ) -> Any:
-    """What `graph.survivors` does, traced into an ONNX graph; the arguments are its own."""
+    """Do the same as `graph.survivors`, with the same arguments, traced into an ONNX graph."""
     of_class = op.OneHot(
         labels, op.Constant(value_int=classes), op.Constant(value_floats=[0.0, 1.0])
     )  # [B, K, C]
@@ -33,5 +33,5 @@ def onnx_survivors(
 
 
 def translations() -> dict[Any, Any]:
-    """For `torch.onnx.export`: the operations that it does not know."""
+    """The operations that `torch.onnx.export` does not know, and their ONNX form."""
     return {survivors._opoverload: onnx_survivors}

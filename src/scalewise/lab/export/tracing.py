@@ -1,4 +1,4 @@
-"""A detector's graph traced and saved."""
+"""Traces the graph of a detector, and saves it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ OUTPUTS = {False: ["boxes", "scores"], True: ["boxes", "scores", "labels", "leve
 
 
 def traced(run: TrainedRun, facts: ExportFacts, format: Format) -> Any:
-    """The graph of a run's detector, as the format keeps it."""
+    """Trace the detector of a run.
+
+    Raises:
+        UserError: the backbone does something that a graph cannot hold.
+    """
     detector = of_plain_layers(run.detector)
     module: nn.Module = (
         Suppressed(detector, facts.anchors, as_operation=format == "onnx")
@@ -44,7 +48,7 @@ def traced(run: TrainedRun, facts: ExportFacts, format: Format) -> Any:
                 dynamic_shapes={"images": {0: batch}, "sizes": {0: batch}},
                 strict=False,
             )
-    except Exception as error:  # of any kind, for what a backbone does that no graph can hold
+    except Exception as error:  # a backbone can raise any kind of error
         raise UserError(
             f"{run.folder}: backbone {run.config.backbone} cannot be exported: "
             f"{one_line(str(error).strip().splitlines()[0])}"
@@ -52,7 +56,11 @@ def traced(run: TrainedRun, facts: ExportFacts, format: Format) -> Any:
 
 
 def save_graph(program: Any, facts: ExportFacts, format: Format, path: Path) -> ExportFacts:
-    """Write the file with its metadata, which are returned as they stand there."""
+    """Write the file with its metadata, and return the metadata, with the opset of an ONNX file.
+
+    Raises:
+        UserError: ONNX lacks an operation.
+    """
     if format == "torch":
         with quiet():
             torch.export.save(
@@ -74,7 +82,7 @@ def save_graph(program: Any, facts: ExportFacts, format: Format, path: Path) -> 
                 output_names=OUTPUTS[facts.nms],
                 custom_translation_table=translations(),
             )
-    except Exception as error:  # of any kind, for operations that ONNX lacks
+    except Exception as error:  # the exporter raises many kinds of errors
         raise UserError(f"the detector cannot be written as ONNX: {_last(error)}") from error
     assert made is not None
     facts = replace(facts, opset=int(made.model.opset_imports[""]))
@@ -90,7 +98,7 @@ def _last(error: Exception) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what the exporters print and warn of, which is for their authors."""
+    """Hide the output and the warnings of the exporters, which are meant for their authors."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.ERROR)

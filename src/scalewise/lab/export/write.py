@@ -1,4 +1,4 @@
-"""From a trained run to a file, checked before it is kept."""
+"""Exports a trained run to a file, and checks the file before it is kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scalewise import __version__
 from scalewise.errors import UserError
-from scalewise.files import whole
+from scalewise.files import make_folder, whole
 from scalewise.lab.export.agreement import TOLERANCE, Agreement, check_images, compare_outputs
 from scalewise.lab.export.facts import DECODED, PIXELS, SUPPRESSED, ExportFacts
 from scalewise.lab.export.loading import load_exported
@@ -26,25 +26,26 @@ def export_run(
     size: int | None = None,
     checkpoint: str = "best",
 ) -> tuple[Path, list[str]]:
-    """Write a run's detector as a file that takes raw pixels, and compare the two.
+    """Write a run's detector as a file that takes raw pixels, and compare it with the run.
 
-    The file takes any number of images at once, each on a square canvas of one side. It computes in
-    float32, whatever precision the run was trained in.
+    The file takes batches of any number of images, padded to squares of one fixed side. It computes
+    in float32, whatever the precision of the run.
 
     Args:
         run: A loaded run.
         format: "onnx", or "torch" for `torch.export.save`.
-        out: The file; RUN/model.onnx or .pt2 when None. Never overwritten: "-2" is added.
-        nms: Put non-maximum suppression into the file; without, all boxes come out.
-        size: Pixels that the longer side of images is resized to; the run's when None.
-        checkpoint: What to call the checkpoint in the metadata.
+        out: The file to write; None is model.onnx or model.pt2 in the run folder. If it exists,
+            "-2" is added to the name.
+        nms: Put non-maximum suppression into the file. Without it, the file returns all boxes.
+        size: Longer side of the resized images in pixels; None takes the run's.
+        checkpoint: Name of the checkpoint, for the metadata.
 
     Returns:
-        The file, and lines about what it takes and how well it agrees with the run.
+        The file, and lines that say what it takes and returns, and how well it agrees with the run.
 
     Raises:
-        UserError: it cannot be written, a package is missing, or file and run do not agree; then
-            there is no file.
+        UserError: the file cannot be written, a package is missing, or file and run do not agree.
+            Then no file is left.
 
     Examples:
         >>> from pathlib import Path
@@ -63,26 +64,27 @@ def export_run(
     size = run.config.size if size is None else size
     path = unused(out or run.folder / f"model{SUFFIX[format]}")
     if path.suffix.lower() != SUFFIX[format]:
-        raise UserError(f"--out {path}: the name of a file of --format {format} ends in "
-                        f"{SUFFIX[format]}")  # fmt: skip
+        raise UserError(
+            f"--out {path}: --format {format} needs a file that ends in {SUFFIX[format]}"
+        )
     facts = _facts(run, nms, size, checkpoint)
     program = traced(run, facts, format)
     batches, what = check_images(run, size)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with whole(path) as aside:
         facts = save_graph(program, facts, format, aside)
         found = compare_outputs(run.detector, load_exported(aside, "cpu"), batches)
         if not found.holds:
             raise UserError(
-                f"{path} was not written: it does not compute what {run.folder} does: "
-                f"{_words(found, facts)}, on {what}; --format "
-                f"{'torch' if format == 'onnx' else 'onnx'} may do better"
+                f"{path} was not written: its results differ from those of {run.folder}: "
+                f"{_words(found, facts)}, on {what}; try --format "
+                f"{'torch' if format == 'onnx' else 'onnx'}"
             )
-    return path, _said(run, facts, f"{what}, 1 and 3 at once: {_words(found, facts)}")
+    return path, _said(run, facts, f"{what}, in batches of 1 and 3: {_words(found, facts)}")
 
 
 def _said(run: TrainedRun, facts: ExportFacts, agreement: str) -> list[str]:
-    """Lines on what the file takes and gives, and how well it agrees with the run."""
+    """Lines that say what the file takes and returns, and how well it agrees with the run."""
     opset = f"; opset {facts.opset}" if facts.opset else ""
     said = [
         f"input: images uint8 [batch, 3, {facts.side}, {facts.side}], RGB 0..255; "
@@ -93,14 +95,14 @@ def _said(run: TrainedRun, facts: ExportFacts, agreement: str) -> list[str]:
     if run.config.precision != "32-true":
         said.append(
             f"the file computes in float32, the run in {run.config.precision}: "
-            "their detections may differ by that rounding"
+            "their detections may differ by the rounding of the latter"
         )
     return said
 
 
 def _words(found: Agreement, facts: ExportFacts) -> str:
     unit = "detections" if facts.nms else "boxes"
-    lone = f", {found.lone} detections of one alone" if found.lone else ""
+    lone = f", {found.lone} detections that only one has" if found.lone else ""
     return (
         f"{found.compared} {unit}, largest difference of boxes {found.boxes * facts.side:.1e} px "
         f"({found.boxes:.1e} of the side), of scores {found.scores:.1e}{lone}; allowed "

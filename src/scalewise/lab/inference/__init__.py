@@ -1,1 +1,1 @@
-"""Trained runs put to work: on a split with figures, on images and videos with drawings."""
+"""Uses trained runs: measures them on a split, and draws their detections on images and videos."""

@@ -13,14 +13,14 @@ from scalewise.lab.inference.trained import Detecting
 
 
 def detect_all(run: Detecting, split: Split) -> Iterator[ImageDetections]:
-    """Detections of every image of a split, in its order."""
+    """Yield the detections of every image of a split, in the order of the split."""
     dataset = DetectionDataset(split, run.size, augment=False)
     for batch in make_loader(dataset, run.batch_size, shuffle=False, workers=run.workers):
         yield from to_original(run.detect(batch), batch)
 
 
 def unused(path: Path) -> Path:
-    """Return the path itself, or with "-2", "-3", ... where it exists."""
+    """Return the path; if it exists, with "-2", "-3", ... added to the name."""
     number, candidate = 1, path
     while candidate.exists():
         number += 1

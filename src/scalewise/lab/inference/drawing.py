@@ -17,20 +17,22 @@ def draw(
     source: np.ndarray,
     levels: list[str],
 ) -> Image.Image:
-    """A copy of the image with its detections, each in the colour of its level.
+    """Draw detections on a copy of the image, each in the colour of its level.
+
+    The copy of a small image is enlarged by a whole factor, so that the text fits.
 
     Args:
         image: RGB.
-        boxes: float [k, 4], (x1, y1, x2, y2) in pixels.
+        boxes: float [k, 4], (x1, y1, x2, y2) in pixels of `image`.
         scores: float [k].
         labels: k class names.
         source: int [k], the level of each box.
         levels: Names of the levels.
     """
-    scale = max(1, round(480 / max(image.size)))  # small images are enlarged to hold the text
+    scale = max(1, round(480 / max(image.size)))
     canvas = image.resize((image.width * scale, image.height * scale), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(canvas)
-    order = np.argsort(scores)  # the best on top
+    order = np.argsort(scores)  # the best score is drawn last, on top
     for i in order:
         color = level_color(int(source[i]))
         x1, y1, x2, y2 = (float(v) * scale for v in boxes[i])

@@ -1,4 +1,4 @@
-"""Detections in the forms of others: YOLO's text lines and COCO's results."""
+"""Writes detections in other formats: YOLO's text lines and COCO's results."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from scalewise.lab.training import runs
 
 
 class ResultNames:
-    """A text file of its own for every image, in folders that mirror the images'.
+    """Chooses a different text file for every image, in the same sub-folders as the images.
 
     Args:
-        folder: In which they lie.
-        named: Files and folders that were asked for; what they have in common is left out.
+        folder: Folder for the text files.
+        named: The files and folders that the user named. The part of their paths that all have in
+            common is not repeated in `folder`.
     """
 
     def __init__(self, folder: Path, named: Sequence[Path]) -> None:
@@ -27,11 +28,11 @@ class ResultNames:
         self._taken: set[Path] = set()
 
     def of(self, image: Path) -> Path:
-        """`a/b.txt` for `a/b.jpg`, and `a/b.png.txt` for an `a/b.png` beside it."""
+        """Return `a/b.txt` for `a/b.jpg`; if that is taken, such as `a/b.png.txt` for `a/b.png`."""
         return self._unused(self._mirrored(image), ".txt")
 
     def frames_of(self, video: Path) -> Path:
-        """The folder `a/b` for the frames of `a/b.mp4`."""
+        """Return the folder `a/b` for the frames of `a/b.mp4`."""
         return self._unused(self._mirrored(video), "")
 
     def _mirrored(self, path: Path) -> Path:
@@ -48,14 +49,16 @@ class ResultNames:
 
 
 def write_yolo(file: Path, found: ImageDetections, width: int, height: int, scores: bool) -> None:
-    """Write `class cx cy w h` a line, in shares of the image; no line where nothing is found.
+    """Write a line `class cx cy w h` for each detection, as fractions of the image's sides.
+
+    `class` is the number of the class, from 0. Without detections the file is empty.
 
     Args:
-        file: Its folder is made where it is missing.
-        found: Of the image.
-        width: Of the image, in pixels.
-        height: Likewise.
-        scores: Write the score at the end of a line.
+        file: The file to write; its folder is made if it is missing.
+        found: Detections of the image.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+        scores: Add the score to the end of each line.
     """
     lines = []
     for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True):
@@ -75,13 +78,13 @@ def write_yolo(file: Path, found: ImageDetections, width: int, height: int, scor
 def write_coco(
     folder: Path, split: Split, found: Sequence[ImageDetections], like: Split | None
 ) -> None:
-    """Write `coco.json`, and `coco-images.json` for images whose ids no data set holds.
+    """Write `coco.json`, and `coco-images.json` with the images that are not in `like`.
 
     Args:
-        folder: For both.
+        folder: Folder for both files.
         split: The images.
         found: Their detections.
-        like: Data whose image ids some of them have.
+        like: The data set that gave some of the images their ids; None if there is none.
     """
     runs.write_json(folder / "coco.json", coco_results(split, found))
     known = set() if like is None else {record.image_id for record in like.records}

@@ -1,4 +1,4 @@
-"""Files that a call names, in folders too."""
+"""Finds the files that a user named, directly or by their folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scalewise.lab.inference.video import is_video
 
 
 def unique(files: Iterable[Path]) -> list[Path]:
-    """Each file once, as it was named first."""
+    """Drop repeated files; the first name of each is kept."""
     first: dict[str, Path] = {}
     for file in files:
         first.setdefault(os.path.abspath(file), file)
@@ -20,7 +20,12 @@ def unique(files: Iterable[Path]) -> list[Path]:
 
 
 def named_files(paths: Iterable[Path], unreadable: list[str]) -> Iterator[Path]:
-    """Yield files, and the images and videos of folders; a line is added for each without one."""
+    """Yield the files, and the images and videos in the folders and below them.
+
+    Args:
+        paths: Files and folders.
+        unreadable: Gets a line for each folder that cannot be listed or has no image or video.
+    """
     for path in paths:
         before = len(unreadable)
         try:
@@ -33,5 +38,5 @@ def named_files(paths: Iterable[Path], unreadable: list[str]) -> Iterator[Path]:
             continue
         found = [file for file in files if is_video(file) or is_image(file)]
         if not found and len(unreadable) == before:
-            unreadable.append(printable(f"{path}: no image among its {len(files)} files"))
+            unreadable.append(printable(f"{path}: no image or video among its {len(files)} files"))
         yield from found

@@ -1,4 +1,4 @@
-"""Trained detectors put to work on images and videos: detections drawn on them, and as JSON."""
+"""Draws the detections of a trained detector on images and videos, and writes them as JSON."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ from scalewise.lab.inference.trained import Detecting
 from scalewise.lab.inference.video import is_video, redraw
 from scalewise.lab.training import runs
 
-_LONGEST = 60  # letters of an image's name in its picture's: four bytes each, and a file's has 255
+_LONGEST = 60  # characters kept of an image's name: 4 bytes each at most, of the 255 allowed
+_COMPRESSION = 2  # of PNG: a quarter of the time of Pillow's 6, for files a tenth larger
+
+_NONE = "no image or video could be read"
 
 
 @dataclass
@@ -42,13 +45,13 @@ class _Work:
     folder: Path
     limits: npt.NDArray[np.float32]  # [classes]
     names: ResultNames | None
-    scores: bool  # in the lines of YOLO
+    scores: bool  # whether YOLO lines end with the score
     levels: list[str]
     unreadable: list[str]
     written: list[dict[str, Any]] = field(default_factory=list)
 
     def kept(self, image: ImageDetections) -> ImageDetections:
-        """The detections that score enough."""
+        """The detections whose score is at least the threshold of their class."""
         keep = image.scores >= self.limits[image.labels]
         return ImageDetections(
             image.image_id,
@@ -64,7 +67,7 @@ class _Work:
         return draw(pixels, found.boxes, found.scores, labels, found.levels, self.levels)
 
     def rows(self, found: ImageDetections) -> list[dict[str, Any]]:
-        """The detections as they stand in `predictions.json`."""
+        """The detections in the form of `predictions.json`."""
         return [
             {
                 "box": [round(float(edge), 3) for edge in box],
@@ -91,26 +94,30 @@ def predict(
 ) -> tuple[Path, list[str]]:
     """Draw detections on images and videos and write them as JSON.
 
-    Images are taken upright, as viewers show them, and so are the boxes. A file that is named twice
-    is taken once.
+    Images are turned upright, as viewers show them; boxes are in the upright image. A file that is
+    named twice is used once.
 
     Args:
         run: A loaded run, or a detector from an exported file.
-        images: Image and video files, or folders, of which all of both kinds are taken, in
-            sub-folders too.
-        out: Folder for the pictures, videos and `predictions.json`; made where missing, never
-            overwritten.
-        threshold: Least score of a box that is drawn and written; one for each class, or for all.
-        save_txt: Also write YOLO lines, a file an image, in `labels`; see `formats.write_yolo`.
-        save_conf: With the score at the end of each line.
-        save_coco: Also write the images' detections as COCO results, `coco.json`.
-        like: Data whose image and category ids `coco.json` takes, for the images that are its own.
+        images: Image and video files, or folders; all images and videos in a folder and its
+            sub-folders are used.
+        out: Folder for the pictures, videos and `predictions.json`. If it exists, a new folder with
+            "-2" added to the name is made.
+        threshold: Lowest score of a box that is drawn and written: one number for all classes, or
+            one for each class.
+        save_txt: Also write YOLO lines to the folder `labels`, one file for each image or frame;
+            see `formats.write_yolo`.
+        save_conf: Add the score to each of these lines.
+        save_coco: Also write the detections on images (not on videos) as COCO results, `coco.json`.
+        like: The data set whose image and category ids are used in `coco.json`. Images that are not
+            in it get new ids.
 
     Returns:
-        The folder that was written, and one line for each file that could not be read.
+        The folder that was written, and one line for each file that could not be read, or only in
+        part.
 
     Raises:
-        UserError: when there is no readable image or video, or `like` lacks a class.
+        UserError: no image or video could be read, or `like` lacks a class.
 
     Examples:
         >>> from pathlib import Path
@@ -128,7 +135,7 @@ def predict(
     split = _split_of(run, [file for file in files if not is_video(file)], unreadable, like)
     videos = [file for file in files if is_video(file)]
     if not split.records and not videos:
-        raise UserError("no image could be read: " + ("; ".join(unreadable) or "none was named"))
+        raise UserError(f"{_NONE}: " + ("; ".join(unreadable) or "none was named"))
     folder = unused(out)
     make_folder(folder)
     limits = np.broadcast_to(np.asarray(threshold, np.float32), (len(run.classes),))
@@ -139,7 +146,7 @@ def predict(
         _on_video(work, video)
     if not work.written:
         folder.rmdir()
-        raise UserError("no image could be read: " + "; ".join(unreadable))
+        raise UserError(f"{_NONE}: " + "; ".join(unreadable))
     runs.write_json(folder / "predictions.json", work.written)
     if save_coco:
         write_coco(folder, split, found, like)
@@ -147,20 +154,20 @@ def predict(
 
 
 def _on_images(work: _Work, split: Split) -> Iterator[ImageDetections]:
-    """Draw and note the detections of each image, and yield them."""
+    """Draw the detections of each image, add them to `work.written`, and yield them."""
     records = {record.image_id: record for record in split.records}
     for image in detect_all(work.run, split):
         record = records[image.image_id]
         path = record.path
         try:
             pixels = Image.fromarray(load_image(path))
-        except BadData as error:  # it has changed since
+        except BadData as error:  # the file has changed since it was first read
             work.unreadable.append(str(error))
             continue
         found = work.kept(image)
         picture = unused(work.folder / f"{printable(path.stem)[:_LONGEST]}.png")
         with whole(picture) as aside:
-            work.drawn(pixels, found).save(aside)
+            work.drawn(pixels, found).save(aside, compress_level=_COMPRESSION)
         if work.names is not None:
             write_yolo(work.names.of(path), found, record.width, record.height, work.scores)
         work.written.append(
@@ -170,7 +177,7 @@ def _on_images(work: _Work, split: Split) -> Iterator[ImageDetections]:
 
 
 def _on_video(work: _Work, path: Path) -> None:
-    """Draw and note the detections of each frame of a video."""
+    """Draw the detections of each frame of a video, and add them to `work.written`."""
     target = unused(work.folder / f"{printable(path.stem)[:_LONGEST]}.mp4")
     labels = work.names.frames_of(path) if work.names is not None else None
     frames: list[dict[str, Any]] = []
@@ -199,7 +206,7 @@ def _on_video(work: _Work, path: Path) -> None:
 def _split_of(
     run: Detecting, files: list[Path], unreadable: list[str], like: Split | None
 ) -> Split:
-    """A split without objects from image files; a line for each that cannot be read is added."""
+    """Make a split without objects from image files; `unreadable` gets a line for each failure."""
     own: dict[str, int] = {}
     categories = tuple(range(1, len(run.classes) + 1))
     if like is not None:
@@ -209,7 +216,7 @@ def _split_of(
         if lacking:
             raise UserError(
                 f"{like.source} has no class {', '.join(map(repr, lacking[:5]))}, "
-                "which the detector finds: name the data that it was trained on"
+                "which the detector finds; name the data that it was trained on"
             )
         categories = tuple(ids[name] for name in run.classes)
     following = max(own.values(), default=0)

@@ -1,4 +1,4 @@
-"""A trained run scored on a split."""
+"""Measures a trained run on a split."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from scalewise.lab.training.run_metrics import load_metrics
 def evaluate(
     run: TrainedRun, data: str | None, split_name: str | None, clip: bool = True
 ) -> tuple[Path, dict[str, float]]:
-    """Average precision of a run on a split, in the arithmetic in which it was validated.
+    """Measure the average precision of a run on a split, in the precision of its validation.
 
     Args:
         run: A loaded run.
         data: Data set; the run's own when None.
         split_name: Name of the split; the run's validation split when None.
-        clip: Cut boxes that reach over their image's edge to it, as in training. Without, the COCO
-            file counts as it stands, with all that is in it, which is pycocotools' reading.
+        clip: Cut boxes that reach beyond their image to it, as in training. False uses the
+            annotations of the COCO file unchanged, as pycocotools does.
 
     Returns:
         The JSON file written into the run folder, and the metrics.
 
     Raises:
-        UserError: when the data cannot be read or have other classes, or are no COCO file that
-            could be read without cutting.
+        UserError: the data cannot be read or have other classes; or `clip` is False and the split
+            is not from a COCO file.
 
     Examples:
         >>> from pathlib import Path
@@ -85,19 +85,19 @@ def evaluate(
 
 
 def validated(run: TrainedRun) -> tuple[Split, list[ImageDetections]]:
-    """The run's validation split and what its checkpoint finds there.
+    """Return the run's validation split, and the detections of its checkpoint on it.
 
-    The detections that the run kept are of its last validation; for a checkpoint of another epoch
-    they are found anew.
+    The run folder holds the detections of the last validation. For a checkpoint of another epoch
+    the detector runs again.
 
     Raises:
-        UserError: the run kept none, or the data have changed.
+        UserError: the run folder holds no detections, or the data have changed.
     """
     path = run.folder / "detections.parquet"
     if not path.is_file():
         raise UserError(
             f"{run.folder} has no validation detections ({path.name} is missing): "
-            "name a score instead of best-f1"
+            "give a number instead of best-f1"
         )
     split = open_splits(run.config)[1]
     if list(split.classes) != run.classes:
@@ -113,5 +113,5 @@ def validated(run: TrainedRun) -> tuple[Split, list[ImageDetections]]:
     try:
         check_detections(split, found)
     except ValueError as error:
-        raise UserError(f"{path} is not of {split.name} as it is now: {error}") from None
+        raise UserError(f"{path} does not fit {split.name} as it is now: {error}") from None
     return split, found

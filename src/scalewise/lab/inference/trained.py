@@ -1,4 +1,4 @@
-"""A trained run put to work: detections of a split, and their evaluation."""
+"""Loads a trained run, so that it can detect objects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scalewise.lab.training.run_options import load_config
 
 
 class Detecting(Protocol):
-    """What finds objects: a run, or a file that was exported from one."""
+    """A detector that can be used: a trained run, or a file that was exported from one."""
 
     @property
     def classes(self) -> list[str]:
@@ -48,15 +48,15 @@ class Detecting(Protocol):
 
 @dataclass
 class TrainedRun:
-    """What a run folder holds that can be used again.
+    """A trained run, loaded from its folder.
 
     Attributes:
         folder: The run folder.
         config: Its options.
         classes: Names of the classes, in the order of the labels.
-        detector: In evaluation mode, with the weights of the checkpoint.
+        detector: The detector, in evaluation mode, with the weights of the checkpoint.
         device: Where the detector is.
-        epoch: The epoch that the checkpoint was made in, from 1; None where it does not say.
+        epoch: Number of the epoch of the checkpoint, from 1; None if the checkpoint does not say.
 
     Examples:
         >>> from pathlib import Path
@@ -94,7 +94,7 @@ class TrainedRun:
         return loader_workers(self.config)
 
     def detect(self, batch: Batch) -> Detections:
-        """The best detections of each image, in the arithmetic of the run's validation."""
+        """The best detections of each image, in the precision of the run's validation."""
         on_device = batch._replace(
             images=batch.images.to(self.device), sizes=batch.sizes.to(self.device)
         )
@@ -108,10 +108,11 @@ def load_run(folder: Path, kind: str = "best", device: str = "auto") -> TrainedR
     Args:
         folder: The run folder.
         kind: Which checkpoint, "best" or "last".
-        device: "auto", or a torch device.
+        device: A torch device, or "auto": "cuda" if there is one, else "cpu".
 
     Raises:
-        UserError: when the folder is no run or the checkpoint does not fit.
+        UserError: the folder is not a run folder, or the checkpoint does not fit it.
+        UsageError: there is no such device.
 
     Examples:
         >>> from pathlib import Path
@@ -146,7 +147,7 @@ def load_run(folder: Path, kind: str = "best", device: str = "auto") -> TrainedR
 
 
 def _device(name: str) -> torch.device:
-    """What `--device` names.
+    """The device that `--device` names.
 
     Raises:
         UsageError: there is no such device.

@@ -1,4 +1,4 @@
-"""Videos with detections drawn on every frame."""
+"""Writes videos with detections drawn on every frame."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +22,10 @@ from scalewise.lab.evaluation import ImageDetections, to_original
 from scalewise.lab.inference.trained import Detecting
 from scalewise.lab.inference.video_frames import Frame, Pixels, Reading, why
 
-if TYPE_CHECKING:
-    pass
-
 _SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"}
 _SUFFIXES |= {".3gp", ".ogv", ".mts", ".m2ts"}
 _QUALITY = {"crf": "20"}
-_BT601, _LIMITED = 6, 1  # codes of ITU-T H.273: players guess another matrix for large pictures
+_BT601, _LIMITED = 6, 1  # of ITU-T H.273; without them players guess, by the size of the picture
 
 Paint = Callable[[Pixels, float, ImageDetections], Image.Image]
 
@@ -39,20 +36,21 @@ def is_video(path: Path) -> bool:
 
 
 def redraw(path: Path, out: Path, run: Detecting, paint: Paint) -> tuple[float, str]:
-    """Write a video's frames anew, at the times at which they were shown; without sound.
+    """Write a copy of a video with painted frames, at the same times, without sound.
 
     Args:
         path: The video.
-        out: The file that is written, an .mp4.
-        run: What finds objects.
-        paint: From a frame's pixels, its time in seconds and its detections, whose image id is the
-            frame's number from 0, to what is shown in its place.
+        out: The .mp4 file to write.
+        run: The detector.
+        paint: Called with a frame's pixels, its time in seconds and its detections (their
+            `image_id` is the number of the frame, from 0); returns the picture to show instead.
 
     Returns:
-        Frames a second, and a line on what of it could not be read, empty where all could.
+        Frames per second, and a line about frames that could not be read; the line is empty if all
+        could.
 
     Raises:
-        BadData: no frame could be read, or the package for it is missing; then nothing is written.
+        BadData: no frame could be read, or the package `av` is missing. Then nothing is written.
     """
     try:
         import av
@@ -69,7 +67,7 @@ def redraw(path: Path, out: Path, run: Detecting, paint: Paint) -> tuple[float, 
         raise BadData(f"{path}: cannot be read as a video: {why(error)}") from None
     with source:
         if not source.streams.video:
-            raise BadData(f"{path}: holds no pictures, only sound or text")
+            raise BadData(f"{path}: has no pictures, only sound or text")
         reading = Reading(source, source.streams.video[0])
         with whole(out) as aside:
             count = _draw_all(reading, aside, run, paint)
@@ -139,6 +137,6 @@ def _detect(run: Detecting, frames: list[Frame], first: int) -> list[ImageDetect
 
 
 def _even(pixels: Pixels) -> Pixels:
-    """Sides filled up to even numbers, which the video format asks for."""
+    """Repeat the last row or column if its number is odd: the video format needs even sides."""
     height, width = pixels.shape[:2]
     return np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

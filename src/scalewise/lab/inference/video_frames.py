@@ -1,4 +1,4 @@
-"""The frames of a video, upright, and what of them could not be read."""
+"""Reads the frames of a video, turns them upright, and counts those that cannot be read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Pixels = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 
 
 class Frame(NamedTuple):
-    """A frame: its pixels, upright, and when it is shown, in units of `unit` seconds."""
+    """The upright pixels of a frame, and the time at which it is shown, in units of `unit` s."""
 
     pixels: Pixels
     time: int
@@ -28,14 +28,20 @@ class Frame(NamedTuple):
 
 
 class Reading:
-    """The frames of a video, and what of them could not be read."""
+    """Iterates over the frames of a video, and keeps what could not be read.
+
+    Attributes:
+        rate: Frames per second.
+        aspect: Width of a pixel divided by its height, in the upright frame; None if unknown.
+        reason: ": " and the last error of the decoder; empty if there was none.
+    """
 
     def __init__(self, source: InputContainer, stream: VideoStream) -> None:
         self._source, self._stream = source, stream
         self.rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
         self._expected = stream.frames
         self._faults = 0
-        self.aspect: Fraction | None = stream.sample_aspect_ratio  # width of a pixel to its height
+        self.aspect: Fraction | None = stream.sample_aspect_ratio
         self.reason = ""
 
     def __iter__(self) -> Iterator[Frame]:
@@ -50,7 +56,7 @@ class Reading:
             yield Frame(_upright(frame), last, unit)
 
     def _decoded(self) -> Iterator[Any]:
-        """Frames of the packets that can be read; those that cannot are counted."""
+        """Yield the frames of the packets that can be read, and count the other packets."""
         import av
 
         packets = self._source.demux(self._stream)
@@ -73,27 +79,27 @@ class Reading:
                 yield frame
 
     def damage(self, path: Path, out: Path, count: int) -> str:
-        """A line on what could not be read, empty where all could."""
+        """A line about frames that could not be read; empty if all could."""
         lost = max(0, self._expected - count)
         if not lost and not self._faults:
             return ""
-        of = f" of the {self._expected} that its header names" if self._expected else ""
+        of = f" of the {self._expected} in its header" if self._expected else ""
         return one_line(
-            f"{path}: damaged{self.reason}; {count} frames{of} were read, and are in {out.name}"
+            f"{path}: damaged{self.reason}; {count} frames{of} were read and are in {out.name}"
         )
 
 
 def _upright(frame: Any) -> Pixels:
-    """The pixels as players show them, turned by what the file says."""
+    """The pixels as players show them: turned by the rotation that the file states."""
     pixels: Pixels = frame.to_ndarray(format="rgb24")
     return np.ascontiguousarray(np.rot90(pixels, _quarters(frame)))
 
 
 def _quarters(frame: Any) -> int:
-    """By how many right angles a frame is to be turned, against the clock."""
+    """How many quarter turns anticlockwise make a frame upright."""
     return round(getattr(frame, "rotation", 0) / 90)
 
 
 def why(error: Exception) -> str:
-    """What the library says of a failure, on one line."""
+    """The library's reason for a failure, on one line."""
     return one_line(getattr(error, "strerror", None) or str(error))

@@ -1,4 +1,4 @@
-"""Checks before a run goes on, and the position from which it goes on."""
+"""Checks a run before it is resumed, and finds the position at which it continues."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ from scalewise.lab.training.runs import RunError
 
 
 def clean(run: Path) -> None:
-    """Remove files of a run that killed processes left half-written."""
+    """Remove the half-written files that killed processes left in a run folder."""
     for folder in (run, run / "checkpoints"):
         remove_leftovers(folder)
 
 
 def check_unfinished(run: Path) -> None:
-    """Refuse a finished run; a broken `metrics.json` is written anew at the end."""
+    """Refuse a finished run, and another run's figures. Print that damaged ones are replaced."""
     if not (run / "metrics.json").is_file():
         return
     try:
         metrics = load_metrics(run)
         status, own = metrics["status"], identity(load_config(run))
-        if metrics.get("run", own) != own:  # older versions did not note it
-            raise RunError(f"{run / 'metrics.json'} is another run's")
     except RunError as error:
-        print(f"{error}; it is written anew from the checkpoint", file=sys.stderr)
+        print(f"{error}; it is written again from the checkpoint", file=sys.stderr)
         return
+    if metrics.get("run", own) != own:  # older versions did not note it
+        raise RunError(
+            f"{run / 'metrics.json'} belongs to another run: put the right file back, or move it "
+            "away to continue from the checkpoint"
+        )
     if status == "finished":
         raise RunError(f"{run} is finished; start a new run to train longer")
 
@@ -49,13 +52,13 @@ def check_tables(run: Path, groups: Sequence[str]) -> None:
         GradientLog(run / "gradients.parquet", groups)
     except DamagedFile as error:
         raise RunError(
-            f"{error}; put it back from a copy, or move it away: then the run goes on without its "
-            "steps before the checkpoint"
+            f"{error}; restore it from a copy, or move it away: the run then continues, "
+            "without the rows of the steps before the checkpoint"
         ) from None
 
 
 def check_same_data(run: Path, config: TrainConfig, training: Split) -> None:
-    """Refuse data that differ from those with which the run began."""
+    """Refuse data whose classes or number of training images changed since the run began."""
     known = runs.load_json(run / "environment.json")
     try:
         before = (known["classes"], known["images"][training.name])
@@ -64,26 +67,27 @@ def check_same_data(run: Path, config: TrainConfig, training: Split) -> None:
             f"{run / 'environment.json'} is damaged: it does not say how many images "
             f"{training.name} had"
         ) from None
-    if before != (list(training.classes), len(training.records)):
+    now = (list(training.classes), len(training.records))
+    if before != now:
+        classes = "" if before[0] == now[0] else f"; its classes were {before[0]}, now {now[0]}"
         raise RunError(
-            f"{config.data} has changed since {run} began: it had {before[1]} training images of "
-            f"{len(before[0])} classes, now it has {len(training.records)} of "
-            f"{len(training.classes)}; restore it, or start a new run"
+            f"{config.data} has changed since {run} began: it had {before[1]} training images, now "
+            f"it has {now[1]}{classes}; restore it, or start a new run"
         )
 
 
 def position(found: dict[str, Any], path: Path, batches: int, devices: int) -> tuple[int, int]:
-    """Epoch and batch at which a checkpointed run goes on.
+    """Find the epoch and the batch, from 0, at which a run continues from its checkpoint.
 
     Args:
         found: The checkpoint.
         path: Path of the checkpoint.
-        batches: Batches of an epoch on each device.
-        devices: Number of devices on which the run would go on.
+        batches: Number of batches of an epoch on each device.
+        devices: Number of devices that the run would now use.
 
     Raises:
-        RunError: the run was on another number of devices, so the remaining batches and steps would
-            not be those of the run that was interrupted.
+        RunError: the checkpoint does not hold its position; or the number of devices was different,
+            so the remaining batches and steps would not be those of the interrupted run.
     """
     try:
         loops = found["loops"]["fit_loop"]
@@ -91,14 +95,14 @@ def position(found: dict[str, Any], path: Path, batches: int, devices: int) -> t
         epochs = loops["epoch_progress"]["current"]
         epoch, begun = epochs["processed"], epochs["ready"]
     except (KeyError, TypeError):
-        raise RunError(f"{path} cannot be resumed: it lacks the position") from None
+        raise RunError(f"{path} cannot be resumed: it does not say how far the run was") from None
     before = found.get("run", {}).get("devices", devices)
     if before != devices or done > batches:
         raise RunError(
             f"{path.parent.parent} was trained on "
             f"{before if before != devices else 'another number of'} device(s), and would now run "
-            f"on {devices}: it would get other batches and learning rates, and would leave out "
-            "images; resume it on as many devices as before, or start a new run with "
+            f"on {devices}: its batches and learning rates would change, and some images would be "
+            "left out; resume it on the same number of devices, or start a new run with "
             f"--config {path.parent.parent / 'config.yaml'}"
         )
     return (epoch + 1, 0) if done >= batches and epoch < begun else (epoch, done % batches)
