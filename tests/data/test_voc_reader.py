@@ -41,7 +41,7 @@ def test_classes_file_fixes_the_order_and_refuses_others(tmp_path: Path) -> None
     with pytest.raises(BadData, match=r"a\.xml, object 2: class 'ant' is not in classes\.txt"):
         open_split(tmp_path)
     (tmp_path / "classes.txt").write_text("zebra\nzebra\n")
-    with pytest.raises(BadData, match=r"classes\.txt: a class is named twice"):
+    with pytest.raises(BadData, match=r"classes\.txt: class 'zebra' is named twice"):
         open_split(tmp_path)
 
 

@@ -182,7 +182,7 @@ def test_rounding_is_no_cut(tmp_path: Path) -> None:
         ("train: [", "cannot be read as YAML"),
         ("just words", "not a YOLO data file"),
         ("train: images/train", "'names' is neither a list of class names nor ids with names"),
-        ("train: images/train\nnames: [a, a]", "a class is named twice"),
+        ("train: images/train\nnames: [a, a]", "class 'a' is named twice"),
         ("train: images/train\nnames: {one: a}", "has the class id 'one', not a whole number"),
         ("train: images/train\nnames: [a, b]\nkpt_shape: 17", "'kpt_shape' 17 is not two numbers"),
         ("train: images/train\nnames: [a, b]\nkpt_shape: [17]", "is not two numbers"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from scalewise.lab.data.box_faults import Box
@@ -63,6 +64,12 @@ def corners(bbox: list[Any]) -> Box | None:
     except OverflowError:  # a number of hundreds of digits
         x = y = width = height = math.inf
     return (x, y, x + width, y + height)
+
+
+def first_repeated(names: Collection[str]) -> str | None:
+    """The first name that occurs more than once, if any."""
+    counts = Counter(names)
+    return next((name for name in names if counts[name] > 1), None)
 
 
 def class_name(written: str) -> str:

@@ -12,12 +12,12 @@ from xml.etree.ElementTree import ParseError
 
 from defusedxml.common import DefusedXmlException
 
-from scalewise.lab.data.coco_values import class_name
+from scalewise.lab.data.coco_values import class_name, first_repeated
 from scalewise.lab.data.encodings import LARGEST, read_lines, read_text
 from scalewise.lab.data.faults import BadData, Faults
 from scalewise.lab.data.image_record import ImageRecord
 from scalewise.lab.data.split import Split, finish
-from scalewise.lab.data.text import is_file
+from scalewise.lab.data.text import is_file, shown
 from scalewise.lab.data.voc_lists import (
     Folder,
     find_list,
@@ -82,8 +82,8 @@ def _class_names(folders: list[Path]) -> tuple[str, ...]:
         except (OSError, ValueError) as error:
             raise BadData(f"{stated[0]}: cannot be read as class names: {error}") from None
         names = [class_name(name) for name in names if name]
-        if len(set(names)) < len(names):
-            raise BadData(f"{stated[0]}: a class is named twice")
+        if (twice := first_repeated(names)) is not None:
+            raise BadData(f"{stated[0]}: class {shown(twice)} is named twice")
         return tuple(names)
     found: set[str] = set()
     for folder in folders:

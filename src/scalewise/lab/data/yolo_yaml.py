@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from scalewise.lab.data.coco_values import class_name, name_fault
+from scalewise.lab.data.coco_values import class_name, first_repeated, name_fault
 from scalewise.lab.data.encodings import read_text
 from scalewise.lab.data.faults import BadData, Faults
 from scalewise.lab.data.text import shown
@@ -88,8 +88,8 @@ def class_names_of(file: Path, table: dict[Any, Any], faults: Faults) -> dict[in
         if fault := name_fault(name):
             raise BadData(f"{file}: the name of class {number} {fault}")
         found[number] = class_name(name)
-    if len(set(found.values())) < len(found):
-        raise BadData(f"{file}: a class is named twice")
+    if (twice := first_repeated(found.values())) is not None:
+        raise BadData(f"{file}: class {shown(twice)} is named twice")
     if len(found) < len(names):
         raise BadData(f"{file}: a class id of 'names' occurs twice")
     stated = table.get("nc", "")
