@@ -1,4 +1,4 @@
-"""Training speed on an idle machine and beside another program, for two ways in which threads wait.
+"""Training speed alone and beside another program, for three ways in which threads wait.
 
 By default the threads of OpenMP spin while they wait; scalewise lets them spin briefly and then
 sleep (`scalewise.threads`). The settings take turns in every round.
@@ -48,7 +48,7 @@ WAITING = {
 
 
 def images_per_second(waiting: str, seconds: float, threads: int) -> float:
-    """Train for some seconds in a process of its own; images a second."""
+    """Train for some seconds in a new process and return images per second."""
     environment = {**os.environ, **WAITING[waiting], "OMP_NUM_THREADS": str(threads)}
     wait_briefly(environment)
     words = [sys.executable, "-c", STEPS, str(Path(__file__).parent), str(seconds)]
@@ -58,7 +58,7 @@ def images_per_second(waiting: str, seconds: float, threads: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=10, help="length of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("results/busy_cpu.md"))

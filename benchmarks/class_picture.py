@@ -1,4 +1,4 @@
-"""Draw a kept study as a picture: AP of each class with equal weights and with a scheme.
+"""Draw the AP of each class in a kept study, with equal weights and with a scheme.
 
 python benchmarks/class_picture.py results/groups/bccd-presence data/bccd trainval avw classes.png
 """

@@ -3,15 +3,15 @@
     python benchmarks/control_runs.py fixed BALANCED_RUN --draw 0 --out runs/controls [--run]
     python benchmarks/control_runs.py cls_pw EQUAL_RUN --power 0.5 --out runs/controls
 
-`fixed` prints commands that train again with fixed weights instead of a rule; with --run it trains.
+`fixed` prints commands that train again with fixed weights; with --run it also runs them.
 "static" is each class's mean weight over the steps of a balanced run. "shuffled" gives these
 weights to the wrong classes, in a permutation drawn by --draw in which as few classes as possible
-keep their weight. "uniform" gives all classes the weight of a mean positive in the balanced run,
+keep their weight. "uniform" gives all classes the mean weight of a positive in the balanced run,
 since a rule that lifts rare classes also raises the loss of all positives together. Shuffled
-weights are not scaled, so the size of the loss changes; the commands say by how much.
+weights are not scaled, so the size of the loss changes. The mean weight of a positive is printed.
 
-`cls_pw` trains as Ultralytics does with its option of this name (8.4, 2026): the classification
-loss of a class, negatives too, is multiplied by (1 / objects of the class in the training
+`cls_pw` trains as Ultralytics does with its option `cls_pw` (8.4, 2026): the classification loss
+of a class, also of negatives, is multiplied by (1 / objects of the class in the training
 split)^power, divided by the mean over the classes; the other losses stay as they are.
 
 The result is a run folder like any other: compare it with `controls.py --other NAME RUN ...`.
@@ -47,7 +47,7 @@ from scalewise.weighting import by_class
 
 
 def given_words(by: str, weights: Mapping[str, float]) -> str:
-    """Words of a scheme that gives these weights by name."""
+    """A scheme that gives these weights by name, as text."""
     return ":".join([by, *(f"{name}={weight:.4g}" for name, weight in weights.items())])
 
 
@@ -59,23 +59,23 @@ def shuffle(weights: Floats, draw: int) -> Floats:
         draw: seed of the permutation.
 
     Returns:
-        A permutation of them in which as few groups as possible have the weight they had.
+        A permutation in which as few groups as possible keep their weight.
     """
     costs = np.random.default_rng(draw).random((len(weights), len(weights)))
-    costs += len(weights) * np.isclose(weights[:, None], weights)  # outweighs all that is random
+    costs += len(weights) * np.isclose(weights[:, None], weights)  # above all random costs
     shuffled: Floats = weights[linear_sum_assignment(costs)[1]]
     return shuffled
 
 
 def fixed_weights(run: Path, draw: int) -> dict[str, tuple[str, float]]:
-    """Schemes with fixed weights from the weights that a run had.
+    """Schemes with fixed weights, made from the weights of a run.
 
     Args:
-        run: its folder.
+        run: folder of the run.
         draw: seed of the permutation.
 
     Returns:
-        By name, the scheme's words and the mean weight over the positives of the run.
+        By name, the scheme as text and the mean weight over the positives of the run.
 
     Raises:
         UsageError: when weights cannot be given by name for the groups of the run.
@@ -118,7 +118,7 @@ def train_fixed(run: Path, draw: int, out: Path, train_now: bool) -> None:
 def column_weights(objects: Sequence[int], power: float) -> Floats:
     """Weights of the classes by the number of their objects; their mean is 1.
 
-    A class without objects weighs what the others do on average.
+    A class without objects gets the mean weight of the others.
     """
     counts = np.asarray(objects, dtype=np.float64)
     present = counts > 0
@@ -130,7 +130,7 @@ def column_weights(objects: Sequence[int], power: float) -> Floats:
 
 @contextmanager
 def weighted_columns(detector: str, weights: Floats) -> Iterator[None]:
-    """Weigh the classes' columns of a detector's classification loss, background included.
+    """Weigh the columns (classes) of a detector's classification loss, also for the background.
 
     Args:
         detector: "atss", "fcos" or "retinanet"; every model of that kind is affected.
@@ -140,7 +140,7 @@ def weighted_columns(detector: str, weights: Floats) -> Iterator[None]:
 
     def weighted(logits: Tensor, labels: Tensor) -> Tensor:
         columns = torch.arange(logits.shape[-1], device=logits.device)
-        other = (labels[..., None] != columns).long()  # [B, A, C]: a class of its own per column
+        other = (labels[..., None] != columns).long()  # [B, A, C]: 0 is the column's class
         return (focal_loss(logits[..., None], other) * factors.to(logits.device)).sum(-1)
 
     module = importlib.import_module(f"scalewise.lab.detectors.{detector}")
@@ -149,7 +149,7 @@ def weighted_columns(detector: str, weights: Floats) -> Iterator[None]:
 
 
 def train_cls_pw(run: Path, power: float, out: Path) -> Path:
-    """Train as a run was, with equal weights and weighted columns; returns the new run folder."""
+    """Repeat a run with equal weights and weighted columns; return the new run folder."""
     name = f"cls_pw-{power:g}-seed-{load_config(run).seed}"
     config = replace(load_config(run), scheme="equal", out=str(out), name=name)
     training = open_splits(config)[0]
@@ -166,12 +166,12 @@ def train_cls_pw(run: Path, power: float, out: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     commands = parser.add_subparsers(dest="command", required=True)
-    fixed = commands.add_parser("fixed", help="fixed weights, right and wrong way round")
+    fixed = commands.add_parser("fixed", help="fixed weights: as they were, shuffled, uniform")
     fixed.add_argument("balanced", type=Path, help="run folder")
     fixed.add_argument("--draw", type=int, default=0, help="seed of the permutation")
     fixed.add_argument("--out", type=Path, default=Path("runs"))
     fixed.add_argument("--run", action="store_true", help="train now")
-    cls_pw = commands.add_parser("cls_pw", help="weights on columns, as Ultralytics has them")
+    cls_pw = commands.add_parser("cls_pw", help="weights on columns, as in Ultralytics")
     cls_pw.add_argument("equal", type=Path, help="run folder")
     cls_pw.add_argument("--power", type=float, choices=[0.25, 0.5], default=0.25)
     cls_pw.add_argument("--out", type=Path, default=Path("runs"))

@@ -1,8 +1,8 @@
-"""The controls that a sceptic asks for, on finished runs of `scalewise train`.
+"""Check on finished runs whether better AP comes from rescaled scores only.
 
     python benchmarks/controls.py --tune train --equal RUN ... --balanced RUN ... --out FILE
 
-It answers the question "do only the scales of the scores differ?". Runs are paired by their seed.
+Runs of `scalewise train` are paired by their seed.
 The last checkpoint of each run is scored on the split on which the run was validated. The table has
 
 - AP; pooled AP, where the detections of all classes are ranked in one list but must still match an
@@ -15,12 +15,12 @@ The last checkpoint of each run is scored on the split on which the run was vali
 
 "equal, rescaled" is the equal run with one factor per class on the odds s / (1 - s) of its scores,
 which keeps their order and never reaches 1. The factor is fitted by likelihood on the tuning split:
-the mean score of a class's detections becomes the share of them that is right. A class that has no
-right detection there, or no wrong one, keeps its scores. A rescaling changes which detections are
+the mean score of a class becomes its share of right detections. A class that has no right or no
+wrong detection there keeps its scores. A rescaling changes which detections are
 among the 100 of an image, how classes rank among each other (pooled AP, F1) and the calibration.
 Apart from the limit of 100, it cannot change the AP of a class.
 
-`control_runs.py` trains the controls that need a training: `--other NAME RUN ...` shows them.
+`control_runs.py` trains further control runs; `--other NAME RUN ...` adds them to the table.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.option_groups import DataOptions, DetectorOptions, OptimizerOptions
 from scalewise.lab.training.run_options import load_config
 
-SCORE = 0.05  # detectors keep what scores higher
+SCORE = 0.05  # detectors keep detections above this score
 WIDE_SCORE, WIDE_MOST = 0.001, 1000
 EQUAL, RESCALED, BALANCED = "equal", "equal, rescaled", "balanced"
 COLUMNS = ("AP", "AP, all kept", "pooled AP", "precision", "recall", "threshold", "ECE")
 
 
 def wide_detections(run: Path, split: Split) -> Found:
-    """Nearly all detections of a run's last checkpoint, kept in its folder for the next time."""
+    """Nearly all detections of a run's last checkpoint, stored in its folder for later calls."""
     path = run / f"controls-{split.name}.parquet"
     if not path.is_file():
         trained = load_run(run, "last")
@@ -95,10 +95,10 @@ def by_seed(folders: Sequence[Path]) -> dict[int, Path]:
 
 
 def check_alike(one: Path, other: Path) -> None:
-    """Refuse runs that differ in more than how losses are weighed.
+    """Refuse runs with different options for data, detector or optimizer.
 
     Raises:
-        UserError: naming the options.
+        UserError: with the names of these options.
     """
     first, second = load_config(one), load_config(other)
     kinds = (DataOptions, DetectorOptions, OptimizerOptions)
@@ -112,12 +112,12 @@ def tuning_split(config: TrainConfig, name: str, scored: Split) -> Split:
     """The split that factors are fitted on.
 
     Args:
-        config: of a run; `train_split` without the images that it held out, if any.
-        name: of the split.
-        scored: what the figures are of.
+        config: options of a run; its `train_split` is used without held-out images.
+        name: name of the split.
+        scored: the split that is evaluated.
 
     Raises:
-        UserError: when the two splits share an image.
+        UserError: if the two splits share an image.
     """
     own = name == config.train_split
     split = (
@@ -202,7 +202,7 @@ def run_table(values: Mapping[str, Mapping[int, Figures]], seeds: Sequence[int])
 def one_figure(
     values: Mapping[str, Mapping[int, Figures]], metric: str
 ) -> dict[str, dict[int, float]]:
-    """One figure by run and seed."""
+    """One figure of all runs, by name and seed."""
     return {name: {s: own[s][metric] for s in own} for name, own in values.items()}
 
 
@@ -223,14 +223,14 @@ def class_table(
 
 
 def number(column: str, value: float) -> str:
-    """A figure in points; a threshold as it is."""
+    """A figure in points (times 100), or a threshold as it is."""
     if math.isnan(value):
         return "n/a"
     return f"{value:.2f}" if column == "threshold" else f"{100 * value:.2f}"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
+    """A Markdown table; columns after the first are aligned to the right."""
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 

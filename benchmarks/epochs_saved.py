@@ -1,4 +1,4 @@
-"""Finds the epoch in which a run first reaches the last AP of equal weights.
+"""Find the epoch in which a run first reaches the last AP of equal weights.
 
     python benchmarks/epochs_saved.py --equal RUN ... --balanced RUN ...
 
@@ -21,10 +21,10 @@ from scalewise.lab.study.records import read_metrics
 
 
 def aps(run: Path) -> list[float]:
-    """A run's AP after each of its epochs, 0 to 1.
+    """AP of a run after each epoch, 0 to 1.
 
     Raises:
-        UserError: when it was not validated after every epoch.
+        UserError: if the run was not validated after every epoch.
     """
     history = (read_metrics(run) or {})["history"]
     epochs = [row["epoch"] for row in history]
@@ -34,12 +34,12 @@ def aps(run: Path) -> list[float]:
 
 
 def first_epoch(found: Sequence[float], goal: float) -> int | None:
-    """The first epoch, from 1 on, at or above a goal; None where there is none."""
+    """The first epoch, counted from 1, with an AP of at least `goal`, or None."""
     return next((epoch for epoch, ap in enumerate(found, 1) if ap >= goal), None)
 
 
 def rows(equal: dict[int, Path], balanced: dict[int, Path]) -> list[list[str]]:
-    """One row for each seed that both have."""
+    """One row for each seed with both runs."""
     found = []
     for seed in sorted(equal.keys() & balanced.keys()):
         own, other = aps(equal[seed]), aps(balanced[seed])

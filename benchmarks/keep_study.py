@@ -1,6 +1,6 @@
-"""Keep a study in `results/`: its plan, the table of its runs, tables and figures; no raw records.
+"""Keep a study in `results/`: its plan, runs.csv, tables and figures, but no raw records.
 
-Only finished runs count. So a study can be kept while it still runs, and again when it has ended.
+Only finished runs count, so a study can be kept while it runs and again when it has ended.
 
     python benchmarks/keep_study.py study/bccd results/groups/bccd
 """
@@ -19,14 +19,14 @@ def keep(study: Path, kept: Path) -> int:
     """Keep a study.
 
     Args:
-        study: its folder.
-        kept: the folder in `results/`; made if absent.
+        study: folder of the study.
+        kept: folder in `results/`, which is made if absent.
 
     Returns:
         The number of runs kept.
 
     Raises:
-        UserError: when `study` is no study, or has no finished run.
+        UserError: if `study` is no study, or has no finished run.
     """
     found = load_study(study)
     write_study(found, kept)

@@ -1,4 +1,4 @@
-"""The studies of `results/`, which keep a table of their runs and no raw records."""
+"""Reads the studies in `results/`, which keep a table of their runs but no raw records."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from scalewise.lab.training.runs import RunError
 def kept_study(folder: Path) -> StudyRecords:
     """Read a study's plan and its finished runs.
 
-    A run whose raw record has been brought back is read from that, every other from `runs.csv`.
+    A run is read from its raw record if that is there, else from `runs.csv`.
 
     Raises:
-        RunError: when `folder` is no study, or a row of its table is no run of its plan.
+        RunError: if `folder` is no study, or a row of its table is no run of its plan.
     """
     raw = load_study(folder)
     found = table_rows(folder) | {Cell(r.detector, r.scheme, r.seed): r for r in raw.records}
@@ -30,7 +30,7 @@ def kept_study(folder: Path) -> StudyRecords:
 
 
 def table_rows(folder: Path) -> dict[Cell, Record]:
-    """The runs in a study's `runs.csv`; none where there is no such file."""
+    """The runs in a study's `runs.csv`; empty without this file."""
     path = folder / "runs.csv"
     if not path.is_file():
         return {}

@@ -1,11 +1,11 @@
-"""Kill trainings and studies at random moments, go on, and compare with those left alone.
+"""Kill trainings and studies at random moments, resume them, and compare with undisturbed ones.
 
 python benchmarks/kill.py --trainings 30 --studies 30
 
 A training runs in a forked process, so that hundreds of moments take minutes. A moment is a point
-in time, the opening of a file or a few milliseconds after it, the writing of a checkpoint, or its
-renaming. Every killed run goes on until it is done, and may be killed again. It must then equal the
-run that was left alone: every tensor of both checkpoints, optimizer and weighting state included,
+in time, the opening of a file or a few milliseconds later, the writing of a checkpoint, or its
+renaming. Every killed run is resumed until it is finished, and may be killed again. It must then
+equal the undisturbed run: every tensor of both checkpoints, with optimizer and weighting state,
 every row of the trace, and every figure except times. In a study, the script kills `scalewise
 compare` alone, or the run that it trains, or both; then it calls the command again.
 """
@@ -41,12 +41,12 @@ from scalewise.lab.training.reading import read_checkpoint
 from scalewise.lab.training.run_metrics import load_metrics
 from scalewise.lab.training.trace_reading import read_trace
 
-MOST_KILLS = 3  # of one run
-TIMES = ("seconds", "rate")  # endings of figures that no two runs share
+MOST_KILLS = 3  # kills of one run
+TIMES = ("seconds", "rate")  # endings of the names of times, which are not compared
 
 
 def config(folder: Path) -> TrainConfig:
-    """A training of seconds that has all that a state can be in: average, policy, momentum."""
+    """A training of seconds with all kinds of state: average, policy, momentum."""
     return tiny_run(
         folder / "data",
         folder,
@@ -61,7 +61,7 @@ def config(folder: Path) -> TrainConfig:
 
 
 def differences(one: Path, other: Path) -> Iterator[str]:
-    """What differs between two runs that should be alike."""
+    """Names of what differs between two runs that should be equal."""
     for kind in ("best", "last"):
         pair = [read_checkpoint(run / "checkpoints" / f"{kind}.ckpt") for run in (one, other)]
         yield from _unequal(f"{kind}.ckpt", *pair)
@@ -83,22 +83,22 @@ def _unequal(name: str, one: Any, other: Any) -> Iterator[str]:
     elif isinstance(one, list | tuple) and len(one) == len(other):
         for place, (a, b) in enumerate(zip(one, other, strict=True)):
             yield from _unequal(f"{name}/{place}", a, b)
-    elif type(one) is not type(other) or (one == one and one != other):  # NaN is like NaN
+    elif type(one) is not type(other) or (one == one and one != other):  # NaN equals NaN
         yield f"{name}: {one} and {other}"
 
 
 def kill_training(
     folder: Path, whole: Path, seconds: float, draw: random.Random, counts: Counter[str]
 ) -> list[str]:
-    """Kill one training until it is done or was killed enough, and compare it."""
+    """Kill and resume one training until it is finished, then compare it."""
     run = folder / PLACE
     own = dataclasses.replace(config(folder), name=run.name)
     for attempt in range(MOST_KILLS + 1):
         if (run / "metrics.json").is_file() and load_metrics(run)["status"] == "finished":
-            break  # it was done when it was killed
+            break  # it had finished before it was killed
         begun = (run / "checkpoints" / "last.ckpt").is_file()
         if begun:
-            read_checkpoint(run / "checkpoints" / "last.ckpt")  # whole, whenever it was killed
+            read_checkpoint(run / "checkpoints" / "last.ckpt")  # must be complete
         else:
             shutil.rmtree(run, ignore_errors=True)  # nothing was saved yet
         kind, kill = "", None
@@ -124,7 +124,7 @@ def kill_training(
 def kill_study(
     folder: Path, seconds: float, draw: random.Random, counts: Counter[str]
 ) -> list[str]:
-    """Kill one study at a moment, call it again, and compare its runs with the undisturbed ones."""
+    """Kill one study, call it again, and compare its runs with the undisturbed ones."""
     killed = folder / f"{PLACE}-study"
     group = draw.random() < 0.5
     kind, kill = a_moment(draw, seconds, group)
@@ -152,7 +152,7 @@ def kill_study(
 
 
 def compare(folder: Path, study: Path) -> bool:
-    """The command, whose runs are forked instead of started; whether it failed."""
+    """Run `scalewise compare` with forked runs; return whether it failed."""
     file = folder / "plan.yaml"
     if not file.is_file():
         varied = {"detector", "scheme", "seed", "out", "name"}
@@ -175,7 +175,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         alone = dataclasses.replace(config(folder), name="whole")
-        open_split(alone.data, "train")  # made before the clock runs
+        open_split(alone.data, "train")  # make the images before timing
         status, seconds = in_fork(lambda: train(alone))
         assert status == 0, "the undisturbed training failed"
         while counts["trainings killed"] < options.trainings:

@@ -1,4 +1,4 @@
-"""Processes that are forked instead of started, and the moments at which they are killed."""
+"""Forked processes, and the moments at which they are killed."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ import torch
 
 from scalewise.lab.study import cell
 
-LOG = Path(tempfile.gettempdir()) / f"kill-{os.getpid()}.log"  # of the process that ran last
-FEW = 12  # checkpoints that every run writes
-PLACE = "killed"  # in the path of what is killed
+LOG = Path(tempfile.gettempdir()) / f"kill-{os.getpid()}.log"  # output of the last process
+FEW = 12  # every run writes at least so many checkpoints
+PLACE = "killed"  # part of the path of every killed run
 
 
 def in_fork(
     work: Callable[[], object], kill: Callable[[], None] | None = None
 ) -> tuple[int, float]:
-    """Run `work` in a forked process that prints to `LOG`; its exit status and seconds.
+    """Run `work` in a forked process that prints to `LOG`; return its exit status and seconds.
 
     Args:
-        work: What it does.
-        kill: Called in it first, to set up its end.
+        work: what the process does.
+        kill: called first in the process, to set up its end.
     """
 
     def inside() -> None:
@@ -40,7 +40,7 @@ def in_fork(
         os.dup2(log, 2)
         os.setsid()
         torch.set_num_threads(1)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a thread of the process cannot do that
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # not possible in other threads
         if kill is not None:
             kill()
         sys.exit(work() is True)
@@ -54,11 +54,11 @@ def in_fork(
 
 
 def at_time(seconds: float, group: bool = False) -> Callable[[], None]:
-    """The end after so many seconds; no code of the process hears of it.
+    """End the process after `seconds`, without running any of its code.
 
     Args:
-        seconds: From now.
-        group: All processes of its group end, as in a power cut.
+        seconds: time from now.
+        group: end all processes of its group, as in a power cut.
     """
     return lambda: _end(max(1e-4, seconds), group)
 
@@ -66,14 +66,14 @@ def at_time(seconds: float, group: bool = False) -> Callable[[], None]:
 def at_file(
     what: str, part: str, passed: int, delay: float, group: bool = False
 ) -> Callable[[], None]:
-    """The end when a file is opened to write or renamed, or soon after.
+    """End the process when a file is opened for writing or renamed, or soon after.
 
     Args:
         what: "open" or "rename".
-        part: Of the file's path.
-        passed: Number of such files that are let pass.
-        delay: Seconds after it; 0 is before it happens.
-        group: As for `at_time`; processes forked later end at their files too.
+        part: text that the path of the file contains.
+        passed: number of such events to ignore first.
+        delay: seconds after the event; with 0 the process ends before it.
+        group: as for `at_time`; processes forked later end at their own files too.
     """
 
     def setup() -> None:
@@ -106,12 +106,12 @@ def _end(delay: float, group: bool) -> None:
 def a_moment(
     draw: random.Random, seconds: float, group: bool = False
 ) -> tuple[str, Callable[[], None]]:
-    """What kind of moment, and what sets it up.
+    """The kind of a random moment, and the function that sets it up.
 
     Args:
-        draw: By which it is chosen.
-        seconds: That the work takes.
-        group: As for `at_time`.
+        draw: source of randomness.
+        seconds: time that the work takes.
+        group: as for `at_time`.
     """
     kinds = ["at a time", "at a file", "writing a checkpoint", "renaming a checkpoint"]
     kind = draw.choice(kinds)
@@ -126,7 +126,7 @@ def a_moment(
 
 
 class Forking:
-    """What `study.local` needs of `subprocess`, with `Popen` as a fork: starting takes longest."""
+    """Stands in for `subprocess` in `study.local`; `Popen` forks, which is faster than a start."""
 
     PIPE, STDOUT, TimeoutExpired = subprocess.PIPE, subprocess.STDOUT, subprocess.TimeoutExpired
 
@@ -139,7 +139,7 @@ class Forking:
             if self.pid == 0:
                 for place, handle in enumerate((inner, stdout.fileno(), stdout.fileno())):
                     os.dup2(handle, place)
-                os.close(outer)  # its end is how the run hears of the study's
+                os.close(outer)  # a run ends when the study closes this pipe
                 sys.argv = words[2:]
                 status = 1
                 try:
@@ -150,14 +150,14 @@ class Forking:
             self.stdin = os.fdopen(outer, "wb")
 
         def poll(self) -> int | None:
-            """Its exit status, None while it runs."""
+            """The exit status, None while it runs."""
             if self.returncode is None:
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
                 self.returncode = os.waitstatus_to_exitcode(status) if pid else None
             return self.returncode
 
         def wait(self, timeout: float = math.inf) -> None:
-            """Wait for its end."""
+            """Wait for the end of the process."""
             end = time.monotonic() + timeout
             while self.poll() is None:
                 if time.monotonic() > end:
@@ -165,6 +165,6 @@ class Forking:
                 time.sleep(0.05)
 
         def kill(self) -> None:
-            """End it."""
+            """Kill the process."""
             if self.poll() is None:
                 os.kill(self.pid, signal.SIGKILL)

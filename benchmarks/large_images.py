@@ -1,7 +1,7 @@
-"""Large JPEGs decoded whole and decoded small: processor time, and how far pixels differ.
+"""Large JPEGs decoded at full and at reduced size: processor time, and differences of pixels.
 
-Photos are made large in two ways. Enlarged photos have fewer details than those of a camera; photos
-put side by side at their own size have more.
+Large photos are made in two ways. Enlarged photos have fewer details than photos of a camera;
+photos put side by side have more.
 
 python benchmarks/large_images.py --photos data/voc12a-320/JPEGImages --out results/large_images.md
 """

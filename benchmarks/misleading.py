@@ -1,4 +1,4 @@
-"""Training sets on which the classes' shares mislead, drawn by the script itself.
+"""Draw training sets on which weights by share of the positives do not help.
 
     python benchmarks/misleading.py make data/misleading
     python benchmarks/misleading.py plan data/misleading --seeds 3
@@ -9,12 +9,12 @@ rare-easy   The rare class is easy: large, in full colour, unlike all others. Th
             are hard: small, faint and of one colour. Only their outlines differ from each other,
             and from shapes without a label. Weight on the rare class gains nothing. "A frequent
             class is hard" and "a rare class is easy" are one case here, so there is one set for it.
-rare-noisy  Classes differ only in their shape. A third of the labels of the rare class are wrong,
-            in the training images only. One half of these lie on an object of another class, which
-            has changed box and label with the rare object; the other half lie on a place where
-            there is nothing. Weight on the rare class is weight on these errors.
+rare-noisy  Classes differ only in their shape. In the training images, a third of the labels of the
+            rare class are wrong. Half of these have changed places with labels of other classes;
+            the other half lie where there is nothing. Weight on the rare class is weight on these
+            errors.
 
-`make` writes COCO folders with PNG pictures, the same bytes for the same seed and library versions.
+`make` writes COCO folders with PNG pictures; equal seeds and library versions give equal bytes.
 `plan` prints the commands of the studies; they train from random weights, so nothing is downloaded.
 """
 
@@ -39,7 +39,7 @@ Rectangle = tuple[int, int, int, int]
 
 SIZE = 144  # side of the square pictures
 SPLITS = {"train": 300, "val": 100}
-WRONG = 1 / 3  # of the labels of the rare class of `rare-noisy`
+WRONG = 1 / 3  # share of wrong labels of the rare class in `rare-noisy`
 TRIES = 30
 MOST_IOU = 0.02
 
@@ -49,12 +49,12 @@ class Look:
     """What the objects of a class look like.
 
     Attributes:
-        name: of the class; None for shapes that have no label.
-        shape: one of the demo's.
-        chance: that an object is one of these, relative to the others.
-        sides: least and largest extent in pixels.
+        name: name of the class; None for shapes without a label.
+        shape: a shape of the demo data.
+        chance: how often it is drawn, relative to the others.
+        sides: smallest and largest extent in pixels.
         hue: 0 to 1.
-        strength: 0 to 1, how far the colour covers what lies behind.
+        strength: opacity of the colour, 0 to 1.
     """
 
     name: str | None
@@ -104,17 +104,17 @@ def draw_picture(
 
     Args:
         rng: source of randomness; the picture is a function of its state.
-        looks: of the classes in order, then of what has no label.
+        looks: looks of the classes in order, then of shapes without a label.
 
     Returns:
-        uint8 [SIZE, SIZE, 3] and what is labelled in it.
+        The picture, uint8 [SIZE, SIZE, 3], and its labelled objects.
     """
     canvas = demo_draw.draw_background(rng, SIZE)
     chances = np.array([look.chance for look in looks])
     drawn = rng.choice(len(looks), size=int(rng.integers(3, 9)), p=chances / chances.sum())
     taken: list[Rectangle] = []
     things: list[Thing] = []
-    for label in sorted(drawn.tolist(), key=lambda i: -looks[i].sides[1]):  # the large ones first
+    for label in sorted(drawn.tolist(), key=lambda i: -looks[i].sides[1]):  # largest looks first
         look = looks[label]
         alpha = demo_draw.draw_shape(look.shape, float(rng.uniform(*look.sides)), rng)
         box = free_place(rng, alpha.shape[1], alpha.shape[0], taken)
@@ -131,7 +131,7 @@ def draw_picture(
 def free_place(
     rng: np.random.Generator, width: int, height: int, taken: list[Rectangle]
 ) -> Rectangle:
-    """Of some places drawn for a box the one that overlaps the boxes there least."""
+    """Draw several places for a box, and return the one that overlaps other boxes least."""
     best: Rectangle | None = None
     for _ in range(TRIES):
         x, y = (int(rng.integers(SIZE - side + 1)) for side in (width, height))
@@ -150,12 +150,12 @@ def overlap(box: Rectangle, others: list[Rectangle]) -> float:
 
 
 def paint(patch: Pixels, alpha: Pixels, look: Look, rng: np.random.Generator) -> None:
-    """Blend a shape over `patch`, brighter than what lies behind where that is dark, else darker.
+    """Blend a shape over `patch`: bright over a dark background, else dark.
 
     Args:
         patch: float32 [h, w, 3], changed in place.
-        alpha: float32 [h, w], how far the shape covers each pixel.
-        look: gives colour and strength.
+        alpha: float32 [h, w], how much the shape covers each pixel.
+        look: gives hue and strength.
         rng: source of randomness.
     """
     value = rng.uniform(0.85, 1.0) if patch.mean() < 128 else rng.uniform(0.1, 0.25)
@@ -164,16 +164,16 @@ def paint(patch: Pixels, alpha: Pixels, look: Look, rng: np.random.Generator) ->
 
 
 def spoil(rng: np.random.Generator, pictures: list[list[Thing]], rare: int) -> list[list[Thing]]:
-    """Make a third of the labels of the rare class wrong; every class keeps its number of labels.
+    """Make a third of the labels of the rare class wrong; classes keep their number of labels.
 
     Args:
         rng: source of randomness.
-        pictures: what is in each of them.
-        rare: the class.
+        pictures: the objects of each picture.
+        rare: label of the rare class.
 
     Returns:
-        The same in the same order, with half of the wrong labels exchanged for those of objects of
-        other classes, and the boxes of the other half moved to where nothing is.
+        The objects in the same order. Half of the wrong labels are exchanged with labels of other
+        classes; the boxes of the other half are moved to where nothing is.
     """
     spoilt = [list(things) for things in pictures]
     places = [(i, j) for i, things in enumerate(spoilt) for j in range(len(things))]
@@ -199,12 +199,12 @@ def make_set(folder: Path, name: str, seed: int) -> None:
     """Write one set as a COCO folder.
 
     Args:
-        folder: of the set, not there yet.
+        folder: folder of the set, which must not exist.
         name: one of `SETS`.
-        seed: everything is a function of it.
+        seed: determines the whole set.
 
     Raises:
-        UserError: when there is such a folder.
+        UserError: if the folder exists.
     """
     if folder.exists():
         raise UserError(f"{folder} exists; move it away, or name another folder")
@@ -225,7 +225,7 @@ def make_set(folder: Path, name: str, seed: int) -> None:
 
 
 def file_name(index: int) -> str:
-    """Of a picture."""
+    """File name of a picture."""
     return f"{index:04d}.png"
 
 
@@ -284,11 +284,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     commands = parser.add_subparsers(dest="command", required=True)
     making = commands.add_parser("make", help="draw the sets")
-    making.add_argument("folder", type=Path, help="for a folder each")
+    making.add_argument("folder", type=Path, help="parent of the folders of the sets")
     making.add_argument("--seed", type=int, default=0)
     planning = commands.add_parser("plan", help="print the studies' commands")
-    planning.add_argument("folder", type=Path, help="where the sets are")
-    planning.add_argument("--seeds", type=int, default=5, help="their number")
+    planning.add_argument("folder", type=Path, help="parent of the folders of the sets")
+    planning.add_argument("--seeds", type=int, default=5, help="number of seeds")
     options = parser.parse_args()
     for name in SETS:
         if options.command == "make":

@@ -89,18 +89,26 @@ def torchvision_pair(name: str, args: argparse.Namespace) -> Pair:
 
 
 def own_pair(args: argparse.Namespace) -> Pair:
-    """Our ATSS: the losses come by level, so that plain means to add them up."""
+    """Our ATSS: the losses come by group, so that plain means to add them up."""
     model = sw.detectors.atss("mobilenet_v2", CLASSES, width=64, depth=2)
     batch = batch_of(args)
+    names = [str(label) for label in range(CLASSES)]
+    groupings = {"class": sw.by_class(names), "size": sw.by_size()}
 
-    def levels(model: Any) -> Tensor:
-        return torch.stack(list(model(batch).values())).sum(0)
+    def sums(model: Any) -> Tensor:
+        return torch.stack(list(model(batch).values())).sum(0)  # [groups], or [groups + 1]
 
     def weigh(model: Any) -> Losses:
-        balancer = sw.LossBalancer(model.num_levels, args.scheme).to(args.device)
-        return lambda: balancer(levels(model))
+        if args.by == "level":
+            balancer = sw.LossBalancer(model.num_levels, args.scheme).to(args.device)
+            return lambda: balancer(sums(model))
+        grouping = groupings[args.by]
+        model.grouping, model.group_names = grouping, grouping.names
+        model.positives = torch.zeros(len(grouping.names), device=args.device)
+        balancer = sw.LossBalancer(grouping.names, args.scheme, by=args.by).to(args.device)
+        return lambda: balancer(sums(model), model.positives)
 
-    return Pair(model, lambda model: lambda: levels(model).sum(), weigh)
+    return Pair(model, lambda model: lambda: sums(model).sum(), weigh)
 
 
 def ultralytics_pair(name: str, args: argparse.Namespace) -> Pair:
@@ -240,7 +248,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--by", default="level", help="our own ATSS is always weighed by level")
+    parser.add_argument("--by", default="level", choices=["level", "class", "size"])
     parser.add_argument("--scheme", default="rlo")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=60, help="for each detector")
@@ -271,7 +279,7 @@ def main() -> None:
     torch.manual_seed(0)
     random.seed(0)
     names = args.only or list(PAIRS)
-    place = f"{args.device}_{args.size}"
+    place = f"{args.device}_{args.size}" + (f"_{args.by}" if args.by != "level" else "")
     head = circumstances(args)
     if args.profile:
         parts = [f"- **{name}**: {profile(PAIRS[name](args), args)}" for name in names]

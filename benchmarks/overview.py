@@ -1,6 +1,6 @@
-"""One table and one figure of all studies, without those for tuning ("-tune", or with --holdout).
+"""One table and one figure of all studies except tuning studies ("-tune", or with --holdout).
 
-python benchmarks/results.py calls this.
+benchmarks/results.py calls this.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scalewise.weighting.scheme import scheme_class
 
 Found = dict[str, dict[str, Difference]]  # by scheme, then by study
 
-# What a choice of the default looked at: results/levels/PROTOCOL.md, correction of 2026-11-26.
+# Seen when a default was chosen: results/levels/PROTOCOL.md, correction of 2026-11-26.
 CANDIDATES = (
     "avw:invert=true",
     "avw:signal=magnitude:temperature=2:invert=true:min_share=0.01",
@@ -58,8 +58,8 @@ def write_overview(studies: Mapping[str, StudyRecords], results: Path) -> None:
     """Write overview.md and overview.png.
 
     Args:
-        studies: by folder, relative to `results`.
-        results: where the files go.
+        studies: studies by folder, relative to `results`.
+        results: folder for the files.
     """
     found: Found = defaultdict(dict)
     lines: dict[str, list[str]] = defaultdict(list)
@@ -85,12 +85,12 @@ def write_overview(studies: Mapping[str, StudyRecords], results: Path) -> None:
 
 
 def selected(folder: str, scheme: str) -> bool:
-    """Whether a choice of the default looked at a scheme's figures in a study."""
+    """Whether a scheme's figures in a study were seen when a default was chosen."""
     return folder in CHOSEN_ON and scheme in CANDIDATES
 
 
 def plain(scheme: str) -> str:
-    """The scheme's words in one order and without its defaults, however a study wrote them."""
+    """A scheme as text, with its arguments in a fixed order and without defaults."""
     name, *pairs = scheme.split(":")
     if not pairs or "(" in scheme:
         return scheme
@@ -101,7 +101,7 @@ def plain(scheme: str) -> str:
 
 
 def draw(found: Found, path: Path) -> None:
-    """A row a study, for the three schemes that were in most of them."""
+    """Draw a row for each study, for the three schemes with most studies."""
     schemes = sorted(found, key=lambda scheme: -len(found[scheme]))[:3]
     studies = sorted({name for scheme in schemes for name in found[scheme]})
     if not studies:

@@ -1,9 +1,9 @@
-"""Finished runs under several names against equal weights, paired by their seed.
+"""Compare finished runs with runs of equal weights, paired by their seed.
 
     python benchmarks/paired_runs.py --equal RUN ... --other NAME RUN ... [--out FILE.csv]
     python benchmarks/paired_runs.py FILE.csv
 
-A RUN is a folder of `scalewise train`, or FILE.csv:SCHEME for runs whose figures a study has kept.
+A RUN is a folder of `scalewise train`, or FILE.csv:SCHEME for the runs of a kept study.
 The table has the AP at the last epoch in points, as the mean over the seeds, and the AP of each
 class if there are at most six. It also has the difference to equal weights, with Student's 95 %
 interval if there are two seeds or more. `--out` writes the figures of all runs to one small file,
@@ -26,15 +26,15 @@ from scalewise.lab.study.statistics import Difference, paired
 
 EQUAL = "equal"
 AP = "AP"
-MOST_CLASSES = 6  # that a table has room for
+MOST_CLASSES = 6  # more do not fit into a table
 Row = dict[str, float]  # AP and "AP/CLASS", 0 to 1
 
 
 def kept_rows(file: Path, scheme: str) -> dict[int, Row]:
-    """Figures that a CSV file keeps of one scheme, by seed.
+    """Figures of one scheme in a CSV file, by seed.
 
     Raises:
-        UserError: when it has none.
+        UserError: if the file has no such run.
     """
     with file.open(newline="", encoding="utf-8") as lines:
         rows = [row for row in csv.DictReader(lines) if row["scheme"] == scheme]
@@ -47,7 +47,7 @@ def last_rows(words: Sequence[str]) -> dict[int, Row]:
     """Figures of the last epoch, by seed, of run folders and FILE.csv:SCHEME.
 
     Raises:
-        UserError: when a run is not finished, or two have the same seed.
+        UserError: if a run is not finished, or two have the same seed.
     """
     kept = [word.split(".csv:", 1) for word in words if ".csv:" in word]
     folders = by_seed([Path(word) for word in words if ".csv:" not in word])
@@ -69,10 +69,10 @@ def _aps(figures: Mapping[str, object]) -> Row:
 
 
 def table(runs: Mapping[str, Mapping[int, Row]]) -> str:
-    """One row for each name.
+    """A Markdown table with one row for each name.
 
     Args:
-        runs: figures by name and seed; "equal" among them.
+        runs: figures by name and seed; "equal" must be among the names.
     """
     differences = {
         found.scheme: found
@@ -103,7 +103,7 @@ def _words(found: Difference | None) -> tuple[str, str]:
 
 
 def keep(runs: Mapping[str, Mapping[int, Row]], file: Path) -> None:
-    """Write the figures of all runs as a CSV file, a row a run."""
+    """Write the figures of all runs as a CSV file, one row for each run."""
     columns = list(next(iter(runs[EQUAL].values())))
     with file.open("w", newline="", encoding="utf-8") as lines:
         writer = csv.writer(lines)
@@ -114,7 +114,7 @@ def keep(runs: Mapping[str, Mapping[int, Row]], file: Path) -> None:
 
 
 def kept_runs(file: Path) -> dict[str, dict[int, Row]]:
-    """What `keep` has written."""
+    """Read a file that `keep` has written."""
     with file.open(newline="", encoding="utf-8") as lines:
         names = dict.fromkeys(row["scheme"] for row in csv.DictReader(lines))
     return {name: kept_rows(file, name) for name in names}
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("kept", type=Path, nargs="?", help="a file that --out wrote")
     parser.add_argument("--equal", nargs="+", metavar="RUN")
     parser.add_argument("--other", nargs="+", action="append", default=[], metavar="NAME RUN")
-    parser.add_argument("--out", type=Path, help="keeps the figures here")
+    parser.add_argument("--out", type=Path, help="CSV file for the figures")
     options = parser.parse_args()
     if (options.kept is None) == (options.equal is None):
         parser.error("give a kept file, or --equal RUN ... and --other NAME RUN ...")

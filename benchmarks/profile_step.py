@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: kernels, launches, idle time of the device, host waits.
+"""Profile a training step: kernels, launches, idle time of the device, waits of the host.
 
 python benchmarks/profile_step.py --device cuda --size 320 --batch 32 --bf16
 """
@@ -56,7 +56,7 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def summary(events: Any, steps: int) -> list[str]:
-    """The figures of the recorded events, per step."""
+    """Figures of the recorded events, per step."""
     on_device = [e for e in events if e.device_type.name == "CUDA" and MARK not in e.name]
     names = Counter(e.name for e in events if e.device_type.name == "CPU")
     lines = [

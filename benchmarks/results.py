@@ -1,6 +1,6 @@
-"""Rebuild the tables and figures of `results/` from what its studies keep.
+"""Make the tables and figures of `results/` again from the runs.csv of its studies.
 
-These are runs.csv, and the raw records if they were brought back (see results/README.md).
+Raw records are used too, if they were brought back (see results/README.md).
 
 python benchmarks/results.py
 """
@@ -40,12 +40,12 @@ NO_IMAGES = (
 
 
 def write_study(study: StudyRecords, folder: Path) -> None:
-    """Write the tables and figures of a study; what needs raw records, only where these are.
+    """Write the tables and figures of a study; some are made only from raw records.
 
-    A study that tuned (`*-tune`) measures nothing that is claimed, and gets no figures.
+    Tuning studies (`*-tune`) get no figures.
 
     Raises:
-        UserError: when no run is finished; nothing is written then.
+        UserError: if no run is finished; nothing is written then.
     """
     tables = tables_text(study)
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,16 +59,16 @@ def write_study(study: StudyRecords, folder: Path) -> None:
 
 
 def tables_text(study: StudyRecords) -> str:
-    """The tables, with intervals over images where every run has its raw record."""
+    """The tables; with intervals over images if every run has its raw record."""
     tables = study_tables(study)
     if not all((record.folder / "metrics.json").is_file() for record in study.records):
         return markdown(study, tables) + NO_IMAGES
     text = markdown(study, tables, image_bootstrap(study))
-    return text.replace(f"{study.records[0].folder.parents[3]}/", "")  # the same on every machine
+    return text.replace(f"{study.records[0].folder.parents[3]}/", "")  # no machine paths
 
 
 def draw_differences(study: StudyRecords, path: Path) -> None:
-    """One row a detector and scheme: each seed's difference, the mean and Student's interval."""
+    """Draw each seed's difference, the mean and Student's interval, by detector and scheme."""
     tables = [t for t in study_tables(study, ["AP"]) if t.differences]
     rows = [(table, found) for table in tables for found in table.differences if found.seeds]
     if not rows:
@@ -94,7 +94,7 @@ def draw_differences(study: StudyRecords, path: Path) -> None:
 
 
 def seed_differences(study: StudyRecords, table: MetricTable, scheme: str) -> np.ndarray:
-    """Scheme minus baseline for each seed that has both, in 0..1."""
+    """AP of the scheme minus the baseline, as a share of 1, for each seed with both."""
     values = {
         (r.scheme, r.seed): r.metrics["AP"] for r in study.records if r.detector == table.detector
     }
@@ -114,7 +114,7 @@ def baseline_runs(study: StudyRecords, detector: str) -> list[Record]:
 
 
 def has_levels(runs: list[Record]) -> bool:
-    """Whether there are runs, each with a trace that counts the positives of what it weighs."""
+    """Whether there are runs, and all their traces have weights and positives by level."""
     paths = [run.folder / "trace.parquet" for run in runs]
     if not paths or not all(path.is_file() for path in paths):
         return False
@@ -125,7 +125,7 @@ def has_levels(runs: list[Record]) -> bool:
 
 
 def draw_shares(study: StudyRecords, path: Path) -> None:
-    """Each level's share of loss, positives and squared gradient norm, under the baseline."""
+    """Draw each level's share of loss, positives and squared gradient norm in the baseline."""
     detectors = study.plan.detectors
     figure, all_axes = plt.subplots(
         1, len(detectors), figsize=(4 * len(detectors) + 1, 3), layout="constrained", squeeze=False
@@ -154,7 +154,7 @@ def draw_level_shares(shares: dict[str, np.ndarray], axes: Axes) -> None:
 
 
 def level_shares(runs: list[Record]) -> dict[str, np.ndarray]:
-    """Mean shares over runs, by quantity: [levels] each."""
+    """Shares of the levels by quantity, [levels] each, from means over the runs."""
     losses, positives, gradients = [], [], []
     for folder in (run.folder for run in runs):
         trace = read_trace(folder / "trace.parquet")

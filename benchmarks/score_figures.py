@@ -1,4 +1,4 @@
-"""Figures of a run's detections beside AP: pooled AP, precision at the best F1, calibration.
+"""Figures of detections besides AP: pooled AP, precision at the best F1, calibration.
 
 It also rescales scores by class after training, as a control: see controls.py.
 """
@@ -23,10 +23,10 @@ from scalewise.lab.evaluation.matching import Matches
 from scalewise.lab.evaluation.ranking import Ranking, best_f1, rank
 
 Floats = npt.NDArray[np.float64]
-Figures = dict[str, float]  # of one run, by name
+Figures = dict[str, float]  # figures of one run, by name
 Found = list[ImageDetections]
 
-MOST = 100  # detections of an image
+MOST = 100  # detections per image
 BINS = 15
 
 
@@ -54,7 +54,7 @@ def calibration_error(ranking: Ranking, label: int) -> float:
 
 
 def fit_factors(ranking: Ranking, classes: int) -> Floats:
-    """The factor on each class's odds with which its mean score is the share that is right."""
+    """Factors on the odds of each class that make its mean score its share of right detections."""
     factors = np.ones(classes)
     for label in range(classes):
         own = (ranking.matches.labels == label) & ranking.counted
@@ -66,7 +66,7 @@ def fit_factors(ranking: Ranking, classes: int) -> Floats:
 
 
 def excess(shift: float, logits: Floats, right: int) -> float:
-    """By how much the scores of shifted logits add up to more than the number that is right."""
+    """The sum of the scores of shifted logits, minus the number of right detections."""
     return float(expit(logits + shift).sum() - right)
 
 
@@ -95,7 +95,7 @@ def figures(split: Split, found: Found, wide: Found) -> Figures:
     """All figures of a run.
 
     Args:
-        split: what was looked at.
+        split: the split that was evaluated.
         found: at most 100 detections an image.
         wide: nearly all detections.
     """
@@ -117,6 +117,6 @@ def figures(split: Split, found: Found, wide: Found) -> Figures:
 
 
 def mean(values: Iterable[float]) -> float:
-    """Over what is defined."""
+    """Mean of the values that are not NaN; NaN if there are none."""
     defined = [value for value in values if not math.isnan(value)]
     return sum(defined) / len(defined) if defined else math.nan

@@ -16,24 +16,31 @@ from scalewise.integrations.options import KINDS
 
 HEAD = """# Frameworks and what is tested on them
 
-Made by `python benchmarks/support.py` from the reports of `tests/integrations/test_matrix.py`,
-which runs every family under every check on tiny models on the CPU.
+Written by `python benchmarks/support.py` from the reports of `tests/integrations/test_matrix.py`,
+which runs every check on a tiny model of every family, on the CPU.
 
-- **by level**, **by class**, ...: what is weighed. At weight 1 losses and the gradient of every
-  parameter equal the plain framework's to float32 rounding; objects on all images, on some, on
-  none; one image. Under random weights the gradients equal those of a slow, independent reference.
-- **bf16**: both under bfloat16 autocast, to 3 % of the gradient's norm.
-- **accumulation**: weights change with the optimizer step only.
-- **checkpoint**: a model made anew goes on bit for bit, weighting state included.
-- **1 level**, **7 levels**: weight 1 by level, where the family can be made so.
-- **2 processes**: gloo; ranks hold the same weights, from the losses of both, and gradients are
-  the mean of the weighted ones.
+- **by class**, **by level**, ...: the groups that are weighed. If all weights are 1, losses and
+  gradients of all parameters equal those of the plain framework to float32 rounding. Batches have
+  objects on all images, on some, or on none; one has a single image. With random weights, the
+  gradients equal those of a slow, independent reference.
+- **bf16**: the same two comparisons of gradients under bfloat16 autocast, to 3 % of their norm.
+- **accumulation**: the weights change only when the optimizer makes a step.
+- **checkpoint**: a new model that loads a checkpoint continues bit for bit; the checkpoint holds
+  the weighting state too.
+- **1 level**, **7 levels**: weight 1 by level, if the family can have that number of levels.
+- **2 processes** (gloo): both have the same weights, computed from the losses of both, and the
+  gradients are the mean of the weighted gradients.
 
-bf16, accumulation, checkpoint and 2 processes are run by level and by class, where served.
+bf16, accumulation, checkpoint and 2 processes are tested by level and by class, as far as the
+family can be weighed so.
 
-"split" means that the reported losses carry the weights; "gradient scaling" that they stay as they
-are and the weights act on the way back. "-": the plain framework cannot do it; its number of levels
-is fixed, or its own code fails. Empty: not run.
+"way" tells how the weights reach the gradients. "split": the loss is split into groups, and the
+loss of each group is multiplied by its weight. "gradient scaling": the loss of the framework runs
+unchanged, and the gradients of its predictions are multiplied by the weights. The reported losses
+are weighted, except those of transformers.
+
+"-" means that the plain framework cannot do it: it has no levels or a fixed number of them, or its
+own code fails. An empty cell was not run.
 
 """
 

@@ -22,9 +22,9 @@ def tiny_run(data: Path, out: Path, /, **changes: Any) -> TrainConfig:
     """A run on 20 images of 64 pixels, 5 steps an epoch.
 
     Args:
-        data: Where the images are made, see `DemoOptions.folder`.
-        out: Where the run's folder belongs.
-        changes: Other options.
+        data: folder for the drawn images, see `DemoOptions.folder`.
+        out: parent of the run folder.
+        changes: other options.
     """
     words = {"scheme": "rlo", "warmup": 2, "log_every": 2, "progress": "plain"}
     place = {"data": f"demo:images=20,size=64,folder={data}", "out": str(out)}

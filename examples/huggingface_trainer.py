@@ -1,7 +1,7 @@
 """Weights by class with `transformers.Trainer`; trains on drawn images in seconds.
 
 python examples/huggingface_trainer.py --out runs/hf --steps 8
-python examples/huggingface_trainer.py --out runs/hf --steps 16    # goes on from step 8
+python examples/huggingface_trainer.py --out runs/hf --steps 16    # continues after step 8
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from scalewise.integrations.transformers import log_groups
 
 
 class MyDetector(nn.Module):
-    """Returns its loss, which is all that Trainer needs. No **kwargs: see docs/huggingface.md."""
+    """Returns its loss, as Trainer needs it. No **kwargs: see docs/huggingface.md."""
 
     def __init__(self, classes: Sequence[str], accumulate: int) -> None:
         super().__init__()
         self.detector = sw.detectors.atss(
             "mobilenet_v3_small", len(classes), width=16, depth=1, grouping=sw.by_class(classes)
         )
-        self.detector.to(memory_format=torch.contiguous_format)  # the only layout for safetensors
+        self.detector.to(memory_format=torch.contiguous_format)  # safetensors needs this layout
         self.balancer = sw.LossBalancer(
             classes, by="class", scheme="rlo", interval=3, accumulate=accumulate
         )
@@ -53,7 +53,7 @@ class MyDetector(nn.Module):
 
 
 class Images(Dataset[Item]):
-    """A detection data set whose items are read by plain numbers."""
+    """A detection data set with items that are read by index."""
 
     def __init__(self, data: DetectionDataset) -> None:
         self.data = data
@@ -77,8 +77,8 @@ def train(out: Path, steps: int, images: int, **options: Any) -> MyDetector:
     Args:
         out: where checkpoints and drawn images go.
         steps: optimizer steps.
-        images: how many to draw.
-        options: more arguments of `TrainingArguments`.
+        images: number of images to draw.
+        options: further arguments of `TrainingArguments`.
 
     Returns:
         The trained model.

@@ -1,7 +1,7 @@
 """Weights by class in your own LightningModule; trains on drawn images in seconds.
 
 python examples/lightning_module.py --out runs/lightning --epochs 2
-python examples/lightning_module.py --out runs/lightning --epochs 4    # goes on from the second
+python examples/lightning_module.py --out runs/lightning --epochs 4    # continues after epoch 2
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class MyDetector(L.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
     def on_train_epoch_start(self) -> None:
-        """Change the order and the augmentation in each epoch."""
+        """Use a new order and new augmentation in each epoch."""
         loader: Any = self.trainer.train_dataloader
         loader.batch_sampler.set_epoch(self.current_epoch)
 

@@ -81,7 +81,7 @@ def loader(data: Path, split: str, size: int, train: bool) -> dict[str, Any]:
     """Batches of a split; training images are flipped."""
     resize = {"type": "Resize", "scale": (size, size), "keep_ratio": True}
     boxes = {"type": "LoadAnnotations", "with_bbox": True}
-    # for evaluation boxes are not resized: detections are scaled back to the full image
+    # in evaluation boxes are not resized, since detections are scaled back to the full image
     steps = [boxes, resize, {"type": "RandomFlip", "prob": 0.5}] if train else [resize, boxes]
     keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
     pack = {"type": "PackDetInputs", "meta_keys": keys + ("flip", "flip_direction") * train}
@@ -102,7 +102,7 @@ def loader(data: Path, split: str, size: int, train: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Train, evaluate at the end, print the weights."""
+    """Train, evaluate at the end, and print the weights."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with ImageSets/Main")
     parser.add_argument("--out", type=Path, required=True)

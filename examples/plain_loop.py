@@ -1,7 +1,7 @@
 """Weights by class in a plain PyTorch loop, saved and resumed; trains on drawn images in seconds.
 
 python examples/plain_loop.py --out runs/plain --epochs 2
-python examples/plain_loop.py --out runs/plain --epochs 4    # goes on from the second epoch
+python examples/plain_loop.py --out runs/plain --epochs 4    # continues after epoch 2
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def model(name: str, classes: int, size: int, weights: Path | None) -> Any:
 
 
 def example(record: ImageRecord) -> tuple[Tensor, dict[str, Tensor]]:
-    """An image and its objects, as torchvision wants them."""
+    """An image and its objects in the form of torchvision."""
     image = torch.from_numpy(load_image(record.path)).permute(2, 0, 1).float() / 255
     boxes, labels = torch.from_numpy(record.boxes), torch.from_numpy(record.labels)
     return image, {"boxes": boxes, "labels": labels}
@@ -61,14 +61,14 @@ def example(record: ImageRecord) -> tuple[Tensor, dict[str, Tensor]]:
 
 @torch.no_grad()
 def detections(detector: Any, record: ImageRecord) -> ImageDetections:
-    """What the detector finds on one image."""
+    """The detections in one image."""
     (found,) = detector([example(record)[0]])
     boxes, scores, labels = (found[key].numpy() for key in ("boxes", "scores", "labels"))
     return ImageDetections(record.image_id, boxes, scores, labels, np.zeros_like(labels))
 
 
 def main() -> None:
-    """Train, print the weights after each epoch, evaluate at the end."""
+    """Train, print the weights after each epoch, and evaluate at the end."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="VOC folder")
     parser.add_argument("--detector", choices=["fcos", "retinanet"], default="fcos")
@@ -85,7 +85,7 @@ def main() -> None:
     held_out = open_split(options.data, "test", skip_bad=True)
     detector = model(options.detector, len(training.classes), options.size, options.backbone)
 
-    balancer = sw.attach(  # the one line
+    balancer = sw.attach(  # the only added line
         detector, options.by, options.scheme, seed=options.seed, classes=training.classes
     )
 

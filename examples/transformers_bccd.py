@@ -22,7 +22,7 @@ from scalewise.lab.evaluation import ImageDetections, coco_metrics
 
 
 def model(classes: tuple[str, ...]) -> Any:
-    """RT-DETR on a ResNet-18 with a quarter of the width, and a decoder of two layers."""
+    """RT-DETR with a ResNet-18 of a quarter of the usual width and a decoder of two layers."""
     body = RTDetrResNetConfig(
         embedding_size=16,
         hidden_sizes=[16, 32, 64, 128],
@@ -67,7 +67,7 @@ def example(record: ImageRecord, size: int, flip: bool) -> tuple[Tensor, dict[st
 
 @torch.no_grad()
 def detections(detector: Any, record: ImageRecord, size: int) -> ImageDetections:
-    """The 100 best boxes of an image, in pixels of the image."""
+    """The 100 best detections in an image, with boxes in pixels of the image."""
     pixels, target = example(record, size, flip=False)
     found = detector(pixel_values=pixels[None])
     scores = found.logits[0].sigmoid()  # [queries, classes]
@@ -82,7 +82,7 @@ def detections(detector: Any, record: ImageRecord, size: int) -> ImageDetections
 
 
 def train(detector: Any, balancer: Any, data: Split, epochs: int, lr: float, size: int) -> None:
-    """AdamW with a one-cycle learning rate; prints the weights after each epoch."""
+    """Train with AdamW and a one-cycle learning rate; print the weights after each epoch."""
     steps = epochs * -(-len(data.records) // 8)
     optimizer = torch.optim.AdamW(detector.parameters(), lr=lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=0.1)
@@ -120,7 +120,7 @@ def main() -> None:
     held_out = open_split(options.data, "test", skip_bad=True)
     detector = model(training.classes)
 
-    balancer = sw.attach(detector, options.by, options.scheme, seed=options.seed)  # the one line
+    balancer = sw.attach(detector, options.by, options.scheme, seed=options.seed)  # the added line
 
     train(detector, balancer, training, options.epochs, options.lr, options.size)
     detector.eval()

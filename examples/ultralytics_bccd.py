@@ -20,7 +20,7 @@ SPLITS = ("train", "val")
 
 
 def label_line(box: list[float], label: int, record: ImageRecord) -> str:
-    """An object as YOLO writes it: class, centre and size as shares of the image."""
+    """A label line of YOLO: class, then centre and size as shares of the image."""
     x1, y1, x2, y2 = box
     centre = [(x1 + x2) / 2 / record.width, (y1 + y2) / 2 / record.height]
     size = [(x2 - x1) / record.width, (y2 - y1) / record.height]
@@ -32,7 +32,7 @@ def convert(data: Path, out: Path) -> Path:
 
     Args:
         data: folder with Annotations, ImageSets and JPEGImages.
-        out: folder to make.
+        out: folder for the new data set.
 
     Returns:
         The file that describes the data set.
@@ -58,7 +58,7 @@ def convert(data: Path, out: Path) -> Path:
 
 
 def main() -> None:
-    """Convert, train, print the weights of every epoch and Ultralytics' own evaluation."""
+    """Convert, train, and print the weights of every epoch and Ultralytics' metrics."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="VOC folder")
     parser.add_argument("--out", type=Path, required=True)
@@ -72,13 +72,13 @@ def main() -> None:
     model = YOLO("yolo11n.yaml")
     metrics = model.train(
         data=str(convert(options.data, options.out / "data")),
-        trainer=balanced_trainer(by=options.by, scheme=options.scheme),  # the one line
+        trainer=balanced_trainer(by=options.by, scheme=options.scheme),  # the only added argument
         seed=options.seed,
         epochs=options.epochs,
         imgsz=options.size,
         batch=8,
         nbs=8,
-        amp=False,  # Ultralytics tests it with a model that it downloads
+        amp=False,  # else Ultralytics downloads a model to test it
         project=str(options.out.resolve()),
         name="train",
     )

@@ -22,13 +22,13 @@ PILLOW_OPEN = PIL.Image.open
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the tests for a GPU be rehearsed without one."""
-    parser.addoption("--device", default="cuda", help="of the tests marked cuda: cuda or cpu")
+    """Add `--device`, so that the GPU tests can also run on the CPU."""
+    parser.addoption("--device", default="cuda", help="device for the tests marked cuda")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that share what their module makes on one worker, which makes it once."""
+    """Run all tests of a module with module fixtures on one worker, which makes them once."""
     for item in items:
         if isinstance(item, pytest.Function) and item.get_closest_marker("xdist_group") is None:
             fixtures = item._fixtureinfo.name2fixturedefs.values()
@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """What `--device` names, for the tests marked cuda."""
+    """The device of the tests marked cuda, from `--device`."""
     name: str = request.config.getoption("--device")
     if name == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
@@ -47,20 +47,20 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 @pytest.fixture(autouse=True)
 def _own_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Importing Ultralytics replaces it by one that installs a package for a broken image."""
+    """Undo Ultralytics' change of `Image.open`, which installs a package for a broken image."""
     monkeypatch.setattr(PIL.Image, "open", PILLOW_OPEN)
 
 
 @pytest.fixture(autouse=True)
 def _no_launcher() -> None:
-    """Trainings in this process leave behind which of several processes it was."""
+    """Remove the ranks and addresses that a training leaves in the environment."""
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Tiny tensors: waking threads costs more than they compute, most of all on a busy machine."""
+    """Use one thread: on tiny tensors, waking others takes longer than they save."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -80,7 +80,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainConfig]
 
 @pytest.fixture(scope="module")
 def yolo_data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A data set for trainings of Ultralytics, which not every environment has."""
+    """The file of a small data set for Ultralytics."""
     from ultralytics_runs import write_images
 
     return write_images(tmp_path_factory.mktemp("data"))
@@ -88,7 +88,7 @@ def yolo_data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def tiny_yolo(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model of Ultralytics that trains in no time."""
+    """The file of a tiny Ultralytics model."""
     from ultralytics_models import plan
 
     file = tmp_path_factory.mktemp("model") / "tiny.yaml"
@@ -98,7 +98,7 @@ def tiny_yolo(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def train_yolo(yolo_data: str, tmp_path: Path) -> Callable[..., Any]:
-    """Train with Ultralytics, with callbacks by their event; returns its trainer."""
+    """A function that trains with Ultralytics (callbacks by event) and returns the trainer."""
     from ultralytics import YOLO
     from ultralytics_runs import fast_settings
 
@@ -114,7 +114,7 @@ def train_yolo(yolo_data: str, tmp_path: Path) -> Callable[..., Any]:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The figures of matplotlib that are saved during a test."""
+    """The matplotlib figures that are saved during the test."""
     from matplotlib.figure import Figure
 
     figures: list[Any] = []

@@ -1,4 +1,4 @@
-"""Runs test code in own processes, forked from a server that has imported the heavy packages."""
+"""Runs test code in new processes, forked from a server that has imported the large packages."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ HEAVY = [
     "scalewise.lab.training.fit",
     "mmdet_models",
     "transformers.loss.loss_utils",
-]  # those that are installed
+]  # packages that are not installed are skipped
 
 
 def start(target: Callable[..., None], *args: Any) -> BaseProcess:
-    """Start `target(*args)`, a function of an importable module, in a process without any state."""
+    """Start `target(*args)`, a function of an importable module, in a fresh process."""
     process = _server().Process(target=target, args=args)
     process.start()
     return process
@@ -35,10 +35,10 @@ def run_ranks(work: Callable[..., Any], *args: Any) -> list[Any]:
     """Run `work(rank, *args)` in two data parallel processes on the CPU.
 
     Returns:
-        What each rank returned: tensors, numbers, words, or dictionaries and lists of them.
+        The result of each rank: tensors, numbers, strings, or dictionaries and lists of them.
     """
     _server()
-    launch: Any = start_processes  # which ends the other rank, and says why, when one fails
+    launch: Any = start_processes  # if one rank fails, it ends the other and says why
     with tempfile.TemporaryDirectory() as folder:
         launch(_rank, (folder, work, args), nprocs=WORLD, start_method="forkserver")
         return [torch.load(Path(folder) / f"{r}.pt", weights_only=True) for r in range(WORLD)]
@@ -56,6 +56,6 @@ def _rank(rank: int, folder: str, work: Callable[..., Any], args: tuple[Any, ...
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD
     )
     torch.save(work(rank, *args), f"{folder}/{rank}.pt")
-    gc.collect()  # gloo aborts now and then when a wrapper outlives its group
+    gc.collect()  # gloo sometimes aborts when a wrapper outlives its group
     distributed.barrier()
     distributed.destroy_process_group()

@@ -44,7 +44,7 @@ def run(options: TrainConfig) -> TrainResult:
 
 
 def texts(figure: Figure) -> set[str]:
-    """All that is written in a figure."""
+    """All texts in a figure."""
     from matplotlib.text import Text
 
     figure.canvas.draw()
@@ -109,7 +109,7 @@ def test_a_comparison_is_the_study_on_disk(tiny: Tiny, tmp_path: Path) -> None:
     plan = load_plan(study)
     last = Cell("atss", "rlo", 2)
     write_run(cell_folder(study, last), cell_config(study, plan, last), [0.2, 0.4])
-    found = sw.compare(out=study)  # whose runs are all finished now
+    found = sw.compare(out=study)  # all its runs are finished
     for detector, means in found.metrics.items():
         assert set(means) == set(plan.schemes)
         for scheme, mean in means.items():

@@ -30,7 +30,7 @@ tiny = dict(
     batch_size=4, epochs=1, workers=0, progress="plain",
 )
 """
-# The pages with Python in them, and the file of tests that runs it.
+# Pages that contain Python, and the test file that runs it.
 RUN_BY = {
     "data": "test_docs", "python": "test_docs", "tutorials/rare-class": "test_docs",
     "tutorials/small-objects": "test_docs", "tutorials/yolo": "test_docs",
@@ -60,7 +60,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Links(HTMLParser):
-    """What a page loads by itself, and where it leads."""
+    """Addresses that a page loads, and addresses of its links."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Links(HTMLParser):
 
 def links(site: Path) -> Iterator[tuple[Path, Links]]:
     for page in sorted(site.rglob("*.html")):
-        if page.name != "404.html":  # whose addresses are those of the root
+        if page.name != "404.html":  # its addresses start at the root
             found = Links()
             found.feed(page.read_text())
             yield page, found
@@ -147,7 +147,7 @@ def test_commands_parse(page: Path) -> None:
 
 
 def yolo_data(folder: Path) -> Path:
-    """The demo data set as Ultralytics reads one."""
+    """Write the demo data set in the format of Ultralytics."""
     from scalewise.data import open_split
 
     for name in ("train", "val"):

@@ -22,12 +22,12 @@ NAMES = [
     for page in sorted(API.glob("*.md"))
     for name in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)
 ]
-# Their examples begin with a run that has been trained.
+# Examples that name this folder need a trained run.
 RUN = "runs/first"
 
 
 def load(name: str) -> Any:
-    """The object of a dotted name; skips where it needs a package that is not installed."""
+    """The object of a dotted name; skip if it needs a package that is not installed."""
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -38,7 +38,7 @@ def load(name: str) -> Any:
 
 
 def missing(text: str) -> str:
-    """A package that an example imports and that is not installed."""
+    """The first package that an example imports and that is not installed, or ""."""
     imported = re.findall(r"^\s*>>> (?:import|from) (\w+)", text, re.MULTILINE)
     return next((name for name in imported if importlib.util.find_spec(name) is None), "")
 
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trained(folder: Path, tiny: Callable[..., Any]) -> None:
-    """A short run, made in the folder where the examples look for it."""
+    """Make a short run in the folder where examples look for it."""
     if not (folder / RUN).exists():
         from scalewise.lab.training.fit import train
 
@@ -78,7 +78,7 @@ def test_example_runs(
     (example,) = doctest.DocTestFinder(recurse=False).find(found, name, globs={})
     calls = [step.source for step in example.examples if not skipped(step)]
     assert calls, f"{name} has no example that runs"
-    assert "Examples:\n" in text, f"{name}: the reference shows code under 'Examples:' alone"
+    assert "Examples:\n" in text, f"{name}: put the example under 'Examples:'"
     said: list[str] = []
     options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     runner = doctest.DocTestRunner(optionflags=options, verbose=False)
@@ -87,7 +87,7 @@ def test_example_runs(
 
 
 def skipped(step: doctest.Example) -> bool:
-    """Whether a line of an example does nothing but import, or is left out."""
+    """Whether a line of an example only imports, or has the option SKIP."""
     return step.options.get(doctest.SKIP, False) or step.source.startswith(("import ", "from "))
 
 
@@ -98,12 +98,12 @@ def known_schemes() -> dict[str, Any]:
 
 
 def public() -> list[str]:
-    """What `scalewise` and its packages offer by name: classes and functions alone."""
+    """Dotted names that `scalewise` and its packages offer."""
     names = {f"scalewise.{name}": name for name in dir(scalewise) if not name.startswith("_")}
     for package in pkgutil.iter_modules(scalewise.__path__, "scalewise."):
         try:
             module = importlib.import_module(package.name)
-        except ImportError:  # of a package that is not installed
+        except ImportError:  # it needs a package that is not installed
             continue
         names |= {f"{package.name}.{name}": name for name in getattr(module, "__all__", ())}
     return sorted(names)

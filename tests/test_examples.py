@@ -29,7 +29,7 @@ BLOCKS = [
 
 
 def need(code: str) -> None:
-    """Skip where a package that the code imports at its top is not installed."""
+    """Skip if a package that the code imports at its top is not installed."""
     for node in ast.parse(code).body:
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -39,7 +39,7 @@ def need(code: str) -> None:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, name: str, *words: str) -> None:
-    """Run an example as a program, in this process to save the imports."""
+    """Run an example as a program, in this process since its modules are loaded already."""
     need(EXAMPLES[name].read_text())
     monkeypatch.setattr(sys, "argv", [name, *words])
     with warnings.catch_warnings():
@@ -62,7 +62,7 @@ def huggingface_state(out: Path) -> dict[str, Tensor]:
     return saved
 
 
-# What stops a run early, what lets it go on to its end, and where its state is then
+# Option for an early stop, option for the whole run, and a function that reads its final state
 SAVED: dict[str, tuple[str, str, Callable[[Path], dict[str, Tensor]]]] = {
     "plain_loop": ("--epochs=1", "--epochs=3", plain_state),
     "lightning_module": ("--epochs=1", "--epochs=3", lightning_state),
@@ -82,7 +82,7 @@ def test_a_resumed_example_ends_as_an_undisturbed_one(
     for key, value in whole.items():
         assert torch.equal(value, parts[key]), key
     assert (whole["balancer.weights"] != 1).any()
-    assert int(whole["balancer._extra_state"][1]) in (12, 15)  # calls
+    assert int(whole["balancer._extra_state"][1]) in (12, 15)  # number of calls
 
 
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in SAVED])

@@ -1,4 +1,4 @@
-"""A file is always completely the old one or the new one, also if the system fails."""
+"""A file is always completely old or completely new, even if writing fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from scalewise.lab.training.runs import new_run_folder
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """No file may grow over 20,000 bytes: as a full disk does, every write beyond fails."""
+    """Writes beyond 20,000 bytes of a file fail, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     yield
@@ -64,7 +64,7 @@ def test_a_kill_between_writing_and_renaming_leaves_what_is_cleaned_up(tmp_path:
     older = tmp_path / f".last.ckpt.{process.pid}"  # as version 0.1.0 named them
     older.touch()
     others = [".last.ckpt", ".hidden", f".last.{os.getppid()}.part.ckpt", "last.1.part.ckpt"]
-    for name in others:  # no such name, or of a process that runs
+    for name in others:  # not named like leftovers, or of a running process
         (tmp_path / name).touch()
     assert set(remove_leftovers(tmp_path)) == {left, older}
     assert {p.name for p in tmp_path.iterdir()} == {"last.ckpt", *others}
@@ -74,7 +74,7 @@ def test_a_kill_between_writing_and_renaming_leaves_what_is_cleaned_up(tmp_path:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs Linux")
 def test_a_process_that_nobody_has_waited_for_runs_no_more(tmp_path: Path) -> None:
-    """As in containers whose first process waits for none that it did not start."""
+    """In containers, an ended process may stay listed, since process 1 does not wait for it."""
     process = os.fork()
     if process == 0:
         os._exit(0)
@@ -122,7 +122,7 @@ def test_a_folder_that_is_gone_or_read_only_is_named(
 def test_file_and_folder_are_on_disk_around_the_renaming(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the numbers of what is synced: a file keeps its own when it is renamed."""
+    """The file is synced before its renaming and the folder after (known by inode number)."""
     order: list[object] = []
     replace, sync = os.replace, os.fsync
 
@@ -153,8 +153,8 @@ def test_an_interrupt_while_writing_stays_an_interrupt(tmp_path: Path) -> None:
 
 
 def test_changed_tables_are_told_from_whole_ones(tmp_path: Path) -> None:
-    """Every cut and every changed bit is either noticed or makes no difference."""
-    path = tmp_path / "runs" / "a=1" / "t.parquet"  # no column, though other readers make it one
+    """Every cut and every changed bit is noticed, or the table is still equal."""
+    path = tmp_path / "runs" / "a=1" / "t.parquet"  # "a=1" must not become a column
     path.parent.mkdir(parents=True)
     table = pa.table({"step": range(200), "x": torch.rand(200).numpy()})
     write_table(path, table)

@@ -19,7 +19,7 @@ def test_the_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (epochs,) = (cell for cell in notebook.cells if cell.source.startswith("EPOCHS = "))
     first, _, rest = epochs.source.partition("\n")
     assert first == "EPOCHS = 12"
-    epochs.source = f"EPOCHS = 1\n{rest}"  # all of its code, in a part of the time
+    epochs.source = f"EPOCHS = 1\n{rest}"  # the same code in less time
     client = nbclient.NotebookClient(
         notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}
     )

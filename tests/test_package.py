@@ -1,4 +1,4 @@
-"""Facts about the package that stand in several files agree."""
+"""Facts about the package that are written in several files agree."""
 
 from __future__ import annotations
 

@@ -37,9 +37,9 @@ def test_python_blocks_run(code: str) -> None:
 
 @pytest.mark.parametrize("change", re.findall(r"```diff\n(.*?)```", README, re.DOTALL))
 def test_a_change_of_a_training_runs(change: str) -> None:
-    """What a reader has after it: all lines but those that it takes away."""
+    """The code after the change, without the removed lines, runs."""
     code = "".join(line[2:] for line in change.splitlines(keepends=True) if line[0] != "-")
-    if "YOLO(" in code:  # its data set is the reader's; the same line runs in test_ultralytics
+    if "YOLO(" in code:  # it needs a data set; test_ultralytics runs the line
         assert compile(code, "README.md", "exec")
         assert "trainer=balanced_trainer(by=" in ULTRALYTICS
         return

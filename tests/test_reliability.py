@@ -11,7 +11,7 @@ PAGE = TESTS.parent / "docs" / "reliability.md"
 
 
 def _functions() -> dict[str, list[str]]:
-    """Test files without folder and suffix, to the tests in them, without `test_`."""
+    """Names of tests without `test_`, by the stem of their file."""
     found: dict[str, list[str]] = {}
     for path in TESTS.rglob("test_*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -21,7 +21,7 @@ def _functions() -> dict[str, list[str]]:
 
 
 def _rows() -> list[tuple[str, str]]:
-    """Fault and named tests of each row."""
+    """The fault and the cell with names of tests in each row."""
     rows = [
         [cell.strip() for cell in line.strip().strip("|").split(" | ")]
         for line in PAGE.read_text(encoding="utf-8").splitlines()
@@ -31,7 +31,7 @@ def _rows() -> list[tuple[str, str]]:
 
 
 def _is_there(named: str, files: dict[str, list[str]]) -> bool:
-    """Whether a test is there, written as `file: name`, `file` or `name`; `name...` begins one."""
+    """Whether a test exists, given as `file: name`, `file` or `name`; `name...` is a beginning."""
     if named.startswith("benchmarks/"):
         return (TESTS.parent / named).is_file()
     where, _, name = named.rpartition(": ")

@@ -21,7 +21,7 @@ def git(*words: str) -> str:
 
 @pytest.fixture(scope="module")
 def sizes() -> dict[str, int]:
-    """Bytes of every tracked file that is on disk."""
+    """Size in bytes of every tracked file on disk."""
     try:
         top = git("rev-parse", "--show-toplevel").strip()
     except FileNotFoundError:

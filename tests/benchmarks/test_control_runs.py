@@ -1,4 +1,4 @@
-"""Runs with fixed weights, and runs whose columns are weighted."""
+"""Control runs with fixed weights, and control runs with weighted columns."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_as_few_groups_as_possible_keep_their_weight() -> None:
         assert (given != weights).all()
     assert len({tuple(given) for given in drawn}) > 3
     assert (shuffle(weights, 3) == drawn[3]).all()
-    many = np.array([1.0, 1.0, 1.0, 2.0, 3.0])  # two get another weight, and two take theirs
+    many = np.array([1.0, 1.0, 1.0, 2.0, 3.0])  # one group must keep weight 1
     assert (shuffle(many, 0) != many).sum() == 4
     assert shuffle(np.array([2.0]), 0) == 2
 
@@ -87,7 +87,7 @@ def test_random_columns_weigh_positives_and_negatives() -> None:
 
 @pytest.fixture(scope="module")
 def trained(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run with equal weights and one with shares, one epoch each."""
+    """One run with equal weights and one with the scheme `share`, one epoch each."""
     out = tmp_path_factory.mktemp("runs")
     return {
         scheme: train(tiny(out, scheme=scheme, by="class", epochs=1, interval=2))

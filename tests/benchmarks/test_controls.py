@@ -24,7 +24,7 @@ Tiny = Callable[..., TrainConfig]
 
 @pytest.fixture(scope="module")
 def trained(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run with equal weights and one with shares, one epoch each."""
+    """One run with equal weights and one with the scheme `share`, one epoch each."""
     out = tmp_path_factory.mktemp("runs")
     return {
         scheme: train(tiny(out, scheme=scheme, by="class", epochs=1, interval=2))

@@ -34,7 +34,7 @@ def test_a_detector_of_fewer_levels_looks_at_the_finest_of_all(kind: str, levels
     detector = make_detector(Setting(2, 3, levels, 64), kind, ARGS)
     images = make_batch(2, 64, 4)
     predictions, grid = detector.predict(images.images, images.sizes)
-    sides = [8, 4, 2, 1, 1][:levels]  # of 64 pixels in strides from 8 on
+    sides = [8, 4, 2, 1, 1][:levels]  # 64 pixels divided by the strides 8, 16, ...
     assert [rows for rows, _ in grid.shapes] == sides
     assert predictions.logits.shape == (2, sum(s * s for s in sides), 3)
     groups = sum(detector(images._replace(labels=images.labels % 3)).values())
@@ -54,13 +54,13 @@ def test_rounds_that_are_done_are_kept_and_only_the_rest_is_measured(
 
     monkeypatch.setattr(growth, "make_step", make_step)
     each = {(name_of(setting), kind) for setting in wanted for kind in KINDS}
-    assert len(each) == 6  # the middle is on both axes
+    assert len(each) == 6  # three settings, since the central one is on both axes; two kinds
     growth.measured(path, wanted, ARGS)
     more = argparse.Namespace(**vars(ARGS) | {"rounds": 3})
     seconds = growth.measured(path, wanted, more)
     taken = [steps[i : i + 6] for i in range(0, len(steps), 6)]
-    assert [set(turn) for turn in taken] == [each] * 5  # each process begins with one to warm up
-    assert taken[1] != taken[3] != taken[4]  # in another order
+    assert [set(turn) for turn in taken] == [each] * 5  # each call warms up first
+    assert taken[1] != taken[3] != taken[4]  # rounds differ in their order
     assert growth.measured(path, wanted, more) == seconds
     assert len(steps) == 30
     assert json.loads(path.read_text())["rounds"] == seconds
@@ -74,7 +74,7 @@ def test_rounds_that_are_done_are_kept_and_only_the_rest_is_measured(
 def test_times_are_medians_and_ratios_those_within_a_round(tmp_path: Path) -> None:
     along = settings({"images": (1, 2)}, SMALL)
     first, second = (name_of(point) for point in along["images"])
-    slow = [1e-3, 9e-3, 2e-3]  # the second round met a busy machine
+    slow = [1e-3, 9e-3, 2e-3]  # the machine was busy in the second round
     seconds = {
         first: dict.fromkeys(KINDS, slow),
         second: {kind: [3 * s for s in slow] for kind in KINDS},

@@ -1,4 +1,4 @@
-"""The data sets on which the shares of groups mislead."""
+"""The data sets on which the rule `share` weighs the wrong class."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_third_of_the_rare_labels_is_wrong() -> None:
 
 @pytest.mark.parametrize("name", misleading.SETS)
 def test_boxes_hug_what_is_painted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The picture is drawn again without its shapes: what differs is the shapes."""
+    """Each picture is drawn again without its shapes; the pixels that differ are the shapes."""
     looks = tuple(look for look in misleading.SETS[name] if look.name is not None)
     drawn = [misleading.draw_picture(np.random.default_rng(seed), looks) for seed in range(10)]
     paint = misleading.paint

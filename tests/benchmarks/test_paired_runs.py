@@ -1,4 +1,4 @@
-"""Runs of several settings, compared with equal weights in pairs of the same seed."""
+"""The table that compares runs with equal-weight runs of the same seed."""
 
 from __future__ import annotations
 

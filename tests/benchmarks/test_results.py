@@ -30,7 +30,7 @@ FIRST = Cell("atss", "equal", 0)
 
 
 def copy_kept(folder: Path, to: Path) -> Path:
-    """A kept study without the raw records that may lie beside it."""
+    """Copy the plan and the table of a kept study, without any raw records beside them."""
     to.mkdir()
     for name in ("study.yaml", "runs.csv"):
         shutil.copy(folder / name, to)
@@ -39,7 +39,7 @@ def copy_kept(folder: Path, to: Path) -> Path:
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    """A study that goes on: two seeds of equal and AVW, of which AVW lacks the second."""
+    """An unfinished study: two seeds of equal weights, but only one of AVW."""
     options = TrainConfig(data=f"demo:images=20,size=64,folder={tmp_path / 'demo'}")
     plan = Plan(("atss",), ("equal", "avw"), (0, 1), "equal", options)
     folder = tmp_path / "study"

@@ -65,13 +65,13 @@ def judged(labels: list[int], scores: list[float], right: list[bool]) -> Ranking
 
 @pytest.fixture
 def case() -> tuple[Split, list[ImageDetections]]:
-    """Ranked over both classes: wrong (it lies on an object of the other class), right, right."""
+    """By score over both classes: wrong (on an object of the other class), right, right."""
     split = Split(
         "coco", "val", "by hand", ("a", "b"), (1, 2),
         [image(1, [A, B], [0, 1], [False, False]), image(2, [CROWD], [0], [True])],
     )  # fmt: skip
     found = [
-        detections(2, [CROWD], [0.99], [0]),  # on a crowd: does not count
+        detections(2, [CROWD], [0.99], [0]),  # on a crowd, so it does not count
         detections(1, [A, A, B], [0.9, 0.95, 0.5], [0, 1, 1]),
     ]
     return split, found
@@ -85,11 +85,11 @@ def test_pooled_ap_ranks_all_classes_in_one_list(case: Any) -> None:
     one, other = (replace(entry, labels=entry.labels * 0) for entry in found)
     alike = replace(split, records=[replace(r, labels=r.labels * 0) for r in split.records])
     expected = coco_metrics(replace(alike, classes=("a",), category_ids=(1,)), [one, other])["AP"]
-    assert score_figures.pooled_ap(rank(split, found)) < expected  # where classes need not match
+    assert score_figures.pooled_ap(rank(split, found)) < expected  # AP of a single class
 
 
 def test_the_best_threshold_is_chosen_over_all_classes(case: Any) -> None:
-    # F1: 0 above 0.95, 2 / (2 + 2) from 0.9 on, 4 / (3 + 2) from 0.5 on
+    # F1: 0 at a threshold of 0.95, 2 / (2 + 2) at 0.9, 4 / (3 + 2) at 0.5
     assert best_f1(rank(*case)) == pytest.approx((0.5, 2 / 3, 1.0))
     split, _ = case
     assert all(math.isnan(value) for value in best_f1(rank(split, [])))
@@ -118,7 +118,7 @@ def test_the_factors_undo_a_known_miscalibration() -> None:
     )
     ranking = judged(labels.tolist(), scores.tolist(), right.tolist())
     factors = fit_factors(ranking, 4)
-    assert factors == pytest.approx([1 / 4, 5, 1, 1], rel=0.05)  # 1: nothing right, nothing found
+    assert factors == pytest.approx([1 / 4, 5, 1, 1], rel=0.05)  # 1: nothing right, none found
     boxes = [FAR] * len(labels)
     (after,) = rescale([detections(1, boxes, scores.tolist(), labels.tolist())], factors)
     for label in (0, 1):
@@ -131,7 +131,7 @@ def test_rescaling_leaves_ap_but_for_the_cap(case: Any) -> None:
     split, found = case
     scaled = rescale(found, np.array([50.0, 0.02]))
     assert coco_metrics(split, scaled)["AP"] == coco_metrics(split, found)["AP"]
-    # now ranked right, wrong, right
+    # by score they are now right, wrong, right
     assert score_figures.pooled_ap(rank(split, scaled)) == pytest.approx(
         (51 * 1 + 50 * 2 / 3) / 101
     )

@@ -19,7 +19,7 @@ def test_the_whole_demo(
     capsys: pytest.CaptureFixture[str],
     tiny: Callable[..., TrainConfig],
 ) -> None:
-    """With a smaller data set and detector: what it says is what its runs recorded."""
+    """The demo prints the figures that its runs recorded (with small data and a small detector)."""
     data = f"demo:kind=cells,images=40,size=64,folder={tmp_path}/cells"
     usual = demo.config
     small = tiny(tmp_path, anchor_scale=0.2)

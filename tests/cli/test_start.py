@@ -1,4 +1,4 @@
-"""Which modules each command imports at its start; threads; public names."""
+"""What each command imports when it starts, its number of threads, and the public names."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ print("\\n" + json.dumps({"status": status, "loaded": loaded, "waits": waits}))
 
 @dataclass(frozen=True)
 class Said:
-    """What commands that ran in one process left: statuses, packages, GOMP_SPINCOUNT, errors."""
+    """Exit statuses, loaded packages, GOMP_SPINCOUNT and errors of commands run in one process."""
 
     status: list[int]
     loaded: set[str]
@@ -57,7 +57,7 @@ class Said:
 
 
 def call(folder: Path, *calls: list[str], **environment: str) -> Said:
-    """Run commands in one process of their own."""
+    """Run commands one after the other in a new process."""
     inherited = {name: v for name, v in os.environ.items() if not name.startswith("OMP_")}
     done = subprocess.run(
         [sys.executable, "-c", CALLS, json.dumps(calls)],
@@ -99,7 +99,7 @@ def test_wrong_options_are_told_as_fast(words: list[str], message: str, tmp_path
     assert said.status == [2]
     assert message in said.error
     assert not HEAVY & said.loaded
-    assert said.waits == "7"  # as the user has set it
+    assert said.waits == "7"  # the value that the user set
 
 
 def test_commands_on_a_run_never_import_lightning(

@@ -1,4 +1,4 @@
-"""The balancer on a GPU: it never waits, draws as on the CPU, and can be captured and moved."""
+"""The balancer on a GPU: no waiting, the same draws as on the CPU, capturing and moving it."""
 
 from __future__ import annotations
 

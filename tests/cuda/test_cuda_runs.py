@@ -26,14 +26,14 @@ Tiny = Callable[..., TrainConfig]
 
 @pytest.fixture(autouse=True)
 def _any_kernels() -> Iterator[None]:
-    """Runs that insist on deterministic kernels leave it so for their process."""
+    """Allow all kernels again after a run with `deterministic=True`."""
     yield
     torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture
 def run_on(tiny: Tiny, tmp_path: Path, device: torch.device) -> Callable[..., TrainConfig]:
-    """Options of a tiny run on the device; MobileNetV2, all of whose kernels can be repeated."""
+    """Options of a tiny run on the device; all kernels of MobileNetV2 can be deterministic."""
     common: dict[str, Any] = {"backbone": "mobilenet_v2", "checkpoint_every": 2}
     common["accelerator"] = "gpu" if device.type == "cuda" else "cpu"
     return lambda **changes: tiny(tmp_path, **common | changes)
@@ -57,7 +57,7 @@ def same(one: Path, other: Path) -> bool:
 def test_one_seed_is_one_run_and_a_resumed_run_is_the_same(
     run_on: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the bit, with kernels that can be repeated."""
+    """Equal bit for bit, with deterministic kernels."""
     first, second = (train(run_on(name=name, deterministic=True, ema=0.9)) for name in "ab")
     assert same(first, second)
     step, calls = DetectionModule.training_step, iter(range(100))
@@ -108,11 +108,8 @@ def test_training_steps_and_the_average_never_wait(
 def test_graphs_of_the_step_train_as_plain_steps_do(
     detector: str, run_on: Tiny, monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
-    """Over batches of two sizes, across validations, with clipping and a moving average.
-
-    A step's losses follow from all gradients before it.
-    """
-    if device.type == "cpu":  # a rehearsal: without graphs, traced only
+    """Losses agree at every step: two batch sizes, validations, clipping, a moving average."""
+    if device.type == "cpu":  # a rehearsal traces the step and makes no graphs
         if detector != "atss":
             pytest.skip("rehearsed with ATSS alone")
         compiled = torch.compile
@@ -129,7 +126,7 @@ def test_graphs_of_the_step_train_as_plain_steps_do(
     common: dict[str, Any] = {
         "detector": detector,
         "optimizer": "sgd",
-        "lr": 0.001,  # small: two images in BatchNorm turn rounding into per cents
+        "lr": 0.001,  # small: BatchNorm of two images turns rounding into per cents
         "batch_size": 6,
         "ema": 0.9,
         "scheme": "dwa",
@@ -139,7 +136,7 @@ def test_graphs_of_the_step_train_as_plain_steps_do(
     assert not steps
     graphs = train(run_on(name="graphs", compile="graphs", **common))
     torch._dynamo.reset()
-    assert len(steps) == 2 * 4  # epochs of three batches of six images and one of two
+    assert len(steps) == 2 * 4  # an epoch has three batches of six images and one of two
     wanted, found = (pq.read_table(run / "trace.parquet").to_pydict() for run in (plain, graphs))
     for name, values in wanted.items():
         assert found[name] == pytest.approx(values, rel=1e-2, abs=1e-3), name
@@ -150,7 +147,7 @@ def test_graphs_of_the_step_train_as_plain_steps_do(
 def test_a_run_in_16_bits_stays_finite(run_on: Tiny, precision: str, device: torch.device) -> None:
     if device.type == "cpu" and precision == "16-mixed":
         pytest.skip("Lightning has no float16 on the CPU")
-    # at 64 pixels P6 is a single place, whose bfloat16 convolution torch 2.15 gets wrong on the CPU
+    # not 64 pixels: P6 would be one pixel, which torch 2.15 convolves wrongly in bfloat16 on a CPU
     run = train(run_on(epochs=1, precision=precision, size=128))
     assert all(v.isfinite().all() for v in final(run).values() if v.is_floating_point())
     metrics = json.loads((run / "metrics.json").read_text())

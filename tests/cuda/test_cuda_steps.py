@@ -1,4 +1,4 @@
-"""Training steps on a GPU: no waiting, captured in a graph, in half precision."""
+"""Training steps on a GPU: without waiting, in a captured graph, in half precision."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def on(device: torch.device, batch: Batch) -> Batch:
 
 @every_method
 def test_a_whole_step_never_waits_for_the_device(name: str, device: torch.device) -> None:
-    """Loss, weights, an interval's end, backward, clipping, optimizer, moving average."""
+    """No part waits: loss, weights, interval end, backward, clipping, optimizer, moving average."""
     detector = tiny(name).to(device)
     average = copy.deepcopy(detector)
     balancer = LossBalancer(detector.num_levels, "rlo", interval=2).to(device)
@@ -58,13 +58,13 @@ def test_a_whole_step_never_waits_for_the_device(name: str, device: torch.device
 def test_batches_made_on_the_device_are_those_of_the_cpu(
     device: torch.device, tmp_path: Path
 ) -> None:
-    """And the host, which makes no batch ahead, waits for nothing that the device has yet to do."""
+    """The images are the same, and the host does not wait for the device while it makes a batch."""
     split = open_split(f"demo:images=12,size=96,folder={tmp_path}/demo")
     dataset = DetectionDataset(split, 64, augment=True, color_jitter=0.0)
     requests = [Request(row, row, mosaic=True) for row in range(12)]
     cache = DeviceCache(dataset, device)
-    cache.__getitems__(requests)  # decodes
-    # on the CPU each look at a number of the host's would count
+    cache.__getitems__(requests)  # the first call decodes the images
+    # not on the CPU: there, reading a number of the host would count as waiting
     with no_waits(device) if device.type == "cuda" else contextlib.nullcontext():
         found = cache.__getitems__(requests)
     expected = DeviceCache(dataset, torch.device("cpu")).__getitems__(requests)

@@ -1,4 +1,4 @@
-"""Detects steps that wait for the device: by CUDA itself, or by operator on the CPU."""
+"""Finds steps that wait for the device: CUDA reports them; on the CPU operators are watched."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from detector_batches import operations
 
 @contextmanager
 def no_waits(device: torch.device) -> Iterator[None]:
-    """Refuse whatever makes the host wait for the device."""
+    """Fail if anything inside makes the host wait for the device."""
     if device.type == "cuda":
         torch.cuda.set_sync_debug_mode("error")
         try:

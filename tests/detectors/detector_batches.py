@@ -17,7 +17,7 @@ FACTORIES = {"atss": atss, "fcos": fcos, "retinanet": retinanet}
 
 
 def make_batch(boxes: Tensor, labels: Tensor, valid: Tensor, height: int, width: int) -> Batch:
-    """Noise images around given objects [B, M, ...]."""
+    """A batch of noise images with the given objects [B, M, ...]."""
     count = len(boxes)
     return Batch(
         images=torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8),
@@ -33,7 +33,7 @@ def make_batch(boxes: Tensor, labels: Tensor, valid: Tensor, height: int, width:
 def random_batch(
     seed: int, images: int, objects: int, height: int, width: int, classes: int = 5
 ) -> Batch:
-    """Images with up to `objects` boxes each, of all sizes, at half pixels; the first is full."""
+    """Images with up to `objects` boxes of all sizes, on half pixels; the first has all of them."""
     torch.manual_seed(seed)
     limit = torch.tensor([width, height])
     size = (torch.rand(images, objects, 2) * 2.5).exp() / 16 * limit
@@ -55,12 +55,12 @@ def tiny(name: str, classes: int = 5, width: int = 16, depth: int = 1) -> DenseD
 
 
 def total(losses: dict[str, Tensor]) -> Tensor:
-    """The detector's loss."""
+    """The sum of all losses."""
     return torch.stack(list(losses.values())).sum()
 
 
 def gradients(detector: DenseDetector) -> dict[str, Tensor]:
-    """Gradients by parameter name, and forget them."""
+    """Copy the gradients by parameter name, then set them to zero."""
     found = {n: p.grad.clone() for n, p in detector.named_parameters() if p.grad is not None}
     detector.zero_grad()
     return found
@@ -71,7 +71,7 @@ WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal
 
 @dataclass
 class Operations:
-    """What ran: operators, those that wait for the device, the most elements of a new tensor."""
+    """What ran, those that wait for the device, and the size of the largest new tensor."""
 
     names: list[str] = field(default_factory=list)
     waits: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""One of two data-parallel ranks; it runs in its own process, so it imports little."""
+"""The work of one of two data parallel ranks; few imports, so that its process starts fast."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_half_the_scale_gives_each_level_the_anchors_of_the_level_below() -> Non
 
 @pytest.mark.parametrize("scale", [0.5, 1.0])
 def test_fcos_gives_an_object_to_the_level_of_its_scaled_range(scale: float) -> None:
-    """An object centred on a location of each level: its farthest edge is half its side away."""
+    """The object is centred on a location of every level, so its edges are half a side away."""
     for half in range(5, 120, 7):
         box = torch.tensor([[[128.0 - half, 128.0 - half, 128.0 + half, 128.0 + half]]])
         owner = fcos_assign(grid(scale), box, torch.ones(1, 1, dtype=torch.bool))[0]

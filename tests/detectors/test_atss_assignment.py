@@ -15,7 +15,7 @@ from scalewise.lab.detectors.fcos import assign as fcos_assign
 from scalewise.lab.detectors.grid import Grid, make_grid
 
 STRIDES = (8, 16, 32, 64, 128)
-CLOSE = 1e-5  # decisions nearer than this are float32's to make
+CLOSE = 1e-5  # closer values may be ordered either way in float32
 
 
 def _grid(height: int, width: int) -> Grid:
@@ -45,7 +45,7 @@ def _iou(a: list[float], b: list[float]) -> float:
 def _reference(
     boxes: list[list[float]], height: int, width: int
 ) -> tuple[dict[int, int], set[int]]:
-    """The object of each positive anchor, and the anchors decided by rounding alone."""
+    """The object of each positive anchor, and the anchors that rounding alone decides."""
     owner: dict[int, tuple[float, int]] = {}
     unsure: set[int] = set()
     for number, box in enumerate(boxes):
@@ -75,7 +75,7 @@ def _reference(
 
 
 def _compare(boxes: list[list[float]], height: int, width: int) -> int:
-    """Assert equal assignments; the number of positives compared."""
+    """Assert equal assignments and return the number of positives compared."""
     expected, unsure = _reference(boxes, height, width)
     grid = _grid(height, width)
     tensor = torch.tensor(boxes).view(1, -1, 4)

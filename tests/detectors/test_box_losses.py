@@ -41,7 +41,7 @@ def test_focal_loss_stays_finite_at_extreme_logits() -> None:
     torch.autograd.backward(loss.sum())
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
-    # true class certainly missed, second certainly wrong, third at one half
+    # class 0 is right but has score 0, class 1 is wrong with score 1, class 2 is wrong at one half
     expected = 0.25 * 1e4 + 0.75 * 1e4 + 0.75 * 0.25 * torch.tensor(2.0).log()
     torch.testing.assert_close(loss[0, 0], expected)
 
@@ -67,14 +67,14 @@ def test_the_focal_loss_keeps_nothing_but_its_inputs_and_works_in_pieces_alike(
         pieces = focal_loss(logits, labels)
     torch.testing.assert_close(pieces, whole)
     torch.testing.assert_close(torch.autograd.grad(pieces, logits, slope)[0], expected)
-    assert seen.largest == labels.numel()  # the result, and nothing of the size of the logits
+    assert seen.largest == labels.numel()  # only the result is new, nothing as large as the logits
 
 
 def test_retinanets_overlaps_are_the_iou_to_the_bit() -> None:
     torch.manual_seed(4)
     boxes, anchors = _boxes(2, 9), torch.cat((_boxes(50), torch.full((1, 4), 7.0)))
-    boxes[0, 0] = 7.0  # without area, like the last anchor
-    boxes[1, 0] = boxes[1, 0].flip(0)  # turned inside out
+    boxes[0, 0] = 7.0  # a box without area, like the last anchor
+    boxes[1, 0] = boxes[1, 0].flip(0)  # corners in the wrong order
     assert torch.equal(_overlaps(boxes, anchors), geometry.iou(boxes[:, :, None], anchors))
 
 
@@ -83,7 +83,7 @@ def test_giou_loss_and_gradient_equal_torchvisions() -> None:
     predicted, target = _boxes(200).double().requires_grad_(), _boxes(200).double()
     ours = geometry.giou_loss(predicted, target)
     theirs = generalized_box_iou_loss(predicted, target)
-    assert (box_iou(predicted, target).diagonal() == 0).any()  # disjoint pairs are among them
+    assert (box_iou(predicted, target).diagonal() == 0).any()  # some pairs are disjoint
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(
         torch.autograd.grad(ours.sum(), predicted), torch.autograd.grad(theirs.sum(), predicted)
@@ -105,7 +105,7 @@ def test_box_coding_equals_torchvisions() -> None:
     deltas = geometry.encode(boxes, anchors)
     torch.testing.assert_close(deltas, coder.encode_single(boxes, anchors))
     torch.testing.assert_close(geometry.decode(deltas, anchors), boxes, rtol=1e-4, atol=1e-3)
-    wild = torch.randn(60, 4) * 10  # beyond the largest log-ratio too
+    wild = torch.randn(60, 4) * 10  # some exceed the limit of the log-ratio
     torch.testing.assert_close(geometry.decode(wild, anchors), coder.decode_single(wild, anchors))
 
 

@@ -28,7 +28,7 @@ def test_detections_are_sorted_clipped_padded_and_know_their_level() -> None:
         candidates=1000,
         max_detections=100,
     )
-    # the second anchor overlaps the first, which is of its class and scores higher
+    # the second anchor overlaps the first, which has the same class and a higher score
     assert found.valid.tolist() == [[True, True], [False, False]]
     assert found.labels[0].tolist() == [1, 0]
     assert found.levels[0].tolist() == [1, 0]
@@ -38,7 +38,7 @@ def test_detections_are_sorted_clipped_padded_and_know_their_level() -> None:
 
 
 def _random_candidates(seed: int, images: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Boxes [B, 60, 4], scores (some alike), labels, and which take part; one image has none."""
+    """Boxes [B, 60, 4], scores (with ties), labels, and which to use; one image uses none."""
     torch.manual_seed(seed)
     corner, size = torch.rand(images, 60, 2) * 600, torch.rand(images, 60, 2) * 60 + 1
     score = (torch.rand(images, 60) * 20).round() / 20
@@ -56,7 +56,7 @@ def test_suppression_of_a_batch_is_torchvisions_image_by_image(
     boxes, score, label, among = _random_candidates(0, 12)
     if way == "in parts":
         monkeypatch.setattr(nms, "MOST", 70)
-    else:  # the one for GPUs too
+    else:  # also the way used on GPUs
         monkeypatch.setattr(nms, "_group_by_group", getattr(nms, way))
     kept = nms._suppress(boxes, score, label, among, 0.5)
     for image in range(12):
@@ -69,12 +69,12 @@ def test_suppression_of_a_batch_is_torchvisions_image_by_image(
 
 
 def test_far_images_and_classes_are_suppressed_as_exactly_as_near_ones() -> None:
-    """Moved apart in float32, boxes of the last of 32 images and 80 classes would be rounded."""
+    """No box is moved far away to keep groups apart, which would round it in float32."""
     boxes = torch.tensor([[[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 5.01]]]).expand(32, -1, -1)
     boxes = boxes + torch.tensor([600.0, 600.0, 600.0, 600.0])
     score, label = torch.tensor([[0.9, 0.8]]).expand(32, -1), torch.full((32, 2), 79)
     groups = (torch.arange(32)[:, None] * 80 + label).flatten()
-    for iou, remain in ((0.5, 32), (0.502, 64)):  # the two overlap by 0.501
+    for iou, remain in ((0.5, 32), (0.502, 64)):  # the IoU of the two is 0.501
         keep = nms._all_at_once(boxes.flatten(0, 1), score.flatten(), groups, iou)
         assert len(keep) == remain
 

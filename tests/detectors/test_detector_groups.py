@@ -1,4 +1,4 @@
-"""Losses by the group of the object of each anchor, compared with loops over anchors."""
+"""Losses by group of objects, compared with loops over the anchors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ every_grouping = pytest.mark.parametrize("by", GROUPINGS)
 def grouped(
     name: str, by: str | None, object_power: float = 0.0, width: int = 16, depth: int = 1
 ) -> DenseDetector:
-    """A tiny detector whose positives spread over the levels of small images."""
+    """A tiny detector with small anchors, so that small images have positives on many levels."""
     torch.manual_seed(0)
     return FACTORIES[name](
         "resnet18",
@@ -55,14 +55,14 @@ def grouped(
 
 
 def scaled_batch(seed: int = 0) -> Batch:
-    """Three images, each of another scale."""
+    """Three images with different scales."""
     batch = random_batch(seed, 3, 6, 128, 160)
     return batch._replace(scales=torch.tensor([[1.0, 1.0], [2.0, 1.5], [0.5, 0.7]]))
 
 
 def slow_ids(detector: DenseDetector, found: AnchorLosses, batch: Batch, by: str) -> Tensor:
     """The group of each anchor, -1 for the background, anchor by anchor."""
-    shapes = ((16, 20), (8, 10), (4, 5), (2, 3), (1, 2))  # of 128 x 160 pixels
+    shapes = ((16, 20), (8, 10), (4, 5), (2, 3), (1, 2))  # for 128 x 160 pixels
     anchors = detector.method.anchors
     level_of = [i for i, (h, w) in enumerate(shapes) for _ in range(h * w * anchors)]
     ids = torch.full(found.owner.shape, -1)
@@ -84,7 +84,7 @@ def slow_ids(detector: DenseDetector, found: AnchorLosses, batch: Batch, by: str
 
 
 def slow_factor(found: AnchorLosses, power: float) -> Tensor:
-    """k^-power of each positive, k the positives of its object, times what makes the mean 1."""
+    """k^-power of each positive, scaled to mean 1; k is the number of positives of its object."""
     factor = torch.ones(found.owner.shape)
     positives: list[tuple[int, int]] = [(b, a) for b, a in found.positive.nonzero().tolist()]
     owners = [(b, int(found.owner[b, a])) for b, a in positives]
@@ -182,11 +182,11 @@ def test_weight_one_gives_the_gradients_without_grouping(name: str) -> None:
 
 @every_method
 def test_sizes_are_those_in_the_original_image(name: str) -> None:
-    """Three times one box of 40 x 40 pixels, in images that were enlarged, kept and shrunk."""
+    """A box of 40 x 40 pixels, once in an enlarged, a plain and a shrunk image."""
     boxes = torch.tensor([[[40.0, 40.0, 80.0, 80.0]]] * 3)
     labels = torch.zeros(3, 1, dtype=torch.int64)
     batch = make_batch(boxes, labels, labels == 0, 128, 160)
-    scales = torch.tensor([[4.0, 2.0], [1.0, 1.0], [0.5, 1.0]])  # 14.1, 40 and 56.6
+    scales = torch.tensor([[4.0, 2.0], [1.0, 1.0], [0.5, 1.0]])  # original sizes 14.1, 40 and 56.6
     detector = grouped(name, "size")
     detector(batch._replace(scales=scales))
     assert len(set(detector.positives.tolist())) == 1
@@ -209,7 +209,7 @@ def test_object_power_weighs_each_positive_by_the_positives_of_its_object(
     assert float(factor[found.positive].mean()) == pytest.approx(1, abs=1e-5)
     assert float(factor[found.positive].std()) > 0.05
     torch.testing.assert_close(loss, weighted(detector, found, factor), rtol=1e-5, atol=0)
-    assert detector.positives.sum() == found.positive.sum()  # it is not what counts them
+    assert detector.positives.sum() == found.positive.sum()  # the power does not change the count
 
 
 @given(
@@ -220,7 +220,7 @@ def test_object_power_weighs_each_positive_by_the_positives_of_its_object(
 def test_with_object_power_one_every_object_counts_alike_and_the_mean_stays_one(
     owner: Tensor,
 ) -> None:
-    """Owner 4 is none."""
+    """Owner 4 means that an anchor has no object."""
     factor = object_factor(owner, 4, 1.0)
     positive = owner < 4
     assert (factor[~positive] == 1).all()
@@ -268,14 +268,14 @@ def test_a_step_of_groups_never_waits_for_the_device(name: str, by: str) -> None
     ("name", "by"), [("atss", "size*class"), ("fcos", "size"), ("retinanet", "class")]
 )
 def test_a_step_of_groups_compiles_to_one_graph(name: str, by: str) -> None:
-    """And to one more for any number of objects."""
+    """A second graph serves any number of objects."""
     torch._dynamo.reset()
     detector = grouped(name, by, 0.5, width=8, depth=0)
     counter = CompileCounterWithBackend("eager")
     compiled: Callable[[Batch], dict[str, Tensor]] = torch.compile(
         detector, fullgraph=True, backend=counter
     )
-    for objects in (3, 5, 8, 0, 1, 31):  # unpadded, 0 and 1 would be graphs of their own
+    for objects in (3, 5, 8, 0, 1, 31):  # unpadded, 0 and 1 would need more graphs
         batch = random_batch(objects, 2, objects, 64, 96)
         losses = compiled(pad_objects(batch) if objects in (0, 1, 31) else batch)
         positives = detector.positives.clone()
@@ -288,7 +288,7 @@ def test_a_step_of_groups_compiles_to_one_graph(name: str, by: str) -> None:
 
 
 def test_a_grouping_of_ones_own() -> None:
-    """Wide or tall, by the box alone."""
+    """A user's grouping by shape: wide or tall."""
 
     def shape(boxes: Tensor, labels: Tensor) -> Tensor:
         width, height = (boxes[..., 2:] - boxes[..., :2]).unbind(-1)

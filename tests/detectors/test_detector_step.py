@@ -1,4 +1,4 @@
-"""The training step: batching, padding, odd batches, no waiting for the device, compiling, bf16."""
+"""The training step: batches, padding, odd objects, no waiting for the device, compiling, bf16."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_rows_of_padding_and_bytes_of_padding_change_nothing(name: str) -> None:
     images[1, :, 100:] = 255
     images[2, :, 90:] = 17
     images[2, :, :, 70:] = 99
-    boxes = torch.nn.functional.pad(batch.boxes, (0, 0, 0, 3), value=33.0)  # nonsense rows
+    boxes = torch.nn.functional.pad(batch.boxes, (0, 0, 0, 3), value=33.0)  # not objects
     labels = torch.nn.functional.pad(batch.labels, (0, 3), value=2)
     valid = torch.nn.functional.pad(batch.valid, (0, 3))
     padded = batch._replace(images=images, boxes=boxes, labels=labels, valid=valid)
@@ -103,7 +103,7 @@ def test_objects_padded_to_a_few_counts_give_the_same_losses(name: str) -> None:
 
 
 def test_what_an_evaluation_made_serves_a_training_step() -> None:
-    """Grid and anchors are kept, and a tensor made in inference mode could not be trained with."""
+    """Grid and anchors kept from an evaluation can be used for training."""
     for name in FACTORIES:
         grid._kept.cache_clear()
         detector = tiny(name)
@@ -203,7 +203,7 @@ def test_a_training_step_never_waits_for_the_device(name: str) -> None:
     assert not seen.waits
     with operations() as seen:
         assert detector.positives[detector.positives > 0].sum().item() > 0
-    assert seen.waits == ["index", "_local_scalar_dense"]  # the watch would have seen it
+    assert seen.waits == ["index", "_local_scalar_dense"]  # the recorder sees reads of values
 
 
 def test_a_training_step_compiles_to_one_graph() -> None:
@@ -253,7 +253,7 @@ def test_every_methods_losses_compile_to_one_graph(name: str) -> None:
 
 
 def test_batches_of_many_object_counts_share_two_graphs() -> None:
-    """One for the first batch, then one for any number of objects."""
+    """One graph is for the first batch, the other for any number of objects."""
     torch._dynamo.reset()
     detector = tiny("atss", width=8, depth=0)
     counter = CompileCounterWithBackend("eager")
@@ -263,7 +263,7 @@ def test_batches_of_many_object_counts_share_two_graphs() -> None:
         losses = compiled(batch)
         _assert_same({k: v.detach() for k, v in losses.items()}, detector(batch))
     assert counter.frame_count <= 2
-    for objects in (0, 1, 7, 9, 31, 70):  # unpadded, 0 and 1 would be graphs of their own
+    for objects in (0, 1, 7, 9, 31, 70):  # unpadded, 0 and 1 would need more graphs
         batch = random_batch(objects, 2, objects, 64, 96)
         losses = compiled(pad_objects(batch))
         _assert_same({k: v.detach() for k, v in losses.items()}, detector(batch))

@@ -1,4 +1,4 @@
-"""Layers that cost less than those of torch, compared with those of torch."""
+"""Layers that are faster or need less memory than torch's, compared with torch's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from scalewise.lab.detectors.pointwise import Conv
 def test_a_pointwise_convolution_is_torchs(
     shape: tuple[int, int, int], channels_last: bool, bias: bool, seed: int
 ) -> None:
-    """Of any size: also where the pixels cannot be cut into equal parts, such as 1 x 1 x 1."""
+    """Outputs and gradients are equal, even if the pixels cannot be cut into equal parts."""
     torch.manual_seed(seed)
     batch, height, width = shape
     conv = nn.Conv2d(5, 7, 1, bias=bias).double()
@@ -78,7 +78,7 @@ def test_relu6_has_torchs_values_and_gradients_and_keeps_no_input() -> None:
 
 
 def test_a_lightened_model_computes_what_it_did() -> None:
-    """With live BatchNorm, whose statistics must move alike."""
+    """Outputs, gradients and the running statistics of BatchNorm are equal."""
     torch.manual_seed(0)
     plain = mobilenet_v2().features[:7].double()
     light = copy.deepcopy(plain)
@@ -105,7 +105,7 @@ def test_lightening_draws_no_random_number() -> None:
 
 
 def test_an_activation_after_a_pointwise_convolution_copies_nothing() -> None:
-    """In place on a view, autograd would copy the map once forward and again backward."""
+    """The output is no view: in place on a view, autograd would copy it forward and backward."""
     x = torch.rand(2, 8, 16, 16).to(memory_format=torch.channels_last).requires_grad_()
     layers = nn.Sequential(Conv(nn.Conv2d(8, 8, 1)), nn.ReLU(inplace=True))
     with operations() as seen:
@@ -116,14 +116,14 @@ def test_an_activation_after_a_pointwise_convolution_copies_nothing() -> None:
 
 @pytest.mark.parametrize("groups", [1, 16])
 def test_bfloat16_gradients_of_maps_of_one_pixel_are_right(groups: int) -> None:
-    """Torch 2.15 leaves those of stride 2 as the memory was."""
+    """With stride 2, torch 2.15 itself leaves such gradients unwritten."""
     torch.manual_seed(0)
     plain = nn.Conv2d(16, 16, 3, stride=2, padding=1, groups=groups)
     twin = copy.deepcopy(plain).double()
     conv = Conv(plain).to(memory_format=torch.channels_last)
     for _ in range(10):
         x = torch.randn(4, 16, 1, 1)
-        junk = torch.full((100_000,), float("nan"))  # what unwritten memory then holds
+        junk = torch.full((100_000,), float("nan"))  # unwritten memory then holds NaN
         del junk
         conv.zero_grad()
         twin.zero_grad()

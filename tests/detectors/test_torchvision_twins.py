@@ -1,4 +1,4 @@
-"""FCOS and RetinaNet with the weights of torchvision's own: same losses and gradients."""
+"""FCOS and RetinaNet give the losses and gradients of torchvision's with the same weights."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from scalewise.lab.detectors.grid import make_grid
 from scalewise.lab.detectors.method import Predictions
 from scalewise.lab.detectors.retinanet import anchors as retinanet_anchors
 
-# torchvision takes a level's stride to be image size // level size: true only for sides that all
-# strides divide.
+# torchvision computes a stride as image size // level size, which is right only if all strides
+# divide the image size.
 SIZE = 128
 CLASSES = 5
 WIDTH = 32
@@ -35,7 +35,7 @@ class _Features(nn.Module):
 
     def __init__(self, detector: DenseDetector) -> None:
         super().__init__()
-        self.detector = [detector]  # a list, so that its parameters stay ours alone
+        self.detector = [detector]  # in a list, so that it is not registered as a submodule
         self.out_channels = WIDTH
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
@@ -44,7 +44,7 @@ class _Features(nn.Module):
 
 
 def _share(theirs: Any, detector: DenseDetector) -> dict[str, str]:
-    """Put our head's weights into torchvision's; their parameter names by ours."""
+    """Copy our head's weights into torchvision's; return their parameter names by ours."""
     head = detector.head
     pairs = [
         (theirs.classification_head.conv, head.class_tower, "class_tower"),
@@ -57,7 +57,7 @@ def _share(theirs: Any, detector: DenseDetector) -> dict[str, str]:
     names = {p: n for n, p in theirs.named_parameters()}
     shared = {}
     for target, source, name in pairs:
-        # towers: same order of convolutions and norms, whatever they are nested in
+        # towers: convolutions and norms come in the same order, but are nested differently
         target_leaves = [m for m in target.modules() if isinstance(m, nn.Conv2d | nn.GroupNorm)]
         source_leaves = {
             n: m for n, m in source.named_modules() if isinstance(m, nn.Conv2d | nn.GroupNorm)
@@ -66,7 +66,7 @@ def _share(theirs: Any, detector: DenseDetector) -> dict[str, str]:
         for to, (path, module) in zip(target_leaves, source_leaves.items(), strict=True):
             to.load_state_dict(module.state_dict(), strict=to.bias is not None)
             if isinstance(to, nn.GroupNorm) and isinstance(module, nn.GroupNorm):
-                to.num_groups = module.num_groups  # torchvision's 32, ours fewer on narrow heads
+                to.num_groups = module.num_groups  # torchvision has 32, ours fewer on narrow heads
             for key, parameter in to.named_parameters():
                 shared[".".join(filter(None, ("head", name, path, key)))] = names[parameter]
     return shared
@@ -96,7 +96,7 @@ def _theirs(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
         {"boxes": boxes[valid], "labels": labels[valid]}
         for boxes, labels, valid in zip(batch.boxes, batch.labels, batch.valid, strict=True)
     ]
-    # normalised to the bit as ours are: rounding would switch single ReLUs of the backbone
+    # normalised exactly as ours are, since rounding would switch single ReLUs of the backbone
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     images = (batch.images.float() - mean * 255) / (std * 255)
     torch.testing.assert_close(images, (batch.images / 255 - mean) / std, rtol=1e-4, atol=1e-5)
@@ -109,7 +109,7 @@ def _close(ours: Tensor, theirs: Tensor) -> None:
 
 
 def _same_gradients(ours: DenseDetector, theirs: Any, shared: dict[str, str]) -> None:
-    """The head's from its own copy, backbone and pyramid from the same tensors, twice."""
+    """Assert that our head and torchvision's copy of it have the same gradients."""
     theirs_in_head = {n: p.grad for n, p in theirs.head.named_parameters()}
     for name, other in shared.items():
         parameter = ours.get_parameter(name)
@@ -124,7 +124,7 @@ def _losses_and_gradients(name: str, batch: Batch) -> None:
     ours, theirs, shared = _twins(name)
     expected = theirs(*_theirs(batch))
     torch.autograd.backward(sum(expected.values()))
-    below = gradients(ours)  # of backbone and pyramid, through torchvision's head and loss
+    below = gradients(ours)  # gradients of backbone and pyramid through torchvision's head and loss
     losses = ours(batch)
     for term in ours.terms:
         _close(losses[term].sum(), expected[NAMES[term]])
@@ -139,7 +139,7 @@ def _losses_and_gradients(name: str, batch: Batch) -> None:
 
 def test_fcos_losses_and_gradients_equal_torchvisions() -> None:
     batch = random_batch(0, 3, 6, SIZE, SIZE)
-    # torchvision compares areas in float32 next to 1e8, where they round to 8 square pixels
+    # torchvision adds 1e8 to areas in float32, which rounds them to 8 square pixels
     areas = (batch.boxes[..., 2:] - batch.boxes[..., :2]).prod(-1)
     gaps = (areas[:, :, None] - areas[:, None]).abs()
     assert (gaps[areas[:, :, None].expand_as(gaps) > areas[:, None]] > 16).all()
@@ -151,7 +151,7 @@ def test_fcos_without_any_object_equals_torchvisions() -> None:
 
 
 def test_retinanet_losses_and_gradients_equal_torchvisions_on_one_image() -> None:
-    # one image: torchvision's division by each image's positives is then ours by the batch's
+    # torchvision divides by the positives of each image, we by those of the batch: use one image
     _losses_and_gradients("retinanet", random_batch(2, 1, 7, SIZE, SIZE))
 
 
@@ -228,10 +228,10 @@ def test_retinanet_anchors_are_torchvisions() -> None:
 def test_retinanet_gives_the_same_whatever_memory_is_free(
     pieces: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Overlaps of one object at a time, of a few, of all: the same losses and gradients."""
+    """Overlaps are computed for one object at a time, a few or all, with equal results."""
     detector = retinanet("resnet18", CLASSES, width=8, depth=0, freeze_bn=True)
     batch = random_batch(6, 2, 9, SIZE, SIZE)
-    batch.boxes[:, 1] = batch.boxes[:, 0]  # objects that overlap every anchor alike
+    batch.boxes[:, 1] = batch.boxes[:, 0]  # two objects with the same overlaps
     whole = detector(batch)
     torch.autograd.backward(total(whole))
     expected = gradients(detector)

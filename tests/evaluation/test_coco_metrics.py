@@ -46,7 +46,7 @@ def _random_split(rng: np.random.Generator) -> Split:
                 area=(box_area * rng.uniform(0.3, 1, count)).astype(np.float32),
             )
         )
-    # ids with holes, and not in the order of the labels
+    # ids with gaps, not in the order of the labels
     return Split("coco", "val", "random", ("a", "b", "c", "d"), (30, 4, 9, 17), records)
 
 
@@ -123,7 +123,7 @@ def test_equals_pycocotools_on_real_annotations_with_crowds() -> None:
     assert sum(int(record.crowd.sum()) for record in split.records) == 10
     detections = _random_detections(np.random.default_rng(0), split)
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(split.source)  # the file itself, not our reading of it
+        truth = COCO(split.source)  # pycocotools reads the file itself
         evaluation = COCOeval(truth, truth.loadRes(coco_results(split, detections)), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
@@ -164,12 +164,12 @@ def _found(boxes: list[list[float]], scores: list[float]) -> list[ImageDetection
 
 
 def test_by_hand() -> None:
-    """An IoU of 0.81 counts at the thresholds .50 to .80: 7 of 10."""
+    """An IoU of 0.81 counts at 7 of the 10 thresholds, .50 to .80."""
     split = _one([[0, 0, 100, 100]], area=[2000.0])
     metrics = coco_metrics(split, _found([[0, 0, 100, 81]], [0.3]))
     assert metrics["AP"] == pytest.approx(0.7)
     assert metrics["AP50"] == metrics["AP75"] == pytest.approx(1)
-    assert metrics["AP_medium"] == pytest.approx(0.7)  # by the annotated area, not the box's
+    assert metrics["AP_medium"] == pytest.approx(0.7)  # by the annotated area, not the box
     assert metrics["AR_100"] == pytest.approx(0.7)
     assert metrics["AP/x"] == pytest.approx(0.7)
     for absent in ("AP_small", "AP_large", "AP/never"):

@@ -1,4 +1,4 @@
-"""Found, missed and wrong objects, compared with the matching of the evaluation."""
+"""Found and missed objects and wrong detections, compared with the matching of COCO's AP."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scalewise.lab.evaluation.matching import matched
 
 
 def _guesses(split: Split, seed: int) -> list[ImageDetections]:
-    """Two noisy copies of each object, some of another class, and boxes anywhere."""
+    """Two noisy copies of each object, some with a wrong class, and five random boxes an image."""
     rng = np.random.default_rng(seed)
     found = []
     for record in split.records[1:]:  # nothing is found in the first image
@@ -44,7 +44,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_found_wrong_and_missed_agree_with_the_evaluation(split: Split, seed: int) -> None:
-    """COCO's matching, whose best detections of a class are cut to the number of its objects."""
+    """Of each class, the best detections are judged, as many as it has objects."""
     detections = _guesses(split, seed)
     matches = matched(split, detections)
     judged = judge(split, detections, as_many_as_objects(split, detections))
@@ -69,7 +69,7 @@ def test_a_run_that_found_nothing(split: Split) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_crowds_are_neither_missed_nor_wrong(split: Split, seed: int) -> None:
-    """At any score the evaluation counts as many right and wrong ones."""
+    """With all detections judged, as many are right and wrong as in COCO's matching."""
     rng = np.random.default_rng(seed)
     records = [
         replace(record, crowd=rng.random(len(record.boxes)) < 0.4) for record in split.records

@@ -26,7 +26,7 @@ def _boxes(rng: np.random.Generator, count: int) -> npt.NDArray[np.float32]:
 
 
 def _random_case(seed: int, decimals: int) -> tuple[Split, list[ImageDetections]]:
-    """Return images with crowds, without objects, without detections, and with far too many."""
+    """Images with crowds; some have no objects, no detections, or over 100 detections."""
     rng = np.random.default_rng(seed)
     records, detections = [], []
     for image_id in rng.permutation(40)[: rng.integers(1, 7)].tolist():
@@ -75,7 +75,7 @@ def _assert_same(ours: npt.NDArray[np.float64], metrics: dict[str, float]) -> No
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 7))
 def test_each_image_once_is_the_coco_metric(seed: int, decimals: int) -> None:
-    """Coarse scores tie within and between images, integer boxes meet thresholds exactly."""
+    """Scores tie within and between images, and some IoUs equal a threshold."""
     split, detections = _random_case(seed, decimals)
     counts = np.ones(len(split.records), dtype=np.int64)
     _assert_same(
@@ -108,7 +108,7 @@ def test_counts_are_images_that_occur_as_often(seed: int) -> None:
 
 
 def test_by_hand() -> None:
-    """Two images, one class: a hit at 0.9 and IoU 0.81, a false one at 0.95 in the other."""
+    """A right detection (score 0.9, IoU 0.81) in one image, a wrong one (0.95) in the other."""
 
     def record(image_id: int, boxes: list[list[float]]) -> ImageRecord:
         count = len(boxes)
@@ -137,7 +137,7 @@ def test_by_hand() -> None:
     matches = matched(split, [found(2, [0, 0, 100, 81], 0.9), found(1, [0, 0, 9, 9], 0.95)])
     assert matches.image_ids.tolist() == [1, 2]
     assert matches.states.tolist() == [[0] * 10, [1] * 7 + [0] * 3]
-    # the false one counts as often as its image: precision 1/(1 + k), at 7 of 10 thresholds
+    # image 1 and its wrong detection count k times: precision 1/(1 + k), at 7 of 10 thresholds
     counts = np.array([[0, 1], [1, 1], [3, 1], [3, 2], [1, 0]])
     expected = [1.0, 1 / 2, 1 / 4, 2 / 5, math.nan]
     np.testing.assert_allclose(average_precision(matches, counts)[:, 1], expected)

@@ -13,7 +13,7 @@ from scalewise.lab.evaluation import coco_metrics, to_original
 
 
 def _loaded(folder: Path) -> tuple[list[Batch], list[tuple[int, int]]]:
-    """Write images of awkward sizes, each object touching a corner, and load them."""
+    """Write and load images of odd sizes with objects in two corners; also return the sizes."""
     shapes = [(333, 217), (64, 500), (97, 97)]
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
@@ -37,7 +37,7 @@ def _loaded(folder: Path) -> tuple[list[Batch], list[tuple[int, int]]]:
 
 
 def _echo(batch: Batch) -> Detections:
-    """Return the batch's own objects as a detector would, each moved out by 30 pixels."""
+    """The objects of the batch as detections, with every edge moved outwards by 30 pixels."""
     out = torch.tensor([-30.0, -30.0, 30.0, 30.0])
     return Detections(
         boxes=batch.boxes + out,

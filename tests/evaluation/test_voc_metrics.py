@@ -49,7 +49,7 @@ def _split(*records: ImageRecord) -> Split:
 
 
 def _pixel_overlap(a: Box, b: Box) -> Fraction:
-    """Return the devkit's overlap, with its + 1, of boxes given as 0-based edges."""
+    """The devkit's overlap, in 1-based pixels with + 1; boxes are given as 0-based edges."""
     (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = (
         (int(x1) + 1, int(y1) + 1, int(x2), int(y2)) for x1, y1, x2, y2 in (a, b)
     )
@@ -64,7 +64,7 @@ def _pixel_overlap(a: Box, b: Box) -> Fraction:
 def _devkit(
     split: Split, detections: list[ImageDetections], label: int, least: Fraction
 ) -> tuple[float, float]:
-    """Return AP at 11 points and by area, one detection at a time, in exact fractions."""
+    """AP at 11 points and by area, one detection at a time, in exact fractions."""
     objects = {
         record.image_id: [
             (box, bool(difficult))
@@ -139,7 +139,7 @@ def test_equals_a_slow_loop_over_the_devkits_rules(seed: int, least: Fraction) -
             tuple(v + d for v, d in zip(box, rng.integers(-2, 3, 4), strict=True)) for box in copies
         ]
         found = [(a, b, max(c, a + 1), max(d, b + 1)) for a, b, c, d in moved] + boxes(4)
-        scores = rng.permutation(10_000)[: len(found)] / 10_000  # no ties: their order is free
+        scores = rng.permutation(10_000)[: len(found)] / 10_000  # no ties
         detections.append(
             _found(
                 image_id,
@@ -165,7 +165,7 @@ _A, _B, _C = (0.0, 0.0, 10.0, 10.0), (20.0, 0.0, 30.0, 10.0), (50.0, 50.0, 60.0,
 
 
 def test_by_hand() -> None:
-    """Right, wrong, right of 2: precision 1 up to recall .5, then 2/3."""
+    """Right, wrong, right, with 2 objects: precision is 1 up to recall .5, then 2/3."""
     split = _split(_record(1, [_A, _B], [0, 0], [False, False]))
     found = [_found(1, [_A, _C, _B], [0.9, 0.8, 0.7], [0, 0, 0])]
     metrics = voc_metrics(split, found)
@@ -193,14 +193,14 @@ def test_overlap_of_exactly_the_threshold_is_right_and_the_best_object_decides()
     split = _split(_record(1, [_A], [0], [False]))
     half = [_found(1, [(0.0, 0.0, 10.0, 5.0)], [0.5], [0])]
     assert voc_metrics(split, half)["VOC_AP50_11"] == pytest.approx(1)
-    # both detections overlap A most: the second may not fall back on its neighbour
+    # both detections overlap A most, so the second is not matched with A's neighbour
     split = _split(_record(1, [_A, (2.0, 0.0, 12.0, 10.0)], [0, 0], [False, False]))
     twice = [_found(1, [_A, _A], [0.9, 0.8], [0, 0])]
     assert voc_metrics(split, twice)["VOC_AP50_area"] == pytest.approx(0.5)
 
 
 def test_recall_of_exactly_three_tenths_counts() -> None:
-    """In binary, 3 * 0.1 exceeds 3 / 10; the ratio of counts does not."""
+    """A recall of 3 / 10 reaches the point 0.3, though 3 * 0.1 in binary is larger."""
     boxes = [(10.0 * k, 0.0, 10.0 * k + 8, 8.0) for k in range(10)]
     split = _split(_record(1, boxes, [0] * 10, [False] * 10))
     found = [_found(1, boxes[:3], [0.9, 0.8, 0.7], [0] * 3)]

@@ -1,4 +1,4 @@
-"""The findings about a data set: positives, levels, doubtful labels, advice, examples."""
+"""What an inspection finds: positives, levels, doubtful labels, advice, examples."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def split_of(*records: ImageRecord, classes: tuple[str, ...] = ("cat", "dog")) -
 def trained_positives(
     split: Split, size: int, detector: str, scale: float, grouping: Grouping | None
 ) -> np.ndarray:
-    """The positives of each group that a detector itself counts over one pass of training steps."""
+    """Positives of each group, as a detector counts them in one pass over the split."""
     model = getattr(detectors, detector)(
         "mobilenet_v3_small",
         len(split.classes),
@@ -130,7 +130,7 @@ def test_ranges_of_levels_join_and_grow_with_the_anchors(detector: str) -> None:
     assert len(ranges) >= 3
     for one, following in pairwise(ranges):
         assert one.high == pytest.approx(following.low, rel=0.1)
-        # each level's strides are twice as long, and so are the objects it is for
+        # each level has twice the stride of the one below, and so objects twice as large
         if following.high < 400:
             assert following.high / one.high == pytest.approx(2, rel=0.25)
     half = level_ranges(512, detector, 0.5)
@@ -138,9 +138,9 @@ def test_ranges_of_levels_join_and_grow_with_the_anchors(detector: str) -> None:
 
 
 def test_the_end_of_the_finest_level_is_where_its_anchors_end() -> None:
-    # ATSS's squares are of 64 pixels on P3 and of 128 on P4: like to both is their geometric mean
+    # ATSS has squares of 64 pixels on P3 and 128 on P4; the limit is their geometric mean
     assert level_ranges(512, "atss", 1.0)[0].high == pytest.approx((64 * 128) ** 0.5, rel=0.12)
-    # FCOS's P3 takes distances to the farthest edge below 64, which is at least half of a side
+    # P3 of FCOS takes distances to the farthest edge below 64, so sides below about 128
     assert level_ranges(512, "fcos", 1.0)[0].high == pytest.approx(2 * 64, rel=0.15)
 
 
@@ -152,13 +152,13 @@ def test_at_192_pixels_cells_of_a_hundred_lie_on_the_finest_level() -> None:
 
 def test_doubtful_labels_are_found_where_they_were_planted() -> None:
     sound = (20.0, 20.0, 60.0, 60.0)
-    shifted = (20.0, 20.0, 60.0, 61.0)  # an overlap of 40 / 41
+    shifted = (20.0, 20.0, 60.0, 61.0)  # IoU 40 / 41
     split = split_of(
         record([sound, shifted, (0.0, 0.0, 5.0, 5.0)], [0, 0, 0], number=1),
         record([sound, shifted], [0, 1], number=2),
         record([(3.0, 3.0, 4.0, 30.0), (1.0, 1.0, 99.0, 79.0)], [1, 1], number=3),
         record([], [], number=4),
-        record([sound, (20.0, 20.0, 60.0, 50.0)], [0, 1], number=5),  # 0.75: no two of a kind
+        record([sound, (20.0, 20.0, 60.0, 50.0)], [0, 1], number=5),  # IoU 0.75: no doubt
     )
     crowd = record([sound, shifted], [0, 0], number=6)
     crowd.crowd[1] = True
@@ -183,10 +183,10 @@ def test_crowd_regions_are_no_objects_of_a_group() -> None:
 @given(shift=st.integers(0, 39), same=st.booleans(), many=st.integers(1, 5))
 @settings(max_examples=40)
 def test_two_boxes_are_alike_from_the_stated_overlap_on(shift: int, same: bool, many: int) -> None:
-    overlap = (40 - shift) / (40 + shift)  # of a square of 40 and itself moved sideways
+    overlap = (40 - shift) / (40 + shift)  # IoU of a square and its copy, moved sideways
     boxes = [(10.0, 10.0, 50.0, 50.0), (10.0 + shift, 10.0, 50.0 + shift, 50.0)]
     if same and not shift:
-        return  # the readers leave an object out that is there twice
+        return  # the readers drop an exact copy of an object
     split = split_of(*(record(boxes, [0, 1 - same], number=n) for n in range(1, many + 1)))
     twice, mixed, *_ = doubtful(split)
     assert twice.count == (many if same and overlap >= 0.9 else 0)
@@ -201,12 +201,12 @@ def advised(split: Split, size: int, groups: dict[str, list[Group]] | None = Non
 
 
 def test_the_recommended_size_is_the_least_that_does() -> None:
-    boxes = [(10.0, 10.0, 30.0, 30.0)]  # 20 of 640 pixels: 8 of 256
+    boxes = [(10.0, 10.0, 30.0, 30.0)]  # 20 of 640 pixels are 8 of 256
     split = split_of(*(record(boxes, [0], (640, 480), n) for n in range(1, 5)))
     assert advised(split, 128).size == 256
     assert advised(split, 320).size == 320
     few = split_of(*(record([(1.0, 1.0, 3.0, 3.0)], [0], (200, 100), n) for n in range(1, 5)))
-    assert advised(few, 96).size == 224  # of the images' 200 pixels, not 800
+    assert advised(few, 96).size == 224  # the 200 pixels of the images limit it, not 800
     assert advised(few, 256).size == 256
 
 
@@ -232,7 +232,7 @@ def test_what_is_weighed_is_what_differs_most() -> None:
     even = [Group("a", 100, 100, 900), Group("b", 100, 100, 800)]
     uneven = [Group("c", 900, 900, 9000), Group("d", 100, 50, 500), Group("e", 19, 19, 1)]
     split = split_of(record([(10.0, 10.0, 60.0, 60.0)], [0]))
-    assert unevenness(uneven) == (9.0, "c", "d")  # of d, half was looked at: 1000 in all
+    assert unevenness(uneven) == (9.0, "c", "d")  # half of d was sampled: 2 * 500 positives
     for groups, by in (
         ({"class": uneven, "size": even}, "class"),
         ({"class": even, "size": uneven}, "size"),

@@ -23,16 +23,16 @@ STEPS = 4
 
 @dataclass
 class Rank:
-    """What one of the data parallel processes saw.
+    """What one of two data parallel processes recorded.
 
     Attributes:
-        weights: float32 [steps, n], all sets of groups side by side.
-        counts: of the last interval's statistics, by set of groups.
-        means: of the same.
-        seen: of the steps of that interval, of this rank: [steps, 2, n] by set, the unweighted
-            losses and the groups' shares of the positives, 1 for whole levels.
-        gradients: of one step under random weights, averaged over the ranks.
-        reference: the same of this rank alone, in the other way.
+        weights: float32 [steps, n], with all sets of groups side by side.
+        counts: `count` in the statistics of the last interval, by set of groups.
+        means: `mean` in the same statistics.
+        seen: this rank's steps in that interval, [steps, 2, n] by set of groups: the unweighted
+            losses, and each group's share of the positives (1 for whole levels).
+        gradients: gradients of one step under random weights, averaged over the ranks.
+        reference: gradients of the same step on this rank alone, from the slow reference.
     """
 
     weights: Tensor
@@ -44,7 +44,7 @@ class Rank:
 
 
 def close(found: dict[str, Tensor], expected: dict[str, Tensor], what: str) -> None:
-    """The same names and dtypes, and values alike to float32 rounding of each tensor."""
+    """Assert equal names and dtypes, and equal values up to float32 rounding."""
     assert list(found) == list(expected), what
     for name, value in expected.items():
         assert found[name].dtype == value.dtype, f"{what}: {name}"
@@ -55,7 +55,7 @@ def close(found: dict[str, Tensor], expected: dict[str, Tensor], what: str) -> N
 
 
 def same_weights(subject: Subject, levels: int, by: str) -> None:
-    """At weight 1 losses and gradients are the plain framework's."""
+    """At weight 1, losses and gradients equal those of the plain framework."""
     for counts in BATCHES:
         data = subject.batch(counts, 1)
         plain, weighted = subject.make(levels, 0), subject.make(levels, 0)
@@ -70,7 +70,7 @@ def same_weights(subject: Subject, levels: int, by: str) -> None:
 
 
 def random_weights(subject: Subject, by: str) -> None:
-    """Under random weights the gradients are the reference's."""
+    """Under random weights, gradients equal those of the slow reference."""
     for counts in BATCHES:
         data = subject.batch(counts, 1)
         plain, weighted, weights = _under_random_weights(subject, by)
@@ -82,7 +82,7 @@ def random_weights(subject: Subject, by: str) -> None:
 
 
 def _under_random_weights(subject: Subject, by: str) -> tuple[Any, Any, dict[str, Tensor]]:
-    """A plain model, a weighted one, and the weights in force in the latter."""
+    """A plain model, a weighted model, and the weights of the second."""
     plain, weighted = subject.make(subject.levels[0], 0), subject.make(subject.levels[0], 0)
     balancers = subject.attach(weighted, "equal", by=by)
     draw = torch.Generator().manual_seed(3)
@@ -92,7 +92,7 @@ def _under_random_weights(subject: Subject, by: str) -> tuple[Any, Any, dict[str
 
 
 def bfloat16(subject: Subject, by: str) -> None:
-    """Under autocast, equal weights and random ones give what they should to bf16's precision."""
+    """Under autocast, the two checks above hold up to the precision of bfloat16."""
     data = subject.batch((3, 1), 1)
     with torch.autocast("cpu", torch.bfloat16):
         plain, weighted, weights = _under_random_weights(subject, by)
@@ -108,7 +108,7 @@ def bfloat16(subject: Subject, by: str) -> None:
 
 
 def _distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """Norm of the difference of all gradients, relative to the norm of the expected ones."""
+    """Norm of the difference of all gradients over the norm of the expected gradients."""
     assert found.keys() == expected.keys()
     apart = sum(float((found[n].double() - g.double()).square().sum()) for n, g in expected.items())
     whole = sum(float(g.double().square().sum()) for g in expected.values())
@@ -131,13 +131,13 @@ def accumulation(subject: Subject, by: str) -> None:
 
 
 def checkpoint(subject: Subject, by: str) -> None:
-    """A model made anew from a `state_dict` that went through a file goes on like the first."""
+    """A new model that loads the saved `state_dict` trains like the first."""
     first, second = subject.make(subject.levels[0], 0), subject.make(subject.levels[0], 5)
     own, other = (subject.attach(m, "rlo", by=by, interval=2, seed=3) for m in (first, second))
     for seed in range(5):
         subject.step(first, subject.batch((2, 1), seed))
     second.load_state_dict(_through_a_file(first.state_dict()))
-    for name, balancer in own.items():  # where the framework keeps them outside of the model
+    for name, balancer in own.items():  # for frameworks that keep balancers outside of the model
         other[name].load_state_dict(_through_a_file(balancer.state_dict()))
     for seed in range(5, 9):
         data = subject.batch((2, 1), seed)
@@ -156,13 +156,13 @@ def _through_a_file(state: Any) -> Any:
 
 
 def run_two_processes(module: str) -> dict[str, dict[str, list[Rank]]]:
-    """Train every subject of a module in two data parallel processes.
+    """Train all subjects of a module in two data parallel processes.
 
     Args:
         module: name of an importable module with `SUBJECTS`.
 
     Returns:
-        What each rank saw, by subject and by what was weighed.
+        The records of both ranks, by subject and by kind of group.
     """
     seen = run_ranks(_rank, module)
     return {
@@ -172,7 +172,7 @@ def run_two_processes(module: str) -> dict[str, dict[str, list[Rank]]]:
 
 
 def two_processes(ranks: list[Rank]) -> None:
-    """Data parallel ranks hold the same weights, from what all of them saw."""
+    """Data parallel ranks hold the same weights, computed from the losses of all ranks."""
     first, second = ranks
     assert torch.equal(first.weights, second.weights)
     assert (first.weights[-1] != 1).any()
@@ -198,7 +198,7 @@ def _rank(rank: int, module: str) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def _last_step(balancer: LossBalancer) -> Tensor:
-    """Its losses and shares of the positives, float32 [2, n]."""
+    """Losses and shares of the positives of the last step, float32 [2, n]."""
     losses = balancer.last_losses
     if balancer.by == "level":
         return torch.stack((losses, torch.ones_like(losses)))
@@ -229,7 +229,7 @@ def _see(subject: Subject, rank: int, by: str) -> Rank:
 
 
 def weighs(subject: Subject, by: str) -> None:
-    """Equal weights change nothing, and random ones act as they should."""
+    """Run `same_weights` and `random_weights`."""
     same_weights(subject, subject.levels[0], by)
     random_weights(subject, by)
 

@@ -24,12 +24,12 @@ loss_for_object_detection, loss_deformable_detr, loss_lw_detr, loss_rt_detr = (
 
 NAMES = {0: "red", 1: "white", 2: "platelet"}
 EDGES = (30.0, 60.0)
-HEIGHT, WIDTH = 200, 300  # of the original images
-SIDES = torch.tensor([15.0, 45.0, 90.0])  # of each third object
+HEIGHT, WIDTH = 200, 300  # size of the original images
+SIDES = torch.tensor([15.0, 45.0, 90.0])  # sides of the objects, in turn
 
 
 def batch(counts: tuple[int, ...], seed: int = 1) -> dict[str, Any]:
-    """Images with that many objects each; one after another small, medium and large."""
+    """Images with that many objects each, in turn small, medium and large."""
     draw = torch.Generator().manual_seed(seed)
     sides = torch.split(SIDES[torch.arange(sum(counts)) % 3], list(counts))
     labels = []
@@ -45,17 +45,17 @@ def batch(counts: tuple[int, ...], seed: int = 1) -> dict[str, Any]:
 
 
 def group_of(by: str, label: int, box: list[float]) -> int:
-    """As plainly as it can be said."""
+    """The group of an object, computed in the plainest way."""
     size = sum(math.sqrt(box[2] * WIDTH * box[3] * HEIGHT) >= edge for edge in EDGES)
     groups = {"class": label, "size": size, "size*class": size * len(NAMES) + label}
     return groups[by]
 
 
-# The reference: gradients of the plain loss by its own arguments, each query's times its weight
+# The reference: the gradients of the plain loss at each query's predictions, times its weight
 
 
 class Reference:
-    """A loss function whose gradients are weighed where the model hands its predictions over."""
+    """A loss function that weighs the gradients of the predictions it is given."""
 
     def __init__(self, theirs: Callable[..., Any], weights: Tensor, by: str) -> None:
         self.theirs, self.weights, self.by = theirs, weights, by
@@ -77,16 +77,16 @@ class Reference:
         return loss.detach() + carried - carried.detach(), terms, auxiliary
 
     def factors(self, given: dict[str, Any]) -> dict[str, Tensor]:
-        """Of each argument, 1 for a query without an object."""
+        """Weights for the queries of each argument; 1 for a query without an object."""
         meta = given.get("denoising_meta_values")
         known = {"logits": self.layer(given, given["logits"], given["pred_boxes"], meta)}
         known["pred_boxes"] = known["logits"]
         if given.get("outputs_class") is not None:
-            layers = 1 if "enc_topk_logits" in given else 0  # the place of the layers' dimension
+            layers = 1 if "enc_topk_logits" in given else 0  # the dimension of the layers
             both = (given[n].unbind(layers) for n in ("outputs_class", "outputs_coord"))
             each = [self.layer(given, one, box, meta) for one, box in zip(*both, strict=True)]
             known["outputs_class"] = known["outputs_coord"] = torch.stack(each, layers)
-            if given.get("predicted_corners") is not None:  # D-FINE has them of the first layers
+            if given.get("predicted_corners") is not None:  # D-FINE: first layers only
                 corners = given["predicted_corners"].shape[1]
                 known["predicted_corners"] = torch.stack(each[:corners], layers)
         for name, other in (
@@ -98,7 +98,7 @@ class Reference:
         return known
 
     def layer(self, given: dict[str, Any], logits: Tensor, boxes: Tensor, meta: Any) -> Tensor:
-        """Of one layer's predictions [B, Q, ...], as [B, Q, 1]; denoising queries come first."""
+        """Weights [B, Q, 1] of one layer's predictions [B, Q, ...], denoising queries first."""
         factor, labels = torch.ones(*logits.shape[:2], 1), given["labels"]
         first = meta["dn_num_split"][0] if meta else 0
         seen = {"logits": logits[:, first:], "pred_boxes": boxes[:, first:]}
@@ -117,7 +117,7 @@ class Reference:
 
 
 def match(config: Any, seen: dict[str, Tensor], labels: Any) -> Any:
-    """The model's own matcher, asked anew."""
+    """The pairs that a new matcher of the model's kind finds."""
     if hasattr(config, "matcher_class_cost"):
         return loss_rt_detr.RTDetrHungarianMatcher(config)(seen, labels)
     costs = (config.class_cost, config.bbox_cost, config.giou_cost)
@@ -128,7 +128,7 @@ def match(config: Any, seen: dict[str, Tensor], labels: Any) -> Any:
     return loss_deformable_detr.DeformableDetrHungarianMatcher(*costs)(seen, labels)
 
 
-# Real models, tiny
+# Real but tiny models
 
 OWN: dict[str, Any] = {
     "id2label": NAMES,
@@ -165,7 +165,7 @@ GRAPH: dict[str, Any] = {
     "stage_light_block": [False] * 4,
     "stage_kernel_size": [3] * 4,
 }
-# By family: the backbone's config, its settings, the stages used, and the model's own settings
+# By family: the config class of the backbone, its settings, stages used, and settings of the model
 FAMILIES: dict[str, tuple[str, dict[str, Any], int, dict[str, Any]]] = {
     "Detr": ("ResNetConfig", SMALL, 1, {"auxiliary_loss": True}),
     "ConditionalDetr": ("ResNetConfig", SMALL, 1, {"auxiliary_loss": True}),
@@ -177,7 +177,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], int, dict[str, Any]]] = {
 
 
 def make(family: str, seed: int = 0, **more: Any) -> Any:
-    """A model in training mode, but for BatchNorm, before which gradients are mere rounding."""
+    """A model in training mode with fixed BatchNorm, else gradients before it are rounding only."""
     backbone, settings, stages, others = FAMILIES[family]
     names = [f"stage{i}" for i in range(5 - stages, 5)]
     own = getattr(transformers, backbone)(**STAGES | settings, out_features=names)
@@ -195,7 +195,7 @@ def make(family: str, seed: int = 0, **more: Any) -> Any:
 
 
 def step(model: nn.Module, data: dict[str, Any]) -> Step:
-    """Losses and gradients of one training step; dropout and noise are the same every time."""
+    """Losses and gradients of one training step, with the same dropout and noise every time."""
     torch.manual_seed(7)
     model.zero_grad()
     found = model(**data)

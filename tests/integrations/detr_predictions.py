@@ -1,4 +1,4 @@
-"""A model of transformers that only holds predictions, for tests of every loss function."""
+"""A transformers model with predictions as parameters, to test every loss function."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from scalewise.weighting import LossBalancer
 
-LAYERS, QUERIES, GROUPS, MOST = 3, 8, 2, 3  # groups of denoising queries, of MOST objects
+LAYERS, QUERIES, GROUPS, MOST = 3, 8, 2, 3  # GROUPS groups of denoising queries for MOST objects
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "DetrForObjectDetection": ("DetrConfig", {}),
     "ConditionalDetrForObjectDetection": ("ConditionalDetrConfig", {}),

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 import scalewise as sw
 
-LEVELS, STEPS = 3, 5  # steps: batches an epoch
+LEVELS, STEPS = 3, 5  # STEPS batches an epoch
 ROWS = torch.rand(2 * STEPS, LEVELS, generator=torch.Generator().manual_seed(4)) + 0.5
 
 
@@ -28,7 +28,7 @@ else:
 
 
 class Steps(Base):
-    """Level losses of one parameter each; the balancer inside, or hidden from the module."""
+    """One parameter and loss per level; the balancer is a submodule, or hidden in a list."""
 
     def __init__(self, own: sw.LossBalancer, inside: bool = True) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Steps(Base):
 
 
 class Module(Steps, L.LightningModule):
-    """Of the one package; the other's differs by its base."""
+    """`Steps` for the package `lightning`."""
 
 
 def loader() -> DataLoader[Any]:

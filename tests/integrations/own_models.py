@@ -1,4 +1,4 @@
-"""Scalewise's own detectors as test subjects: losses of groups through a `LossBalancer`."""
+"""Scalewise's detectors as test subjects: a `LossBalancer` weighs their losses of groups."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FACTORIES = {"atss": atss, "fcos": fcos, "retinanet": retinanet}
 
 
 class Weighted(nn.Module):
-    """A detector that returns its total loss, weighed once it has a balancer."""
+    """A detector that returns its total loss, which is weighted once it has a balancer."""
 
     balancer: LossBalancer | None
 
@@ -35,7 +35,7 @@ class Weighted(nn.Module):
         self.balancer = None
 
     def group(self, by: str) -> None:
-        """From now on the detector's losses come by these groups."""
+        """Make the detector return its losses by these groups."""
         detector = self.detector
         detector.grouping = GROUPINGS.get(by)
         if detector.grouping is not None:
@@ -43,7 +43,7 @@ class Weighted(nn.Module):
             detector.positives = torch.zeros(len(detector.group_names))
 
     def losses(self, batch: Batch) -> Tensor:
-        """Loss of each group, over all terms: [n] of whole levels, [n + 1] of positives."""
+        """Loss of each group, over all terms: [n] by whole level, else [n + 1] with background."""
         return torch.stack(list(self.detector.losses(batch).values())).sum(0)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -54,13 +54,13 @@ class Weighted(nn.Module):
 
 
 class ByGroup(Weighted):
-    """The reference: each group's loss is back-propagated alone."""
+    """The reference: back-propagates the loss of each group alone."""
 
     reference: Tensor
 
 
 def make(name: str, seed: int) -> Weighted:
-    """A detector of its own, without a balancer."""
+    """A new detector without a balancer."""
     return copy.deepcopy(_made(name, seed))
 
 
@@ -68,7 +68,7 @@ def make(name: str, seed: int) -> Weighted:
 def _made(name: str, seed: int) -> Weighted:
     """A detector with BatchNorm fixed at the statistics of noise, so that images do not interact.
 
-    At the statistics of a fresh BatchNorm the coarse maps would hardly depend on the image.
+    With the statistics of a new BatchNorm, coarse maps would hardly depend on the image.
     """
     torch.manual_seed(seed)
     detector = FACTORIES[name]("mobilenet_v3_small", CLASSES, width=16, depth=1)
@@ -84,12 +84,12 @@ def _made(name: str, seed: int) -> Weighted:
 def batch(counts: tuple[int, ...], seed: int = 1) -> Batch:
     """Images with that many objects each, of all sizes.
 
-    The seed draws the images alone. So two ranks that differ in it have the same positives, and the
-    detectors' normaliser, an average over ranks, is the one of each rank alone.
+    The seed draws only the pixels. So two ranks with different seeds have the same number of
+    positives, and the normaliser, averaged over ranks, is the same as on each rank alone.
     """
     draw = torch.Generator().manual_seed(100)
     images, most = len(counts), max(counts)
-    share = torch.tensor([0.9, 0.15, 0.5, 0.25])[torch.arange(most) % 4]  # of the image's side
+    share = torch.tensor([0.9, 0.15, 0.5, 0.25])[torch.arange(most) % 4]  # of the side
     side = SIDE * share[:, None] * (0.8 + 0.2 * torch.rand(images, most, 2, generator=draw))
     corner = torch.rand(images, most, 2, generator=draw) * (SIDE - side)
     valid = torch.arange(most) < torch.tensor(counts)[:, None]
@@ -108,7 +108,7 @@ def batch(counts: tuple[int, ...], seed: int = 1) -> Batch:
 
 
 def attach(model: Weighted, scheme: Any, by: str, **options: Any) -> dict[str, LossBalancer]:
-    """Give the model a balancer, whose records data parallelism leaves alone."""
+    """Give the model a balancer, and keep its records from being broadcast to other ranks."""
     model.group(by)
     model.balancer = sw.LossBalancer(model.detector.group_names, scheme, by=by, **options)
     keep_from_broadcast(model)
@@ -127,7 +127,7 @@ def step(model: nn.Module, data: Batch) -> Step:
 
 
 def weigh(model: Weighted, weights: Mapping[str, Tensor], by: str) -> None:
-    """From now on `step` adds up gradients of single groups, each times its weight."""
+    """Make `step` add up the gradients of single groups, each times its weight."""
     model.group(by)
     model.__class__ = ByGroup
     assert isinstance(model, ByGroup)

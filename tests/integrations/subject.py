@@ -19,21 +19,21 @@ class Subject:
 
     Attributes:
         framework: its name and the version that runs.
-        family: of models.
-        way: how the weights reach the gradients, "split" or "gradient scaling".
-        make: (levels, seed) -> a model in training mode, float32; the same seed, the same weights.
-        levels: numbers of levels that it can be made with, the usual one first.
-        batch: (objects per image, seed) -> data for `step`; (0, 2) is an empty image and one of two
-            objects.
+        family: the family of models.
+        way: how weights reach the gradients, "split" or "gradient scaling".
+        make: (levels, seed) -> a float32 model in training mode; equal seeds give equal models.
+        levels: possible numbers of levels, the usual one first.
+        batch: (objects per image, seed) -> data for `step`; (0, 2) means an empty image and one
+            with two objects.
         attach: (model, scheme, by=, interval=, normalize=, accumulate=, seed=) -> the model's
-            balancers by set of groups; sizes have two edges that suit the batches.
+            balancers by set of groups; the two edges of sizes suit the batches.
         step: (model, data) -> losses by name and gradients by parameter of one training step
-            without an optimizer; repeatable, whatever the model draws at random. The model may be
-            wrapped in `DistributedDataParallel`; the gradients' names then start with "module.".
-        weigh: (plain model, weights float32 [n] by set of groups, by): make its gradients the
-            weighted ones in another way than `attach` does; the slow and simple reference.
-        by: what it can be weighed by, of scalewise.integrations.options.KINDS.
-        exact: those of them for which weight 1 changes no bit of losses and gradients.
+            without an optimizer; random draws are the same every time. The model may be wrapped
+            in `DistributedDataParallel`; names of gradients then start with "module.".
+        weigh: (plain model, weights float32 [n] by set of groups, by): weigh the gradients of the
+            model without `attach`; the slow and simple reference.
+        by: kinds of groups that work, a part of scalewise.integrations.options.KINDS.
+        exact: kinds of groups for which weight 1 changes no bit of losses and gradients.
         unable: checks that the plain framework itself fails, with the reason.
     """
 
@@ -52,5 +52,5 @@ class Subject:
 
     @property
     def main(self) -> tuple[str, ...]:
-        """Whole levels and classes, where served: what does not depend on `by` is checked there."""
+        """Level and class, if they work: used in checks that do not depend on the kind of group."""
         return tuple(by for by in ("level", "class") if by in self.by)

@@ -38,18 +38,16 @@ from scalewise.integrations.transformers import log_groups
 
 trace: Any = torch.jit.trace
 
-# What the gradients of matched queries are multiplied by, under one weight that is not 1
-
 
 def factor(kind: str, options: Options, labels: Any, **others: Any) -> dict[str, float]:
-    """By image and object."""
+    """Factor on the gradients of the query matched to each "image object"."""
     plain, model = predictions(kind), predictions(kind)
     attach_detr(model, options)
     for one in (plain, model):
         one(labels=labels, **others).loss.backward()
     given, found = seen(plain, labels), {}
     main = {n: given[n] for n in ("logits", "pred_boxes")}
-    ratio = model.found["pred_boxes"].grad / plain.found["pred_boxes"].grad  # 0 / 0 elsewhere
+    ratio = model.found["pred_boxes"].grad / plain.found["pred_boxes"].grad  # NaN: no match
     for image, (queries, objects) in enumerate(match(plain.config, main, labels)):
         for query, at in zip(queries.tolist(), objects.tolist(), strict=True):
             found[f"{image} {at}"] = round(float(ratio[image, query].nanmean()), 4)
@@ -57,12 +55,12 @@ def factor(kind: str, options: Options, labels: Any, **others: Any) -> dict[str,
 
 
 def test_sizes_are_those_of_the_original_image() -> None:
-    """Of 200 x 300 pixels, shown as 64 x 64 or with a third of padding to the right."""
+    """Images of 200 x 300 pixels, shown as 64 x 64, or with one third of padding on the right."""
     kind, options = "DetrForObjectDetection", Options("size", "size:small=3", size_edges=EDGES)
     expected = {"0 0": 3.0, "0 1": 1.0, "0 2": 1.0, "1 0": 3.0}
     labels = labels_of()
     assert factor(kind, options, labels) == expected
-    for one in labels:  # boxes as the image processors leave them when they pad
+    for one in labels:  # as image processors pad
         one["boxes"][:, [0, 2]] *= 2 / 3
     mask = torch.zeros(2, 64, 96, dtype=torch.int64)
     mask[:, :, :64] = 1
@@ -70,21 +68,25 @@ def test_sizes_are_those_of_the_original_image() -> None:
         one["size"] = torch.tensor([64, 96])
         one["boxes"][1:2, 2:] *= (EDGES[0] + 1) / SIDES[1]  # the medium one, if there is one
     assert factor(kind, options, labels, pixel_mask=mask) == expected
-    narrow = factor(kind, options, labels)  # nobody says that there is padding
+    narrow = factor(kind, options, labels)  # without a mask, padding is unknown
     assert narrow["0 1"] == 3.0
     for one in labels:
         del one["orig_size"]
-    assert set(factor(kind, options, labels).values()) == {3.0}  # of 64 x 96 pixels
+    assert set(factor(kind, options, labels).values()) == {3.0}  # sizes in 64 x 96 pixels
     for one in labels:
         del one["size"]
     with pytest.raises(AttachError, match="each entry of labels must hold orig_size or size"):
         factor(kind, options, labels)
     by_class = Options("class", "class:red=3")
-    assert set(factor(kind, by_class, labels).values()) <= {1.0, 3.0}  # needs no sizes
+    assert factor(kind, by_class, labels) == {  # needs no sizes
+        f"{image} {at}": 1.0 if label else 3.0
+        for image, one in enumerate(labels)
+        for at, label in enumerate(one["class_labels"].tolist())
+    }
 
 
 def test_the_dense_match_of_deimv2_is_weighed() -> None:
-    """Its box losses are of more queries than the matcher's own."""
+    """Its box losses use more queries than the matcher finds."""
     kind, labels = "Deimv2ForObjectDetection", labels_of()
     for one in labels:
         one["class_labels"].fill_(1)
@@ -94,7 +96,7 @@ def test_the_dense_match_of_deimv2_is_weighed() -> None:
     expected, same, found = (gradients(one, labels) for one in (plain, equal, model))
     for name, gradient in expected[1].items():
         assert torch.equal(same[1][name], gradient)
-    for name in ("outputs_coord", "enc_topk_bboxes"):  # without an object there is no such loss
+    for name in ("outputs_coord", "enc_topk_bboxes"):  # only queries with an object have box losses
         torch.testing.assert_close(found[1][name], 3 * expected[1][name])
 
 
@@ -144,7 +146,7 @@ def test_evaluation_is_left_alone() -> None:
 
 
 def same(found: Any, expected: Any) -> bool:
-    """Of a loss and gradients by name."""
+    """Whether two losses and their gradients by name are equal."""
     return torch.equal(found[0], expected[0]) and all(
         torch.equal(found[1][name], own) for name, own in expected[1].items()
     )
@@ -164,7 +166,7 @@ HANDED = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_whole_models_have_losses_of_all_that_is_weighed(family: str) -> None:
-    """So that the matrix tests them: all layers, the encoder's proposals, denoising queries."""
+    """All layers, encoder proposals and denoising queries have a loss, so the matrix tests them."""
     model, given = make(family), {}
     theirs = model.loss_function
     names = list(inspect.signature(theirs).parameters)
@@ -186,7 +188,7 @@ def test_whole_models_have_losses_of_all_that_is_weighed(family: str) -> None:
 
 
 def test_deformable_detr_of_two_stages() -> None:
-    """The encoder's proposals have no loss in transformers; the decoder's layers are weighed."""
+    """The decoder's layers are weighed; transformers has no loss for the encoder's proposals."""
     data = batch((3, 1))
     stages = {"two_stage": True, "two_stage_num_proposals": 9}
     plain, model = (make("DeformableDetr", **stages) for _ in range(2))
@@ -202,7 +204,7 @@ def test_deformable_detr_of_two_stages() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated")
-@pytest.mark.parametrize("family", ["Detr", "DeformableDetr"])  # the others have none
+@pytest.mark.parametrize("family", ["Detr", "DeformableDetr"])  # other families cannot do it
 def test_gradient_checkpointing_changes_nothing(family: str) -> None:
     found = []
     for checkpointed in (False, True):

@@ -17,7 +17,7 @@ from detr_predictions import COUNTS, SETTINGS, draw_weights, gradients, labels_o
 from scalewise.integrations.detr import LOSSES, attach_detr
 from scalewise.integrations.options import Options
 
-SOFT = list(SETTINGS)[2:]  # the target of a query's class shrinks with its overlap
+SOFT = list(SETTINGS)[2:]  # class targets that shrink with the overlap
 KINDS = ("class", "size", "size*class")
 every = pytest.mark.parametrize("kind", SETTINGS)
 
@@ -41,7 +41,7 @@ def test_gradients_of_predictions_are_weighed_by_query(kind: str, by: str) -> No
         weights = draw_weights(attached["queries"])
         plain.loss_function = Reference(plain.loss_function, weights, by)
         found, reference = gradients(weighted, labels), gradients(plain, labels)
-        assert torch.equal(found[0], expected[0])  # the loss is reported as it is
+        assert torch.equal(found[0], expected[0])  # the loss is reported without weights
         checks.close(found[1], reference[1], f"gradients of {counts}")
         changed = any(not torch.equal(found[1][n], g) for n, g in expected[1].items())
         assert changed == (sum(counts) > 0)
@@ -49,7 +49,7 @@ def test_gradients_of_predictions_are_weighed_by_query(kind: str, by: str) -> No
 
 @every
 def test_a_query_has_gradients_of_its_own(kind: str) -> None:
-    """What others predict does not move them, so that they can be weighed by query."""
+    """Gradients of a query do not depend on other queries, so they can be weighed by query."""
     model, labels, own = predictions(kind), labels_of(), 1
     reference = Reference(model.loss_function, torch.tensor([2.0, 3.0, 4.0]), "class")
     before, matched = gradients(model, labels)[1], reference.factors(seen(model, labels))
@@ -57,7 +57,7 @@ def test_a_query_has_gradients_of_its_own(kind: str) -> None:
     with torch.no_grad():
         for parameter in model.found.values():
             noise = 0.001 * torch.randn(parameter.shape, generator=draw)
-            noise.transpose(0, -2)[own] = 0  # of one query, in every image and layer
+            noise.transpose(0, -2)[own] = 0  # this query stays, in every image and layer
             parameter += noise
     after = gradients(model, labels)[1]
     again = reference.factors(seen(model, labels))
@@ -70,7 +70,7 @@ def test_a_query_has_gradients_of_its_own(kind: str) -> None:
 
 @every
 def test_statistics_are_the_criterions_own_terms(kind: str) -> None:
-    """Asked of the criterion for one query at a time."""
+    """The criterion is called for one query at a time."""
     model, labels = predictions(kind), labels_of()
     calls: list[Any] = []
     handle = register_module_forward_pre_hook(
@@ -129,7 +129,7 @@ def test_statistics_are_the_criterions_own_terms(kind: str) -> None:
 
 @every
 def test_positives_add_up_to_the_criterions_normaliser(kind: str) -> None:
-    """Each of these divides by the number of objects, so that a matched query counts as one."""
+    """All criteria divide by the number of objects, so a matched query counts as one."""
     model, normalisers = predictions(kind), []
 
     def observe(criterion: Any, inputs: Any) -> None:
@@ -152,9 +152,9 @@ def test_positives_add_up_to_the_criterions_normaliser(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", SOFT)
 def test_a_class_that_is_not_found_costs_more_a_positive(kind: str) -> None:
-    """Also where the classes' loss of a query shrinks with its overlap: that of its box does not.
+    """After fitting to one class, an object of a second class has a larger loss per positive.
 
-    Predictions are fitted to an object of one class; then there is one of another as well.
+    This holds although the class loss of a query shrinks with its overlap: its box loss does not.
     """
     model = predictions(kind)
     both = {"class_labels": torch.tensor([0, 1]), "boxes": torch.tensor([[0.3] * 4, [0.8] * 4])}

@@ -29,7 +29,7 @@ from scalewise.integrations.loops import LoopError, find_balancers, readings
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_resumed_run_is_the_undisturbed_one(tmp_path: Path, inside: bool, precision: Any) -> None:
     def start() -> tuple[Module, BalancerCallback, sw.LossBalancer]:
-        own = balancer(interval=2)  # 5 steps an epoch: the checkpoint lies inside an interval
+        own = balancer(interval=2)  # 5 steps an epoch: checkpoint inside an interval
         return Module(own, inside), BalancerCallback(None if inside else own), own
 
     whole, callback, expected = start()
@@ -62,11 +62,11 @@ def test_without_the_callback_a_balancer_outside_starts_anew(tmp_path: Path) -> 
         fit(
             tmp_path, Module(own, False), BalancerCallback(own), tmp_path / "one.ckpt", max_epochs=2
         )
-    assert int(own.get_extra_state()[1]) == STEPS  # of 10 calls only those after the resume
+    assert int(own.get_extra_state()[1]) == STEPS  # only the calls after the resume
 
 
 def plain_loop(epochs: int) -> list[dict[str, float]]:
-    """What there is to log after each step, without Lightning."""
+    """The values to log after each step, from a loop without Lightning."""
     own, scale = balancer(), nn.Parameter(torch.ones(LEVELS))
     optimizer = torch.optim.SGD([scale], lr=0.1, momentum=0.9)
     policy: Any = own.scheme
@@ -103,7 +103,7 @@ def test_it_logs_what_a_plain_loop_sees(tmp_path: Path, package: str) -> None:
     for step, row in logged.items():
         assert {name: float(row[name]) for name in history[step]} == history[step]
     for name in ("action", "loss/level0", "weight/level0", "probability/equal"):
-        assert len({row[name] for row in logged.values()}) > 1  # there was something to see
+        assert len({row[name] for row in logged.values()}) > 1  # values change during the run
 
 
 def test_other_steps_touch_no_tensor(tmp_path: Path) -> None:
@@ -148,11 +148,11 @@ def test_several_balancers_are_told_apart_by_their_names() -> None:
 
 
 class ByClass(Steps, L.LightningModule):
-    """Losses per anchor, whose groups are drawn anew each step."""
+    """A loss per anchor, with groups that change from step to step."""
 
     def training_step(self, rows: Tensor, index: int) -> Tensor:
         loss = (self.scale * rows).square() / rows.numel()
-        group = (10 * rows).long() % 4 - 1  # of each anchor; -1 is the background
+        group = (10 * rows).long() % 4 - 1  # by anchor; -1 is the background
         self.last = [(loss[group == i].sum().item(), (group == i).sum()) for i in range(3)]
         return sw.weigh_positives(loss, group, self.kept[0])
 
@@ -187,7 +187,7 @@ def test_accumulated_batches_share_their_weights(tmp_path: Path) -> None:
 def test_weights_do_not_change_in_a_window_that_an_epoch_cuts_short(
     tmp_path: Path, interval: int, inside: bool
 ) -> None:
-    """Five batches an epoch, two a step: windows of 2, 2 and 1; resumed after the third epoch."""
+    """An epoch has windows of 2, 2 and 1 batches; the run is resumed after the third epoch."""
 
     def run(epochs: int, resume: Path | None = None) -> tuple[Any, Tensor]:
         own = balancer(sw.RandomWeights(), interval=interval, accumulate=2)
@@ -249,7 +249,7 @@ def test_a_submodule_that_is_given_as_well_is_saved_once(tmp_path: Path) -> None
 
 
 class ByRank(Module):
-    """Saves what its rank saw."""
+    """Saves the weights and statistics of its rank."""
 
     def training_step(self, rows: Tensor, index: int) -> Tensor:
         return super().training_step(rows * (1 + self.global_rank), index)
@@ -285,7 +285,7 @@ def test_two_ranks_merge_what_each_of_them_saw(tmp_path: Path) -> None:
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert torch.equal(ranks[0]["weights"], ranks[1]["weights"])
     assert (ranks[0]["weights"] != 1).all()
-    # 15 steps: the last interval saw the last 3 batches, on rank 1 with doubled rows
+    # 15 steps: the last interval has the last 3 batches, with doubled rows on rank 1
     losses = ROWS.view(STEPS, 2, LEVELS)[2:].square().mean(1)
     both = torch.cat((losses, 4 * losses))
     count, mean, variance = ranks[1]["moments"]
@@ -308,7 +308,7 @@ def test_a_balancer_made_too_late_for_data_parallelism_is_refused(tmp_path: Path
     finally:
         distributed.destroy_process_group()
     late = Late(balancer(), inside=False)
-    fit(tmp_path, late, BalancerCallback(), max_epochs=1)  # of one process nothing is broadcast
+    fit(tmp_path, late, BalancerCallback(), max_epochs=1)  # one process broadcasts nothing
     assert late.balancer.intervals == 1
 
 

@@ -28,7 +28,7 @@ Note = Callable[[str, object], None]
 
 @dataclass(frozen=True)
 class Row:
-    """A family whose framework is installed."""
+    """A model family with an installed framework."""
 
     module: str
     key: str
@@ -38,19 +38,19 @@ class Row:
         return f"{self.subject.framework.split()[0]}-{self.subject.family}"
 
     def note(self, record_property: Note, check: str) -> None:
-        """Say in the test report what was run."""
+        """Write into the test report what is run."""
         for name in ("framework", "family", "way"):
             record_property(name, getattr(self.subject, name))
         record_property("check", check)
 
 
 def rows() -> list[Row]:
-    """All families that can be run here."""
+    """All families with an installed framework."""
     found = []
     for module in MODULES:
         try:
             subjects: dict[str, Subject] = importlib.import_module(module).SUBJECTS
-        except pytest.skip.Exception:  # a module of tests that needs its framework
+        except pytest.skip.Exception:  # the module skips without its framework
             continue
         except ModuleNotFoundError as error:
             if str(error.name).partition(".")[0] not in OPTIONAL:
@@ -100,7 +100,7 @@ def test_levels(row: Row, levels: int, record_property: Note) -> None:
     same_weights(row.subject, levels, "level")
 
 
-@pytest.mark.xdist_group("ranks")  # one worker starts the processes, once
+@pytest.mark.xdist_group("ranks")  # so that only one worker starts the processes
 @each
 def test_ddp(row: Row, record_property: Note) -> None:
     row.note(record_property, "2 processes")

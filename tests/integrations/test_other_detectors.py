@@ -25,7 +25,7 @@ Gradients = dict[str, Tensor]
 
 
 def definitions(title: str) -> dict[str, Any]:
-    """The imports, functions and classes of a section's code, without the rest of it."""
+    """Run only the imports, functions and classes of a section's code; return its names."""
     section = PAGE.read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
     code = ast.parse("\n".join(re.findall(r"```python\n(.*?)```", section, re.DOTALL)))
     kept = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
@@ -44,7 +44,7 @@ def gradients(model: nn.Module, loss: Tensor) -> Gradients:
 
 
 def distance(found: Gradients, expected: Gradients) -> float:
-    """Norm of the difference, relative to that of the expected ones."""
+    """Norm of the difference over the norm of the expected gradients."""
     assert list(found) == list(expected)
     apart = sum(float((found[n] - g).double().square().sum()) for n, g in expected.items())
     return float((apart / sum(float(g.double().square().sum()) for g in expected.values())) ** 0.5)
@@ -57,7 +57,7 @@ def balancer(weights: Tensor) -> sw.LossBalancer:
     return own
 
 
-# effdet: its loss, with all anchors left out but those of one class
+# Reference for effdet: its own loss, on the anchors of one class at a time
 
 
 def effdet_bench(legacy: bool, scripted: bool) -> Any:
@@ -85,7 +85,7 @@ def effdet_batch(count: int) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 class OneClassAtATime(nn.Module):
-    """Effdet's own loss once for each class, and once for what has none."""
+    """Effdet's own loss, once for each class and once for anchors without a class."""
 
     def __init__(self, theirs: nn.Module, weights: Tensor) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class OneClassAtATime(nn.Module):
     def forward(
         self, scores: Any, boxes: Any, labels: list[Tensor], wanted: list[Tensor], count: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The total, weighted, and two values that nobody looks at."""
+        """The weighted total, and two values that are not used."""
         total = torch.zeros(())
         for label, weight in [(-1, 1.0), *enumerate(self.weights.tolist())]:
             alone = [torch.where(own == label, own, -2) for own in labels]
@@ -142,7 +142,7 @@ def test_effdet_counts_what_its_labels_say() -> None:
     assert (counts > 0).sum() > 1
 
 
-# YOLOX: its loss, with the predictions of all anchors detached but those of one group
+# Reference for YOLOX: its own loss, with gradients for the anchors of one group at a time
 
 
 def yolox_model() -> Any:
@@ -167,9 +167,9 @@ def yolox_batch(counts: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def one_group_at_a_time(head: Any, weights: Tensor, number: Callable[[list[float]], int]) -> None:
-    """Take the place of the head's loss; `number` is the group of a row of the labels.
+    """Replace the head's loss; `number` gives the group of a row of the labels.
 
-    Leaves the sums of each group's positives and their number, [2, n], as `head.seen`.
+    `head.seen` [2, n] then holds, by group, the loss over all positives and their number.
     """
     plain, assign = head.get_losses, head.get_assignments
 
@@ -210,7 +210,7 @@ def one_group_at_a_time(head: Any, weights: Tensor, number: Callable[[list[float
 
 
 def positive_loss(output: Tensor, row: Tensor) -> Tensor:
-    """Of one anchor with an object, both as centre and sides, then what is said of classes."""
+    """Loss of anchor (centre, sides, objectness, classes) with an object (class, centre, sides)."""
     one, other = (box_convert(own[None], "cxcywh", "xyxy") for own in (output[:4], row[1:]))
     overlap = box_iou(one, other)[0, 0]
     wanted = overlap * (torch.arange(CLASSES) == row[0])
@@ -230,7 +230,7 @@ def small_or_not(row: list[float]) -> int:
 def test_yolox(distances: bool) -> None:
     pytest.importorskip(
         "yolox.models",
-        reason="YOLOX is not installed; its requirements do not resolve any more: "
+        reason="YOLOX is not installed; its requirements cannot be installed any more: "
         "pip install --no-deps --no-build-isolation yolox==0.3.0 loguru tabulate",
     )
     page = definitions("YOLOX")
@@ -263,7 +263,7 @@ def test_yolox(distances: bool) -> None:
             assert distance(found, slow) < 1e-5
             assert distance(found, theirs) > 0.005 or not sum(counts)
 
-            groups_losses, positives = seen[-1]  # with the background's last
+            groups_losses, positives = seen[-1]  # the last loss is the background's
             total = expected["total_loss"].detach()
             torch.testing.assert_close(groups_losses.sum(), total, rtol=1e-5, atol=0)
             assert torch.equal(positives, reference.head.seen[1])

@@ -73,7 +73,7 @@ def test_losses_of_validation_are_plain_and_not_recorded(family: str, by: str) -
     groups = dict(attached.group_losses)
     found = []
     for one in (model, plain):
-        torch.manual_seed(7)  # of the samplers
+        torch.manual_seed(7)  # for the samplers
         with torch.no_grad():
             found.append(one(images, targets))
     assert list(found[0]) == list(found[1])
@@ -87,7 +87,7 @@ def test_losses_of_validation_are_plain_and_not_recorded(family: str, by: str) -
 
 
 def recorded(balancer: LossBalancer) -> list[float]:
-    """The numbers of positives of the last step."""
+    """Positives of each group in the last step."""
     row = balancer.block[(balancer.calls - 1) % len(balancer.block)]
     return row[balancer.num_groups + 1 :].tolist()
 
@@ -98,7 +98,7 @@ def test_positives_are_counted_and_losses_add_up(family: str, by: str) -> None:
     data = batch((3, 0, 4), 3)
     plain, model = make(family), make(family)
     attached = sw.attach(model, by, size_edges=EDGES)
-    ((name, weights),) = attached.weights.items()  # no RPN
+    ((name, weights),) = attached.weights.items()  # a single set: no RPN
     seen = weigh(plain, {name: weights.clone()}, by)
     assert isinstance(seen, Seen)
     found, expected = step(model, data)[0], step(plain, data)[0]
@@ -111,7 +111,7 @@ def test_positives_are_counted_and_losses_add_up(family: str, by: str) -> None:
 
 
 def resized(data: Any) -> Any:
-    """The same images of twice the width and three times the height, as a camera would give."""
+    """The same images and objects at twice the width and three times the height."""
     images, targets = data
     large = [image.repeat_interleave(2, 2).repeat_interleave(3, 1) for image in images]
     factors = torch.tensor([2.0, 3.0, 2.0, 3.0])
@@ -149,7 +149,7 @@ def test_checkpoints_with_and_without_weights_are_exchanged() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         attached.load_state_dict(saved)
-        sw.detach(plain)  # never attached: it only learns to load such a checkpoint
+        sw.detach(plain)  # never attached; then it can load such a checkpoint
         plain.load_state_dict(saved)
 
 
@@ -181,7 +181,7 @@ def test_a_copy_has_a_state_of_its_own(twin_of: Any) -> None:
     [("retinanet", "head"), ("faster_rcnn", "rpn"), ("faster_rcnn", "roi_heads.box_predictor")],
 )
 def test_a_part_that_was_replaced_is_told(family: str, place: str) -> None:
-    """As for another number of classes: without that the weights would do nothing, and say so."""
+    """A replaced part raises an error, since the weights would not reach it."""
     model, data = make(family), batch((2, 1))
     other = copy.deepcopy(model.get_submodule(place))
     sw.attach(model)
@@ -233,7 +233,7 @@ def test_classes_are_named_from_the_first_label_on() -> None:
 
 @pytest.mark.parametrize("family", ["fcos", "ssd", "faster_rcnn"])
 def test_weights_reach_the_label_that_they_are_named_for(family: str) -> None:
-    """And an object of label 0 is in no group where that is the background's."""
+    """An object of label 0 is in no group where 0 is the background."""
     images, targets = batch((2,))
     losses: list[Tensor] = []
     for weight, label in ((1, 2), (3, 2), (3, 1), (3, 0)):

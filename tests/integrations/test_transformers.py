@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer: what it logs, saves and resumes, compared with a plain loop."""
+"""Logs, checkpoints and resumed runs of Hugging Face's Trainer, compared with a plain loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scalewise.integrations.transformers import log_groups
 transformers: Any = pytest.importorskip("transformers", reason="transformers is not installed")
 pytest.importorskip("accelerate", reason="accelerate is not installed")
 
-LEVELS, BATCHES = 3, 6  # batches an epoch, of two rows each
+LEVELS, BATCHES = 3, 6  # BATCHES batches of two rows an epoch
 ROWS = torch.rand(2 * BATCHES, LEVELS, generator=torch.Generator().manual_seed(4)) + 0.5
 
 
@@ -28,7 +28,7 @@ def balancer(scheme: Any = "rlo", **options: Any) -> sw.LossBalancer:
 
 
 class Plain(nn.Module):
-    """Level losses of one parameter each."""
+    """One parameter and one loss per level."""
 
     def __init__(self, own: sw.LossBalancer) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def train(folder: Path, model: Any, steps: int, resume: Any = None, **options: A
 
 
 def plain_loop(steps: int, accumulate: int = 1) -> tuple[Plain, list[dict[str, float]]]:
-    """The trained model, and what there is to log after each step, without Trainer."""
+    """The trained model and the values to log after each step, from a loop without Trainer."""
     model = Plain(balancer(accumulate=accumulate))
     optimizer = torch.optim.SGD([model.scale], lr=0.05)
     batches = [rows for _ in range(9) for rows in ROWS.view(BATCHES, 2, LEVELS)]
@@ -138,7 +138,7 @@ def test_it_logs_and_trains_as_a_plain_loop_does(tmp_path: Path, accumulate: int
     run = trainer(tmp_path, model, 24, gradient_accumulation_steps=accumulate)
     reporter = Reporter()
     reporter.logs = []
-    run.callback_handler.callbacks.insert(0, reporter)  # where those of `report_to` stand
+    run.callback_handler.callbacks.insert(0, reporter)  # where `report_to` puts its callbacks
     log_groups(run)
     run.train()
     same, history = plain_loop(24, accumulate)
@@ -150,7 +150,7 @@ def test_it_logs_and_trains_as_a_plain_loop_does(tmp_path: Path, accumulate: int
         expected = history[row["step"] - 1]
         assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     for name in ("action", "loss/level0", "weight/level0", "probability/equal"):
-        assert len({row[name] for row in logged}) > 1  # there was something to see
+        assert len({row[name] for row in logged}) > 1  # values change during the run
     reported, summary = reporter.logs[:-1], reporter.logs[-1]
     assert reported == [{n: v for n, v in row.items() if n != "step"} for row in logged]
     assert "weight/level0" not in summary
@@ -159,7 +159,7 @@ def test_it_logs_and_trains_as_a_plain_loop_does(tmp_path: Path, accumulate: int
 def test_weights_do_not_change_in_a_window_that_an_epoch_cuts_short(tmp_path: Path) -> None:
     own = sw.LossBalancer(LEVELS, sw.RandomWeights(), seed=2, interval=1, accumulate=BATCHES - 1)
     model = Plain(own)
-    train(tmp_path, model, 6, gradient_accumulation_steps=BATCHES - 1)  # and one batch more
+    train(tmp_path, model, 6, gradient_accumulation_steps=BATCHES - 1)  # of six batches
     seen = torch.stack(model.seen).view(3, BATCHES, LEVELS)
     assert torch.equal(seen[:, 1:-1], seen[:, :1].expand(3, BATCHES - 2, LEVELS))
     assert (seen[:, -1] != seen[:, -2]).any(1).all()
@@ -215,7 +215,7 @@ def test_what_loading_spoils_is_refused(tmp_path: Path) -> None:
     rounded = Pretrained.from_pretrained(tmp_path / "with", dtype=torch.bfloat16)
     refused("made or loaded in torch.bfloat16, which rounds", rounded, tmp_path)
     unset = Pretrained.from_pretrained(tmp_path / "without", config=Config())
-    unset.balancer.weights.fill_(0.25)  # whatever the memory held
+    unset.balancer.weights.fill_(0.25)  # stands for unset memory
     refused("from_pretrained sets no values for what a checkpoint lacks", unset, tmp_path)
     later = Pretrained.from_pretrained(tmp_path / "without")
     later.balancer = balancer()
@@ -224,9 +224,9 @@ def test_what_loading_spoils_is_refused(tmp_path: Path) -> None:
 
 
 def detector() -> Any:
-    """A tiny Table Transformer, which has DETR's loss, with weights by class.
+    """A tiny Table Transformer with DETR's loss and weights by class.
 
-    Of the others transformers 5 saves parameters under older names, which its Trainer cannot load.
+    transformers 5 saves other detectors under older names, which its Trainer cannot load.
     """
     sides = {"embedding_size": 8, "hidden_sizes": [8] * 4, "depths": [1] * 4}
     layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}

@@ -1,4 +1,4 @@
-"""Ultralytics' trainers with weights by group, compared with plain runs and their losses."""
+"""Ultralytics' trainers with weights by group, compared with plain runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-# first, since it says where Ultralytics writes its settings
+# imported first, since it sets the folder for Ultralytics' settings
 pytest.importorskip("ultralytics_models", reason="Ultralytics is not installed")
 
 from ultralytics import YOLO
@@ -58,11 +58,11 @@ def test_twenty_steps_at_weight_one_are_plain_training(
     rows = [read_rows(run.save_dir / "results.csv") for run in runs.values()]
     for mine, own_row in zip(rows[1], rows[0], strict=True):
         columns = list(own_row)
-        assert list(mine)[: len(columns)] == columns  # then ours
+        assert list(mine)[: len(columns)] == columns  # our columns come after them
         assert {k: mine[k] for k in columns if k != "time"} == {
             k: own_row[k] for k in columns if k != "time"
         }
-        # all that was trained on, of both branches of an end-to-end model, per image
+        # the whole trained loss per image, with both branches of an end-to-end model
         epoch = int(mine["epoch"])
         mean = sum(row[-1] for row in seen["plain"][5 * epoch - 5 : 5 * epoch]) / 5 / 2
         groups = [value for key, value in mine.items() if key.startswith("loss/")]
@@ -71,7 +71,7 @@ def test_twenty_steps_at_weight_one_are_plain_training(
 
 
 def test_weights_change_at_optimizer_steps_only(train_yolo: Train, tiny_yolo: str) -> None:
-    """While Ultralytics raises the accumulation from 1 to 4 batches, and after."""
+    """Also while Ultralytics raises the accumulation from 1 to 4 batches."""
     seen: list[tuple[int, list[float]]] = []
     balancer: list[sw.LossBalancer] = []
 
@@ -88,12 +88,12 @@ def test_weights_change_at_optimizer_steps_only(train_yolo: Train, tiny_yolo: st
         warmup_epochs=2,
     )
     steps = dict(seen)
-    assert all(weights == steps[updates] for updates, weights in seen)  # one set a step
+    assert all(weights == steps[updates] for updates, weights in seen)  # one set per step
     windows = [sum(updates == one for updates, _ in seen) for one in steps]
     assert windows[0] == 1  # during the warm-up
     assert 4 in windows
     assert len({tuple(weights) for weights in steps.values()}) == 5
-    # every training batch is recorded, and no batch of the four validations
+    # every training batch is recorded, and no validation batch
     assert balancer[0].get_extra_state()[1] == len(seen) == 20
     assert type(run.ema.ema.criterion) is ultralytics_loss.v8DetectionLoss
 
@@ -175,7 +175,7 @@ def test_a_plain_run_can_go_on_with_weights(
     ("family", "task"), [("yolo26", "segment"), ("yolo11", "pose"), ("yolo11", "obb")]
 )
 def test_other_tasks(family: str, task: str, train_yolo: Train, tmp_path: Path) -> None:
-    """One epoch under given weights, logged as the trainer's own losses and saved without ours."""
+    """Given weights act for one epoch: weighted losses are logged, and the weights are saved."""
     file = tmp_path / f"{family}-{task}.yaml"
     file.write_text(yaml.safe_dump(plan(family, task=task)))
     own = balanced_trainer(scheme="class:a=3:b=0.5")
@@ -185,7 +185,7 @@ def test_other_tasks(family: str, task: str, train_yolo: Train, tmp_path: Path) 
     (row,), (results,) = (read_rows(run.save_dir / f) for f in ("scalewise.csv", "results.csv"))
     assert row["positives/a"] > 0
     weighed = 3.0 * row["box_loss/a"] + 0.5 * row["box_loss/b"]
-    if family != "yolo26":  # Ultralytics logs the one-to-one branch alone
+    if family != "yolo26":  # there Ultralytics logs only the one-to-one branch
         assert results["train/box_loss"] == pytest.approx(weighed, rel=1e-3)
     assert YOLO(run.last).task == task
     state = YOLO(run.last).model.scalewise

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-# first, since it says where Ultralytics writes its settings
+# imported first, since it sets the folder for Ultralytics' settings
 pytest.importorskip("ultralytics_models", reason="Ultralytics is not installed")
 
 from ultralytics_models import CLASSES
@@ -30,11 +30,12 @@ def test_logs_and_plots(train_yolo: Train, tiny_yolo: str) -> None:
         trainer=balanced_trainer(scheme="class:a=1.5:b=0.5:c, d=3"),
     )
     weights = {"a": 1.5, "b": 0.5, "c, d": 3.0, "e": 1.0}
-    run.plot_metrics()  # what `plots=True` does, beside many pictures of images
+    run.plot_metrics()  # `plots=True` calls this, and draws images too
     for file in ("results.png", "scalewise.png"):
         with Image.open(run.save_dir / file) as picture:
             assert picture.size[0] > 500
     assert run.save_dir / "scalewise.png" in run.plots
+    assert len(logged) >= 2
     for row, metrics in zip(read_rows(run.save_dir / "results.csv"), logged, strict=False):
         for name, weight in weights.items():
             assert row[f"weight/{name.replace(',', ';')}"] == weight

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-# first, since it says where Ultralytics writes its settings
+# imported first, since it sets the folder for Ultralytics' settings
 pytest.importorskip("ultralytics_models", reason="Ultralytics is not installed")
 
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -34,7 +34,7 @@ GAINS = {"box_loss": 5.0, "cls_loss": 0.5, "dfl_loss": 1.5}
     ],
 )
 def test_group_losses_are_those_of_their_anchors(task: str, by: str, groups: int) -> None:
-    """Ultralytics' terms, called for the anchors of one group alone."""
+    """Ultralytics' own terms are called with the anchors of one group at a time."""
     data = batch((6, 3), task=task)
     plain, model = make("yolo11", task=task), make("yolo11", task=task)
     model.args.box, plain.args.box = 5.0, 5.0
@@ -68,7 +68,7 @@ def test_group_losses_are_those_of_their_anchors(task: str, by: str, groups: int
             torch.testing.assert_close(own[group], expected[name].detach() * gain)
         scores = torch.tensor(0.0)
         for image, anchor in positive.nonzero().tolist():
-            scores = scores + targets[image, anchor].max()  # of its class; 0 for the others
+            scores = scores + targets[image, anchor].max()  # the target of its class; others are 0
         count = model.criterion._sums[POSITIVES, group]
         torch.testing.assert_close(count, scores)
         found += bool(count)
@@ -134,12 +134,12 @@ def test_groups_are_called_by_their_names() -> None:
         ("level", ("stride4", "stride8", "stride16")),
         ("level-positives", ("stride4", "stride8", "stride16")),
         ("size", ("small", "medium", "large")),
-        ("class", ("class0", "class1", "class2", "class3")),  # the model's are 0, 1, 2, 3
+        ("class", ("class0", "class1", "class2", "class3")),  # the model has the names 0, 1, 2, 3
     ):
         assert attach_yolo(model, Options(by))["dense"].names == names
         detach_yolo(model)
     assert attach_yolo(make("yolo11", 7), Options("level"))["dense"].names[-1] == "level6"
-    model.names = ["cat", "dog", "cow", "pig"]  # as in older files
+    model.names = ["cat", "dog", "cow", "pig"]  # a list, as in older files
     balancer = attach_yolo(model, Options(scheme="class:dog=2"))["dense"]
     assert balancer.names == ("cat", "dog", "cow", "pig")
     assert balancer.weights.tolist() == [1, 2, 1, 1]
@@ -213,7 +213,7 @@ def test_boxes_added_up_in_another_way_are_noticed(monkeypatch: pytest.MonkeyPat
         attach_yolo(model, Options())
         with pytest.raises(AttachError, match=f"{reason} .* in another way"):
             step(model, batch((3, 1)))
-        assert type(model.criterion.bbox_loss) is ultralytics_loss.BboxLoss  # back in place
+        assert type(model.criterion.bbox_loss) is ultralytics_loss.BboxLoss  # restored
 
 
 def test_a_value_that_is_not_finite_stays_in_its_group() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-# first, since it says where Ultralytics writes its settings
+# imported first, since it sets the folder for Ultralytics' settings
 pytest.importorskip("ultralytics_models", reason="Ultralytics is not installed")
 
 from ultralytics.engine import trainer as engine
@@ -50,9 +50,9 @@ def test_compiled_training(
 def test_several_gpus_get_the_options(
     yolo_data: str, tiny_yolo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file that Ultralytics starts for every GPU makes the same trainer."""
-    monkeypatch.delenv("LOCAL_RANK", raising=False)  # which other frameworks leave behind
-    monkeypatch.setitem(sys.modules, "cloudpickle", pickle)  # so classes go by name, as of old
+    """The script that Ultralytics runs on every GPU makes a trainer with the same options."""
+    monkeypatch.delenv("LOCAL_RANK", raising=False)  # other frameworks may have set it
+    monkeypatch.setitem(sys.modules, "cloudpickle", pickle)  # so classes are pickled by name
     monkeypatch.setattr(ultralytics_checks, "check_requirements", lambda *names: True)
     made = balanced_trainer(
         "size*class", "avw:strength=0.9:signal=magnitude", interval=7, seed=5, size_edges=(8, 32)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-# first, since it says where Ultralytics writes its settings
+# imported first, since it sets the folder for Ultralytics' settings
 pytest.importorskip("ultralytics_models", reason="Ultralytics is not installed")
 
 from ultralytics import YOLO
@@ -60,7 +60,7 @@ def test_copies_pickles_and_validation_are_plain(family: str) -> None:
 def test_fused_and_exported_it_is_the_plain_model(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # where the exported file goes
+    monkeypatch.chdir(tmp_path)  # the exported file goes here
     file = tmp_path / f"{family}.yaml"
     file.write_text(json.dumps(plan(family)))
     yolo = YOLO(file)
@@ -74,7 +74,7 @@ def test_fused_and_exported_it_is_the_plain_model(
         expected = plain.fuse(verbose=False)(images)[0]
         found = copy.deepcopy(yolo.model).eval().fuse(verbose=False)(images)[0]
         assert torch.equal(found, expected)
-        yolo.model.args = vars(yolo.model.args)  # as Ultralytics' files have it
+        yolo.model.args = vars(yolo.model.args)  # a dictionary, as in Ultralytics' files
         exported = yolo.export(format="torchscript", imgsz=SIDE, verbose=False)
         torch.testing.assert_close(load(exported)(images), expected, rtol=1e-4, atol=1e-3)
     assert b"scalewise" not in Path(exported).read_bytes()
@@ -95,7 +95,7 @@ def test_a_model_in_double_precision_is_weighed() -> None:
 def test_the_weights_follow_a_model_to_another_device(
     family: str, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the device of shapes alone, where nothing can be computed."""
+    """The model moves to the device "meta", which has shapes but no values."""
     model, data = make(family, task=task), batch((2, 1), task=task)
     attached = attach_yolo(model, Options("class", "random", interval=1))
     weighed = model.criterion
@@ -119,7 +119,7 @@ def test_the_weights_follow_a_model_to_another_device(
     held = [weighed._held, weighed._sums, weighed._weights, *attached.buffers()]
     for part, _ in parts_of(weighed.criterion):
         assert part.device.type == "meta"
-        del part.stride  # put back above, since its values are asked for
+        del part.stride  # not on "meta": the test set it above
         held += [value for value in vars(part).values() if isinstance(value, torch.Tensor)]
         held += [
             value

@@ -36,7 +36,7 @@ class Pyramid(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, CHANNELS, 3, stride=8, padding=1)
         self.steps = nn.ModuleList(
-            # further levels keep their size: normalisation needs more than one place
+            # further levels keep their size, since normalisation needs more than one pixel
             nn.Conv2d(CHANNELS, CHANNELS, 3, stride=2 if level < 3 else 1, padding=1)
             for level in range(1, levels)
         )
@@ -114,7 +114,7 @@ def batch(counts: tuple[int, ...], seed: int = 1) -> tuple[list[Tensor], list[di
 def step(
     model: nn.Module, data: tuple[list[Tensor], list[dict[str, Tensor]]]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Losses and gradients of one training step; samplers draw the same every time."""
+    """Losses and gradients of one training step; random samplers draw the same every time."""
     torch.manual_seed(7)
     model.zero_grad()
     losses = model(*data)
@@ -124,15 +124,15 @@ def step(
 
 
 class Seen:
-    """What a plain model was given and has found, noted by hooks.
+    """Inputs and intermediate results of a plain model, recorded by hooks.
 
     Attributes:
-        given: the targets, before the images were resized.
-        levels: anchors of each level.
-        anchors: of each image, [A, 4].
-        factors: float32 [R], of the regions of all images.
-        positive: bool [R].
-        groups: of every positive that was weighed.
+        given: the targets before images are resized.
+        levels: number of anchors of each level.
+        anchors: anchors of each image, [A, 4].
+        factors: weights of the regions of all images, float32 [R].
+        positive: which of these regions have an object, bool [R].
+        groups: the group of each positive that was weighed.
     """
 
     given: list[dict[str, Tensor]]
@@ -160,7 +160,7 @@ class Seen:
         ]
 
     def group(self, image: int, number: int, level: int) -> int:
-        """The group of an object, as plainly as it can be said."""
+        """The group of an object, computed in the plainest way."""
         label = int(self.given[image]["labels"][number]) - self.first
         x1, y1, x2, y2 = self.given[image]["boxes"][number].tolist()
         size = sum(math.sqrt((x2 - x1) * (y2 - y1)) >= edge for edge in EDGES)
@@ -175,7 +175,7 @@ class Seen:
 
 
 def weigh_predictions(model: Any, weights: Mapping[str, Tensor], by: str) -> Seen | None:
-    """Leave torchvision's loss alone, and weigh the gradients of what it is made of."""
+    """Weigh the gradients of the predictions, and leave torchvision's loss as it is."""
     if by == "level":
         _weigh_levels(model, weights)
         return None
@@ -250,7 +250,7 @@ def _weigh_regions(heads: Any, weights: Tensor, seen: Seen) -> None:
 
 
 def _times(values: Tensor, factors: Tensor) -> Tensor:
-    """The same values, whose gradients are multiplied."""
+    """The same values with gradients multiplied by `factors`."""
     kept: Tensor = values.detach()
     return kept + (values - kept) * factors
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp()  # its settings file
+os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp()  # folder of its settings file
 os.environ["YOLO_OFFLINE"] = "true"
 
 import torch
@@ -25,8 +25,8 @@ from scalewise.integrations.ultralytics_loss import attach_yolo
 from scalewise.weighting import LossBalancer, scale_gradients
 
 SIDE, CLASSES, CHANNELS, POINTS = 64, 4, 16, 3
-EDGES = (20.0, 32.0)  # sides between the sizes, in pixels of an image of this side
-ONE_LEVEL = hasattr(TaskAlignedAssigner(), "stride_val")  # 8.4.0 asks for the second stride
+EDGES = (20.0, 32.0)  # limits between sizes, in pixels
+ONE_LEVEL = hasattr(TaskAlignedAssigner(), "stride_val")  # 8.4.0 needs a second stride
 BLOCKS: dict[str, list[Any]] = {
     "yolov5u": ["C3", [CHANNELS]],
     "yolov8": ["C2f", [CHANNELS, True]],
@@ -35,7 +35,7 @@ BLOCKS: dict[str, list[Any]] = {
     "yolo12": ["A2C2f", [CHANNELS, False, 1, False, 2.0, 2.0]],
     "yolo26": ["C3k2", [CHANNELS, False]],
 }
-TASKS: dict[str, tuple[Any, str, list[Any]]] = {  # class of the model, its head and what that takes
+TASKS: dict[str, tuple[Any, str, list[Any]]] = {  # model class, head, and its arguments
     "detect": (DetectionModel, "Detect", []),
     "segment": (SegmentationModel, "Segment", [4, 8]),
     "pose": (PoseModel, "Pose", [[POINTS, 3]]),
@@ -44,7 +44,7 @@ TASKS: dict[str, tuple[Any, str, list[Any]]] = {  # class of the model, its head
 
 
 def plan(family: str, levels: int = 3, task: str = "detect") -> dict[str, Any]:
-    """A model of strides 4, 8, 16; many levels are 2, ..., 32, 32, 32.
+    """The config of a model with strides 4, 8, 16, or 2, ..., 32, 32, 32 for many levels.
 
     The coarsest map keeps 2 x 2 cells, which BatchNorm needs for a single image.
     """
@@ -70,13 +70,13 @@ def plan(family: str, levels: int = 3, task: str = "detect") -> dict[str, Any]:
 def make(family: str, levels: int = 3, seed: int = 0, task: str = "detect") -> Any:
     """A model in training mode.
 
-    Boxes start with sides of about four strides, so that objects are assigned to each of the first
-    levels.
+    Predicted boxes start with sides of about four strides, so that each of the first levels gets
+    objects.
     """
     torch.manual_seed(seed)
     model: Any = TASKS[task][0](plan(family, levels, task), ch=3, nc=CLASSES, verbose=False)
     model.args = get_cfg()
-    model.args.angle = 0.0  # the angle's own term, which is not weighed
+    model.args.angle = 0.0  # no term for the angle, which is not weighed
     head = model.model[-1]
     for convs in (head.cv2, getattr(head, "one2one_cv2", None) or []):
         for conv in convs if head.reg_max > 1 else []:
@@ -85,7 +85,7 @@ def make(family: str, levels: int = 3, seed: int = 0, task: str = "detect") -> A
 
 
 def batch(counts: tuple[int, ...], seed: int = 1, task: str = "detect") -> dict[str, Tensor]:
-    """Images with that many objects each, of all sizes; the first is always of the first class."""
+    """Images with that many objects each, of all sizes; the first object is always of class 0."""
     draw = torch.Generator().manual_seed(seed)
     total = sum(counts)
     data = {
@@ -101,7 +101,7 @@ def batch(counts: tuple[int, ...], seed: int = 1, task: str = "detect") -> dict[
         ),
     }
     data["cls"][:1] = 0.0
-    data["resized_shape"] = torch.full((len(counts), 2), SIDE)  # older releases ask for it
+    data["resized_shape"] = torch.full((len(counts), 2), SIDE)  # older releases need it
     if task == "segment":
         data["masks"] = masks = torch.zeros(len(counts), SIDE // 4, SIDE // 4)
         data["sem_masks"] = torch.zeros_like(masks)
@@ -138,20 +138,20 @@ def balancers(model: Any, scheme: Any, by: str, **others: Any) -> dict[str, Loss
 
 
 def parts(model: Any) -> list[Any]:
-    """The criteria of the branches, in the order in which they are called."""
+    """The criteria of the branches, in the order of their calls."""
     criterion = model.criterion
     return [criterion.one2many, criterion.one2one] if hasattr(criterion, "one2one") else [criterion]
 
 
 def group_of(by: str, label: int, box: list[float], level: int) -> int:
-    """The group of one anchor that has an object, as plainly as it can be said."""
+    """The group of an anchor that has an object, computed in the plainest way."""
     sides = box[2:4] if len(box) == 5 else [box[2] - box[0], box[3] - box[1]]
     size = sum(math.sqrt(sides[0] * sides[1]) >= edge for edge in EDGES)
     return {"class": label, "size": size, "size*class": size * CLASSES + label}.get(by, level)
 
 
 def groups_of(by: str, inputs: Any, found: Any) -> Tensor:
-    """Int64 [B, A], -1 for the background: from what an assigner was given and has found."""
+    """Groups int64 [B, A] (-1: background), from the inputs and outputs of an assigner."""
     points, labels, boxes = inputs[2:5]
     positive, objects = found[3:5]
     groups = torch.full(positive.shape, -1)
@@ -165,7 +165,7 @@ def groups_of(by: str, inputs: Any, found: Any) -> Tensor:
 
 
 def weigh(model: Any, weights: Mapping[str, Tensor], by: str) -> None:
-    """Multiply the gradients of each anchor's predictions; the loss is left alone."""
+    """Weigh the gradients of each anchor's predictions, and leave the loss as it is."""
     if by == "level":
         model.model[-1].register_forward_hook(partial(_scale_levels, weights["dense"]))
         return
@@ -222,7 +222,7 @@ def _subject(family: str, task: str = "detect", *, by: tuple[str, ...]) -> Subje
 SUBJECTS = {family: _subject(family, by=("level", "size")) for family in BLOCKS}
 SUBJECTS["yolo11"] = _subject("yolo11", by=KINDS)
 SUBJECTS["yolo26"] = _subject("yolo26", by=("level", "class"))
-# The segmentation loss of 8.4.0 fails by itself on a batch of two images
+# The segmentation loss of 8.4.0 itself fails on a batch of two images
 OTHERS = ("pose", "obb") if ultralytics.__version__ == "8.4.0" else ("segment", "pose", "obb")
 SUBJECTS |= {
     f"{family}-{task}": _subject(family, task, by=("class",))

@@ -17,7 +17,7 @@ NAMES = ["a", "b", "c, d", "e"][:CLASSES]
 
 
 def write_images(folder: Path, task: str = "detect") -> str:
-    """A data set of 10 training images with objects of the first two classes."""
+    """Write a data set of 10 training images with objects of the first two classes."""
     draw = torch.Generator().manual_seed(0)
     for split, count in (("train", 10), ("val", 2)):
         for kind in ("images", "labels"):
@@ -35,7 +35,7 @@ def write_images(folder: Path, task: str = "detect") -> str:
 
 
 def _label(box: torch.Tensor, task: str) -> list[float]:
-    """What follows the class in a line: of segments and rotated boxes the corners."""
+    """The numbers after the class in a label line; corners for segments and rotated boxes."""
     x, y, w, h = box.tolist()
     if task == "pose":
         return [x, y, w, h] + [x, y, 2.0] * POINTS

@@ -1,7 +1,7 @@
 """A stand-in for mmcv's compiled operators, so that MMDetection trains without a compiler.
 
-NMS, RoIAlign and deformable convolution go to torchvision, every other operator raises. Import it
-before mmdet, or run a script with it: `python mmcv_ext.py SCRIPT ARGUMENTS`.
+NMS, RoIAlign and deformable convolution use torchvision; every other operator raises an error.
+Import this before mmdet, or run a script with it: `python mmcv_ext.py SCRIPT ARGUMENTS`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torchvision import ops
 
 
 class Operators(ModuleType):
-    """Any attribute that is not set is an operator that raises when called."""
+    """A module in which every attribute that is not set is a function that raises an error."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("__"):
@@ -106,15 +106,15 @@ def deform_conv_backward_parameters(
     *buffers: Tensor,
     **to: Any,
 ) -> None:
-    # linear in the weight, whose value then does not matter
+    # the result is linear in the weight, so its gradient does not depend on the value
     found = _deform_gradients(values, offset, torch.zeros_like(of_weight), gradient, to)
     of_weight.copy_(found[2])
 
 
 def install() -> None:
-    """Put it where mmcv looks for its compiled module."""
+    """Register the stand-in under the name of mmcv's compiled module."""
     module = Operators("mmcv._ext")
-    module.__spec__ = ModuleSpec("mmcv._ext", None)  # mmengine asks whether it can be found
+    module.__spec__ = ModuleSpec("mmcv._ext", None)  # mmengine looks for it
     for operator in (
         nms,
         roi_align_forward,

@@ -27,8 +27,8 @@ from mmdet_one_stage import (
 )
 from mmdet_two_stages import cascade_mask_rcnn, faster_rcnn, mask_rcnn
 
-SIDE = 64  # of the images
-EDGES = (14.0, 26.0)  # between the sizes of the objects
+SIDE = 64  # side of the images in pixels
+EDGES = (14.0, 26.0)  # limits between small, medium and large
 
 LISTS: dict[str, Callable[[int], Config]] = {
     "RetinaNet": retinanet,
@@ -56,7 +56,7 @@ FAMILIES = {**LISTS, **SCALARS}
 
 
 def config(family: str, levels: int = 3) -> Config:
-    """Of a detector with that many levels."""
+    """The config of a detector with that many levels."""
     body = {"type": "TinyPyramid", "levels": levels}
     found: Config = {"backbone": body, "neck": None, "test_cfg": TEST}
     found |= FAMILIES[family](levels)

@@ -1,4 +1,4 @@
-"""Tiny MMDetection detectors of every balanced family, and batches for them."""
+"""Tiny MMDetection detectors of every supported family, and batches for them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from scalewise.weighting import LossBalancer
 Data = tuple[Tensor, list[Any]]
 
 register_all_modules(init_default_scope=True)
-MMLogger.get_current_instance().setLevel("WARNING")  # init_weights tells of every parameter
+MMLogger.get_current_instance().setLevel("WARNING")  # init_weights logs every parameter
 
 
 class TinyPyramid(nn.Module):
@@ -83,7 +83,7 @@ def batch(counts: tuple[int, ...], seed: int = 1) -> Data:
         corner = torch.rand(count, 2, generator=draw) * 30
         side = 8 + torch.rand(count, 2, generator=draw) * 25
         labels = torch.randint(0, CLASSES, (count,), generator=draw)
-        if number == 0:  # one object of the first class that every head finds positives for
+        if number == 0:  # an object of class 0 for which every head has positives
             side[:1].clamp_(min=14)
             labels[:1] = 0
         boxes = torch.cat([corner, corner + side], dim=1)
@@ -106,15 +106,15 @@ def batch(counts: tuple[int, ...], seed: int = 1) -> Data:
 
 
 def _draw_masks(sample: Any) -> None:
-    """Stripes; some assigners would look at masks, so that only those have them that need them."""
+    """Add masks of stripes; only to models that need them, since some assigners use masks."""
     place, count = np.indices((SIDE, SIDE)).sum(0), len(sample.gt_instances)
     stripes = np.array([place % (3 + k) > 0 for k in range(count)]).reshape(count, SIDE, SIDE)
     sample.gt_instances.masks = BitmapMasks(stripes.astype(np.uint8), SIDE, SIDE)
 
 
 def step(model: Any, data: Data) -> Step:
-    """Losses and gradients of one training step; samplers draw the same every time."""
-    MessageHub.get_current_instance().update_info("epoch", 0)  # TOOD asks the Runner's
+    """Losses and gradients of one training step; random samplers draw the same every time."""
+    MessageHub.get_current_instance().update_info("epoch", 0)  # TOOD needs the Runner's epoch
     torch.manual_seed(7)
     model.zero_grad()
     inner = getattr(model, "module", model)
@@ -135,7 +135,7 @@ def attach(
     losses: Sequence[str] = (),
     **settings: Any,
 ) -> GroupWeights:
-    """With edges between the sizes that suit the batches."""
+    """Attach weights, with edges of sizes that suit the batches."""
     return attach_mmdet(model, Options(by, scheme, size_edges=EDGES, **settings), losses)
 
 
@@ -147,7 +147,7 @@ LEVELS_ONLY = ("FSAF", "RepPoints", "YOLOv3", "SABL", "GA-RetinaNet")
 
 
 def kinds(family: str) -> tuple[str, ...]:
-    """What the family can be weighed by."""
+    """The kinds of groups that the family can be weighed by."""
     if family in LEVELS_ONLY:
         return ("level",)
     return tuple(k for k in KINDS if family != "FoveaBox" or "size" not in k)
@@ -159,7 +159,7 @@ SUBJECTS: dict[str, Subject] = {
         family=family,
         way="split" if family in LEVELS_ONLY else "gradient scaling",
         make=partial(make, family),
-        # VFNet fails to build with one level, YOLOv3 starts from NaN at strides of 256 and more
+        # VFNet cannot be built with one level; YOLOv3 starts with NaN at strides from 256 on
         levels={"VFNet": (3, 7), "YOLOv3": (3, 1, 5)}.get(family, (3, 1, 7)),
         batch=batch,
         attach=_attach,
@@ -176,7 +176,7 @@ SUBJECTS: dict[str, Subject] = {
 
 
 def train_rank(rank: int) -> dict[str, Tensor]:
-    """One of two processes: five steps of FCOS on data of its own, and what it saw."""
+    """Train FCOS for five steps as one of two ranks with different data; return its records."""
     model = MMDistributedDataParallel(make("FCOS"))
     attached = attach(model, "avw", interval=2)
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01))

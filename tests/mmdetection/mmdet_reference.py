@@ -1,4 +1,4 @@
-"""A slow, plain second way to compute the weighted gradients of MMDetection's detectors."""
+"""A slow and simple reference for the weighted gradients of MMDetection's detectors."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 
 def weigh(model: Any, weights: Mapping[str, Tensor], by: str) -> None:
-    """Make the gradients of a plain model the weighted ones.
+    """Weigh the gradients of a plain model.
 
-    The head's own loss is computed once for every group, with the predictions of all other anchors
-    detached; the sum of these, each times its weight, has the gradients wanted and the value as it
-    was. The loss of RepPoints has a parameter of all levels, and DDOD's counts its calls: for whole
-    levels the gradient that enters each entry of their lists is multiplied instead.
+    The head's own loss is computed once for each group, with the predictions of all other anchors
+    detached. The sum of these losses, each times its weight, has the weighted gradients; its value
+    stays that of the plain loss. The loss of RepPoints has a parameter for all levels, and the loss
+    of DDOD counts its calls. So for their whole levels, the gradient of each entry of the lists of
+    losses is multiplied instead.
     """
     for name, own in weights.items():
         if name == "roi":
@@ -56,7 +57,7 @@ def _weigh_anchors(head: Any, own: Tensor, by: str) -> None:
         groups = groups_of_anchors(head, plain, args, len(own), by)
         result: dict[str, Any] = {}
         for group, weight in enumerate([*own.tolist(), 1.0]):
-            torch.set_rng_state(state)  # the sample of the step is drawn once
+            torch.set_rng_state(state)  # the same sample for every group
             alone = [
                 [_only(one, level == group) for one, level in zip(maps, levels, strict=True)]
                 for maps, levels in zip(kinds, groups, strict=False)
@@ -75,19 +76,19 @@ def _weigh_anchors(head: Any, own: Tensor, by: str) -> None:
 
 
 def spread(mask: Tensor, maps: Tensor) -> Tensor:
-    """A mask of anchors [B, k, H, W] as one of their predictions [B, k * C, H, W]."""
+    """Expand a mask of anchors [B, k, H, W] to their predictions [B, k * C, H, W]."""
     return mask.repeat_interleave(maps.shape[1] // mask.shape[1], 1)
 
 
 def _only(maps: Any, mask: Tensor) -> Any:
-    """Predictions, or pairs of them, without a gradient outside of a mask of anchors."""
+    """Predictions (or pairs of them), with gradients only inside a mask of anchors."""
     if not isinstance(maps, Tensor):
         return tuple(_only(one, mask) for one in maps)
     return torch.where(spread(mask, maps), maps, maps.detach())
 
 
 def group_of(box: Tensor, label: int, scale: tuple[float, float], by: str) -> int:
-    """Of one object."""
+    """The group of one object."""
     width, height = ((box[2:] - box[:2]) / torch.tensor(scale)).tolist()
     side = float(width * height) ** 0.5
     size = sum(side >= edge for edge in EDGES)
@@ -96,7 +97,7 @@ def group_of(box: Tensor, label: int, scale: tuple[float, float], by: str) -> in
 
 
 def groups_of_anchors(head: Any, plain: Any, args: Any, none: int, by: str) -> list[list[Tensor]]:
-    """The group [B, k, H, W] of each anchor by kind of prediction and level; `none` for none."""
+    """Groups [B, k, H, W] of anchors, by kind of prediction and level; `none` means no group."""
     maps = [one if isinstance(one, Tensor) else one[0] for one in args[0]]
     if by == "level":
         return [[torch.full((len(m), 1, *m.shape[-2:]), at) for at, m in enumerate(maps)]] * len(
@@ -122,16 +123,16 @@ def groups_of_anchors(head: Any, plain: Any, args: Any, none: int, by: str) -> l
                 ids[image, anchor] = group_of(mine.bboxes[at], int(mine.labels[at]), scale, by)
         parts = zip(torch.split(ids, counts, 1), maps, priors, strict=True)
         found.append([p.reshape(len(p), *m.shape[-2:], k).permute(0, 3, 1, 2) for p, m, k in parts])
-    # DDOD assigns once for the classes and once for boxes and overlaps
+    # DDOD assigns once for classes and once for boxes and IoUs
     return [found[0], found[-1], found[-1]]
 
 
 def _assigned_objects(
     head: Any, plain: Any, args: Any, objects: Any, maps: list[Tensor]
 ) -> list[list[Tensor]]:
-    """The number of the object, from 1, of each anchor [A] by assignment and image; 0 for none."""
+    """Number (from 1) of each anchor's object [A], by assignment and image; 0 means none."""
     if isinstance(head, (FCOSHead, FoveaHead)) and not hasattr(head, "assigner"):
-        # labels do not matter to these: let each object be a class of its own
+        # these heads ignore labels when they assign, so number the objects by labels
         numbered = [InstanceData(bboxes=o.bboxes, labels=torch.arange(len(o))) for o in objects]
         sizes = [m.shape[-2:] for m in maps]
         priors = head.prior_generator.grid_priors(sizes, device="cpu")
@@ -157,7 +158,7 @@ def _assigned_objects(
     anchors = sum(m[0, 0].numel() for m in maps)
     for mine in seen:
         for image, own in enumerate(objects):
-            if mine and len(mine) < len(objects) and not len(own):  # YOLOX skips it
+            if mine and len(mine) < len(objects) and not len(own):  # YOLOX skips empty images
                 mine.insert(image, torch.zeros(anchors, dtype=torch.long))
     empty = [torch.zeros(anchors, dtype=torch.long)] * len(objects)
     return [mine for mine in seen if mine] or [empty]
@@ -207,7 +208,7 @@ def _region_losses(plain: Any, images: list[Any], own: Tensor, by: str, **named:
 
 
 def _mask_losses(plain: Any, images: list[Any], own: Tensor, by: str, **named: Any) -> Any:
-    """The loss of one region at a time, each by itself."""
+    """The loss of all masks, with gradients for one region at a time."""
     weights = []
     for sampled, image in zip(named["sampling_results"], images, strict=True):
         gt = image.gt_instances
@@ -227,7 +228,7 @@ def _mask_losses(plain: Any, images: list[Any], own: Tensor, by: str, **named: A
 
 
 def forget_counts(head: Any) -> None:
-    """DDOD weighs levels by all positives so far, and saves their number nowhere."""
+    """Set DDOD's counts of positives by level to 0; they change its loss and are in no state."""
     counts = getattr(head, "cls_num_pos_samples_per_level", None)
     if counts:
         counts[:] = [0.0] * len(counts)

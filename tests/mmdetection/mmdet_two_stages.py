@@ -55,7 +55,7 @@ def faster_rcnn(levels: int) -> Config:
 
 
 def cascade_mask_rcnn(levels: int) -> Config:
-    """Two stages, the second of half the weight; one box and one mask for all classes."""
+    """Two stages, the second with half the weight; boxes and masks do not depend on the class."""
     found = mask_rcnn(levels)
     roi, train = found["roi_head"], found["train_cfg"]
     found["roi_head"] = {

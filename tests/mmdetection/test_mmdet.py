@@ -1,4 +1,4 @@
-"""Losses of groups of attached detectors, compared with MMDetection's losses and gradients."""
+"""Losses of groups in attached detectors, compared with MMDetection's own losses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 pytest.importorskip(
-    "mmdet.registry", reason="MMDetection has an environment of its own: make test-mmdet"
+    "mmdet.registry", reason="MMDetection needs its own environment: make test-mmdet"
 )
 
 from checks import close
@@ -68,7 +68,7 @@ def test_losses_of_positives_by_level_are_the_framework_s_lists(family: str) -> 
 
 
 def _shifted(plain: Any, groups: list[list[Tensor]], group: int, *args: Any) -> Any:
-    """A head's loss, after the predictions of one group's anchors have been moved."""
+    """A head's loss after changing the predictions of one group's anchors."""
     kinds_of_maps = [part for part in args if isinstance(part[0], Tensor)]
     moved = [
         [one + 0.1 * spread(own == group, one) for one, own in zip(maps, levels, strict=True)]
@@ -89,7 +89,7 @@ def _shifted(plain: Any, groups: list[list[Tensor]], group: int, *args: Any) -> 
     ],
 )
 def test_the_loss_of_a_group_is_of_its_own_anchors(family: str, by: str) -> None:
-    """Moving their predictions changes no other group's; these heads assign without predictions."""
+    """Changing one group's predictions changes only its loss (heads that assign by anchors)."""
     data = batch((3, 2))
     plain = make(family)
     groups: list[Any] = []
@@ -149,7 +149,7 @@ def test_yolox_losses_follow_the_order_of_its_rows(monkeypatch: Any, by: str) ->
         group = levels.clone()
         if by == "class":
             group[:] = 3
-            group[mask] = classes.argmax(1)  # the overlap stands at the class
+            group[mask] = classes.argmax(1)  # the target is the IoU, at the class
         for anchor, own in enumerate(
             F.binary_cross_entropy_with_logits(logits, wanted[:, 0], reduction="none")
         ):
@@ -186,7 +186,7 @@ def test_sizes_are_of_the_original_image() -> None:
 @pytest.mark.parametrize(
     ("family", "attribute", "value", "scheme"),
     [
-        ("TOOD", "initial_epoch", 4, "class:class1=3"),  # assigns otherwise until then
+        ("TOOD", "initial_epoch", 4, "class:class1=3"),  # another assigner before that epoch
         ("FCOS", "norm_on_bbox", True, "size:medium=3"),
     ],
 )

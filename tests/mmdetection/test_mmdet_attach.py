@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 pytest.importorskip(
-    "mmdet.registry", reason="MMDetection has an environment of its own: make test-mmdet"
+    "mmdet.registry", reason="MMDetection needs its own environment: make test-mmdet"
 )
 
 from checks import close
@@ -66,7 +66,7 @@ def test_detach_restores_the_model(family: str, by: str) -> None:
     for one, other in zip(*samplers, strict=True):
         assert vars(one).keys() == vars(other).keys()
     for module, other in zip(model.modules(), plain.modules(), strict=True):
-        # `epoch` and the like are the framework's; what `attach` sets must be gone
+        # the framework sets `epoch` and the like; only functions set by `attach` must be gone
         assert {n for n in vars(module) if callable(vars(module)[n])} == {
             n for n in vars(other) if callable(vars(other)[n])
         }
@@ -124,13 +124,13 @@ def test_the_weights_follow_the_model_and_stay_exact() -> None:
     for mine, its, what in zip(step(model, data), step(plain, data), "lg", strict=True):
         close(mine, its, what)
     assert all(weights.dtype == torch.float32 for weights in attached.weights.values())
-    nn.ModuleList([model]).to("meta")  # of shapes alone, where nothing can be computed
+    nn.ModuleList([model]).to("meta")  # a device with shapes but no values
     found = [buffer for own in attached.balancers.values() for buffer in own.buffers()]
     assert {buffer.device.type for buffer in found} == {"meta"}
 
 
 class Named(BaseModel):
-    """No detector: three branches with a loss each, and lists of other kinds."""
+    """A model that is no detector: losses of three branches, and other lists of losses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ def test_named_lists_of_any_model_are_weighed() -> None:
     model, plain = Named(), Named()
     attached = attach(model, "equal", losses=("loss_branch", "loss_other"))
     inputs = torch.arange(5.0)
-    model.parse_losses(model(inputs))  # tells how many levels there are
+    model.parse_losses(model(inputs))  # the first call fixes the number of levels
     attached.weights["named"].copy_(torch.tensor([0.5, 1.0, 1.5]))
     total, log = model.parse_losses(model(inputs))
     total.backward()

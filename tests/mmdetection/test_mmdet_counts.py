@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou
 
 pytest.importorskip(
-    "mmdet.registry", reason="MMDetection has an environment of its own: make test-mmdet"
+    "mmdet.registry", reason="MMDetection needs its own environment: make test-mmdet"
 )
 
 from mmdet_configs import FAMILIES
@@ -35,7 +35,7 @@ def _noting(factors: list[float], own: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("family", [*DENSE, "TOOD, first epochs"])
 def test_positives_add_up_to_what_divides_the_classes_loss(family: str, monkeypatch: Any) -> None:
-    """The factor itself, as the head has it before it is kept above 0."""
+    """The sum is the head's normaliser before it is limited to values above 0."""
     model = make(family.partition(",")[0])
     head = model.bbox_head
     factors: list[float] = []
@@ -43,7 +43,7 @@ def test_positives_add_up_to_what_divides_the_classes_loss(family: str, monkeypa
         head.initial_epoch = 4
     attached = attach(model, "equal", by="class")
     module = sys.modules[defining(head, "loss_by_feat").__module__]
-    if hasattr(module, "reduce_mean"):  # of all ranks; the classes' loss comes first
+    if hasattr(module, "reduce_mean"):  # the first call is for the class loss
         monkeypatch.setattr(module, "reduce_mean", partial(_noting, factors))
     else:
         head.loss_cls.register_forward_pre_hook(
@@ -51,7 +51,7 @@ def test_positives_add_up_to_what_divides_the_classes_loss(family: str, monkeypa
         )
     data = batch((3, 2))  # some heads count an image without positives as one
     step(model, data)
-    images = len(data[1]) if family == "FoveaBox" else 0  # which it adds
+    images = len(data[1]) if family == "FoveaBox" else 0  # FoveaBox adds them
     positives = attached["dense"].block[0, CLASSES + 1 :]
     assert factors[0] > images
     assert float(positives.sum()) == pytest.approx(factors[0] - images, rel=1e-5)
@@ -83,7 +83,7 @@ def test_a_positive_with_a_soft_target_counts_as_that(family: str) -> None:
 
 
 def _positive_rows(family: str) -> tuple[Any, list[int], dict[str, list[Tensor]]]:
-    """What a plain head's box losses are given, level after level, and the classes of it."""
+    """Losses of a plain head, classes of its positives by level, and inputs of its box losses."""
     plain = make(family)
     head = plain.bbox_head
     labels: list[int] = []
@@ -109,7 +109,7 @@ def _positive_rows(family: str) -> tuple[Any, list[int], dict[str, list[Tensor]]
 
 @pytest.mark.parametrize("family", ["GFL", "VFNet"])
 def test_statistics_do_not_have_the_head_s_doubts_in_them(family: str) -> None:
-    """These heads give a box less weight the less well it is found."""
+    """The head's weights of boxes by quality are not in the statistics."""
     losses, labels, seen = _positive_rows(family)
     attached = attach(model := make(family), "equal", by="class")
     step(model, batch((3, 2)))
@@ -148,7 +148,7 @@ def test_statistics_do_not_have_the_head_s_doubts_in_them(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["GFL", "VFNet", "YOLOX", "RTMDet", "ATSS"])
 def test_a_class_that_is_not_found_costs_more_a_positive(family: str) -> None:
-    """Predictions are fitted to an object of one class; then there is one of another as well."""
+    """After fitting to one class, an object of a second class has a larger loss per positive."""
     model = make(family)
     head, (images, samples) = model.bbox_head, batch((1,))
     MessageHub.get_current_instance().update_info("epoch", 0)

@@ -1,4 +1,4 @@
-"""Loops that do more than train steps: evaluation, copies, unused losses."""
+"""Evaluation, copies and unused losses in loops with attached models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 pytest.importorskip(
-    "mmdet.registry", reason="MMDetection has an environment of its own: make test-mmdet"
+    "mmdet.registry", reason="MMDetection needs its own environment: make test-mmdet"
 )
 
 from mmdet_models import attach, batch, make, step
@@ -63,7 +63,7 @@ def test_a_copy_has_weights_of_its_own(family: str, by: str) -> None:
     expected = step(make(family), data)
     before = _seen(attached)
     found = step(twin, data)
-    assert _same(_seen(attached), before)  # the copy has told its own balancer
+    assert _same(_seen(attached), before)  # the copy used its own balancer
     again = step(model, data)
     for mine, own in zip(found, again, strict=True):
         assert all(torch.equal(mine[name], own[name]) for name in own)

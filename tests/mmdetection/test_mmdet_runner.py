@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 pytest.importorskip(
-    "mmdet.registry", reason="MMDetection has an environment of its own: make test-mmdet"
+    "mmdet.registry", reason="MMDetection needs its own environment: make test-mmdet"
 )
 
 from mmdet_configs import config
@@ -34,7 +34,7 @@ CLASS_NAMES = ("cat", "dog", "bird")
 
 
 class Toy(torch.utils.data.Dataset[Any]):
-    """Eight images of two objects, as MMDetection's pipelines hand them over."""
+    """Eight images of two objects, in the form that MMDetection's pipelines return."""
 
     metainfo: ClassVar = {"classes": CLASS_NAMES}
 
@@ -52,7 +52,7 @@ HOOK = {"type": "ScalewiseHook", "scheme": "random", "interval": 2}
 def runner(
     work_dir: Path, hooks: list[dict[str, Any]], family: str = "FCOS", epochs: int = 2, **more: Any
 ) -> Any:
-    """Four iterations an epoch, logged one by one."""
+    """A Runner with four iterations an epoch, which logs each of them."""
     model = config(family)
     model["data_preprocessor"] = {"type": "DetDataPreprocessor", "mean": [0], "std": [255]}
     optimizer = {"type": "SGD", "lr": 0.01, "momentum": 0.9}
@@ -114,7 +114,7 @@ def test_an_average_of_the_model_leaves_the_weights_alone(tmp_path: Path) -> Non
     assert all(torch.equal(states[1][key], own) for key, own in states[0].items())
     assert (states[0]["weights"] != 1).any()
     assert kept[1]["state_dict"].keys() == kept[0]["state_dict"].keys()
-    for key, own in kept[0]["state_dict"].items():  # the trained ones, which EMAHook swaps
+    for key, own in kept[0]["state_dict"].items():  # EMAHook swaps trained and averaged weights
         assert torch.equal(kept[1]["ema_state_dict"][f"module.{key}"], own)
 
 
@@ -131,11 +131,11 @@ def test_a_run_logs_losses_of_levels_and_their_weights(tmp_path: Path) -> None:
     assert [row["rpn/weight_level0"] == 1 for row in rows] == [True] + 7 * [False]
     weights = attached.weights["rpn"].tolist()
     assert [rows[-1][f"rpn/weight_level{level}"] for level in range(3)] == pytest.approx(weights)
-    # the first step was unweighted: there the levels add up to the loss that mmdet logs
+    # weights are 1 in the first step, so the levels add up to the loss that mmdet logs
     first = rows[0]
     levels = sum(first[f"rpn/loss_level{level}"] for level in range(3))
     assert levels == pytest.approx(first["loss_rpn_cls"] + first["loss_rpn_bbox"], rel=1e-5)
-    assert "parse_losses" not in vars(run.model)  # given back at the end
+    assert "parse_losses" not in vars(run.model)  # restored at the end
 
 
 def test_a_run_logs_groups_by_their_names(tmp_path: Path) -> None:
@@ -174,11 +174,11 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path: Path, monkeypatch
     assert all(torch.equal(mine[key], value) for key, value in own.items())
     state = resumed.model.state_dict()
     assert all(torch.equal(state[k], v) for k, v in expected.model.state_dict().items())
-    # only initialised from it, the weights start anew
+    # with `load_from` the weights start again
     third = runner(parts, hooks, epochs=1, load_from=str(parts / "epoch_2.pth"))
     third.train()
     assert attached_of(third)["dense"].intervals == 1
-    # with another scheme it is refused, and the model left alone
+    # resuming with another scheme is refused, and the model is not changed
     other = runner(parts, [{**HOOK, "scheme": "avw"}], epochs=3, resume=True)
     with pytest.raises(
         AttachError, match=r"groups and scheme 'rlo.* by class', this one 3 groups and scheme 'avw"
@@ -196,7 +196,7 @@ def test_accumulation_is_the_optimizer_wrapper_s(tmp_path: Path) -> None:
     run = runner(tmp_path, [{**HOOK, "by": "level", "interval": 1}], optim_wrapper=wrapper)
     run.train()
     assert attached_of(run)["dense"].intervals == 4
-    after = [row["dense/weight_level0"] for row in logged(tmp_path)]  # of the next iteration
+    after = [row["dense/weight_level0"] for row in logged(tmp_path)]  # for the next iteration
     assert after[0] == 1
     assert after[1] == after[2] != after[3] == after[4] != after[5] == after[6]
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 pytest.importorskip(
-    "mmdet.registry", reason="MMDetection has an environment of its own: make test-mmdet"
+    "mmdet.registry", reason="MMDetection needs its own environment: make test-mmdet"
 )
 
 from mmdet_models import attach, batch, make, step
@@ -65,7 +65,7 @@ def test_losses_of_regions_are_those_of_their_classes() -> None:
 
 @pytest.mark.parametrize("family", ["Mask R-CNN", "Cascade Mask R-CNN"])
 def test_losses_of_masks_are_those_of_their_classes(family: str) -> None:
-    """The head's own loss, asked for one region at a time."""
+    """The head's own loss is called for one region at a time."""
     model, plain = make(family), make(family)
     attached = attach(model, "equal", by="class")
     data = batch((3, 2))

@@ -28,7 +28,7 @@ ACTIONS = ("equal", "avw-decline")
 
 
 def write_run(folder: Path, config: TrainConfig, ap: Sequence[float], extras: bool = True) -> None:
-    """A finished run of `len(ap)` epochs; `extras` adds gradients and detections."""
+    """Write a finished run of `len(ap)` epochs; `extras` adds gradients."""
     folder.mkdir(parents=True)
     save_config(folder, config)
     classes = ["small", "medium", NASTY, *(f"class {i}" for i in range(3, 10))]
@@ -93,9 +93,9 @@ SIX = ("equal", "share-0.25", "share", "share-1", "avw-lag", "loss")
 
 
 def write_class_run(folder: Path, config: TrainConfig) -> None:
-    """A finished run by class, of 80 classes with names that could mislead, under six actions.
+    """Write a finished run by class, with 80 classes (some with odd names) and six actions.
 
-    Its intervals grow from 5 to 20 steps, and a rare class has positives at a few steps only.
+    Intervals grow from 5 to 20 steps; rare classes have positives in few steps.
     """
     write_run(folder, config, [0.1, 0.2], extras=False)
     (folder / "trace.parquet").unlink()
@@ -125,7 +125,7 @@ def write_class_run(folder: Path, config: TrainConfig) -> None:
 
 
 def write_found(folder: Path, config: TrainConfig) -> None:
-    """Detections that match the annotation, with the level of their order."""
+    """Write detections equal to the annotated objects, with levels 0 to 4 in turn."""
     split = open_split(config.data, config.val_split)
     environment = json.loads((folder / "environment.json").read_text())
     write_json(folder / "environment.json", environment | {"classes": list(split.classes)})
@@ -147,7 +147,7 @@ def write_found(folder: Path, config: TrainConfig) -> None:
 def write_study(
     folder: Path, config: TrainConfig, seeds: int = 4, extras: bool = True
 ) -> dict[tuple[str, int], float]:
-    """A study of equal, avw and rlo, of which rlo lacks the last seed; returns its AP."""
+    """Write a study of equal, avw and rlo without rlo's last seed; return the AP of its runs."""
     plan = make_plan(GridOptions(schemes="equal,avw,rlo", seeds=seeds), config)
     save_plan(folder, plan)
     found: dict[tuple[str, int], float] = {}

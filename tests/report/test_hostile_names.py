@@ -30,7 +30,7 @@ RUN = "=HYPERLINK(1) [bold]x"
 
 
 def _renamed(tiny: Tiny, folder: Path, names: list[str]) -> TrainConfig:
-    """The options of a run on the demo set with other class names."""
+    """Options of a run on a copy of the demo set with other class names."""
     config = tiny(folder / "runs", name=RUN, epochs=1, by="class")
     source = Path(open_split(config.data, "train").source).parent.parent
     shutil.copytree(source, folder / "set")

@@ -47,7 +47,7 @@ def browser() -> Iterator[Browser]:
 
 
 def visit(browser: Browser, address: str, **options: Any) -> tuple[Page, list[str], list[str]]:
-    """The loaded page, what it complained about, and what it asked for."""
+    """The loaded page, its warnings and errors, and the addresses that it requested."""
     page = browser.new_context(**options).new_page()
     wrong: list[str] = []
     asked: list[str] = []
@@ -60,7 +60,7 @@ def visit(browser: Browser, address: str, **options: Any) -> tuple[Page, list[st
 
 
 def wait_for_charts(page: Page) -> None:
-    """Until every chart that is shown has its drawing."""
+    """Wait until every visible chart is drawn."""
     from playwright.sync_api import expect
 
     expect(page.locator(".chart:visible:not(:has(svg.main-svg))")).to_have_count(0)
@@ -120,7 +120,7 @@ def test_dark_mode_follows_the_system_at_once(browser: Browser, address: str) ->
     page, wrong, _ = visit(browser, address, color_scheme="light")
 
     def colors() -> tuple[float, float]:
-        """Lightness, 0..255, of the page and of a chart's letters."""
+        """Lightness, 0 to 255, of the page and of a chart's letters."""
         found: list[str] = page.evaluate(
             "[getComputedStyle(document.body).backgroundColor,"
             " getComputedStyle(document.querySelector('.xtick text')).fill]"

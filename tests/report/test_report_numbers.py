@@ -143,7 +143,7 @@ def recorded(run: Path) -> dict[str, np.ndarray]:
 
 
 def test_classes_of_any_name_are_read_by_hand(of_classes: Path) -> None:
-    """Against the columns of the file, named one by one."""
+    """Losses and weights equal the columns of the file, read by name."""
     trace = read_groups(of_classes)
     assert trace is not None
     assert trace.groups == list(CLASSES)
@@ -244,7 +244,7 @@ def test_the_policy_of_six_actions_over_growing_intervals(of_classes: Path) -> N
     for row in figure.values.rows:
         assert int(row[3]) == drawn.count(row[0])
         assert int(row[4]) == (table["action"] == row[0]).sum()
-    # several intervals to a point: a mean over their steps, however long each is
+    # a point for several intervals is the mean over all their steps
     few = policy_figure(comparison.runs[0], trace, "x", 3).traces[0]
     assert few["x"] == [begins[0], begins[2], begins[4], steps]
     means = [

@@ -137,7 +137,7 @@ def test_names_are_escaped(source: str) -> None:
 
 def test_pictures_list_their_detections(page: Page) -> None:
     pictures = page.all("img")
-    assert len(pictures) % 4 == 0  # annotated and three schemes
+    assert len(pictures) % 4 == 0  # annotations and three schemes
     assert pictures
     for picture in pictures:
         assert (picture["src"] or "").startswith("data:image/jpeg;base64,")

@@ -1,4 +1,4 @@
-"""The pictures of a report: which images, what is marked in them, and what is refused."""
+"""Pictures of a report: which images are shown, and what is marked in them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNSEEN = 2
 
 
 def test_pictures_are_those_in_which_the_runs_differ_most() -> None:
-    """Worth of each difference by hand: 1/2 for the two of group 1, 1/4 for the four of group 0."""
+    """A difference counts 1 / (objects of its group): 1/2 in group 1, 1/4 in group 0."""
     objects = Objects()
     for place, label in enumerate((0, 0, 1)):
         objects.add((0.0, 0.0, 9.0, 9.0 + place), label)
@@ -43,7 +43,7 @@ def test_pictures_are_those_in_which_the_runs_differ_most() -> None:
         )
         return [Judged(r, empty, np.array(f, int)) for r, f in zip(records, found, strict=True)]
 
-    # between the runs: 1/4, 0, 1/2, 1/4 + 1/4 + 1/2
+    # differences between the runs: 1/4, 0, 1/2, 1/4 + 1/4 + 1/2
     one, other = run([0], [0, 1], [2, 0], [0, 2]), run([], [0, 1], [0], [1])
     assert chosen([one, other], groups, 4) == [3, 2, 0, 1]
     assert chosen([one, other], groups, 1) == [3]

@@ -21,9 +21,9 @@ from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import train
 from scalewise.lab.training.trace_reading import read_trace
 
-TWO = "static:weights=1+2"  # of five classes
+TWO = "static:weights=1+2"  # fails, since there are five classes
 EQUAL, RLO, BAD = (Cell("atss", scheme, 0) for scheme in ("equal", "rlo", TWO))
-pytestmark = pytest.mark.xdist_group("compare")  # one worker makes its studies, once
+pytestmark = pytest.mark.xdist_group("compare")  # so that only one worker makes the studies
 COMMAND = [sys.executable, "-c", "import sys; from scalewise.cli import main; sys.exit(main())"]
 LIMIT = 240.0  # seconds a child may take on a busy machine before a test gives up
 
@@ -37,7 +37,7 @@ def _study_file(config: TrainConfig, path: Path, schemes: list[str]) -> Path:
 
 
 def _until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    """Wait for a condition on disk, or for the process's end."""
+    """Wait for a condition on disk; fail if the process ends first."""
     waited = 0.0
     while not condition():
         if waited > LIMIT:
@@ -52,7 +52,7 @@ def _until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> N
 
 
 def _heed_interrupts() -> None:
-    """Shells start what runs in the background with Ctrl-C ignored, and it would stay so."""
+    """Let Ctrl-C end this process; a shell may start background commands with Ctrl-C ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -60,7 +60,7 @@ def _heed_interrupts() -> None:
 def stopped(
     tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., TrainConfig]
 ) -> tuple[Path, str, int]:
-    """A study that Ctrl-C ended in its second run: folder, what it printed, exit status."""
+    """A study stopped by Ctrl-C in its second run: folder, printed text, exit status."""
     folder = tmp_path_factory.mktemp("compare")
     config = tiny(
         folder, epochs=4, checkpoint_every=2, normalize="loss", gradient_every=3, holdout=0.25
@@ -75,14 +75,14 @@ def stopped(
         preexec_fn=_heed_interrupts,
     )
     _until((cell_folder(study, RLO) / "checkpoints" / "last.ckpt").is_file, process)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the study and to its run
+    os.killpg(process.pid, signal.SIGINT)  # a terminal, too, signals the study and its run
     printed, _ = process.communicate(timeout=LIMIT)
     return study, printed.decode(), process.returncode
 
 
 @pytest.fixture(scope="module")
 def killed(stopped: tuple[Path, str, int]) -> Path:
-    """The same study after a second call, which was killed after another checkpoint."""
+    """The same study after a second call that was killed after its next checkpoint."""
     study = stopped[0]
     checkpoint = cell_folder(study, RLO) / "checkpoints" / "last.ckpt"
     stamp = checkpoint.stat().st_mtime_ns
@@ -99,7 +99,7 @@ def killed(stopped: tuple[Path, str, int]) -> Path:
 
 @pytest.fixture(scope="module")
 def resumed(killed: Path) -> tuple[Path, str, int, int]:
-    """The same study after a third call: folder, what it printed, exit status, time stamp."""
+    """The study after a third call: folder, printed text, exit status, an older time stamp."""
     stamp = (cell_folder(killed, EQUAL) / "metrics.json").stat().st_mtime_ns
     done = subprocess.run(
         [*COMMAND, "compare", "--out", str(killed), "--jobs", "4"],
@@ -183,7 +183,7 @@ def test_a_folder_that_is_no_study_is_left_alone(
 def test_a_study_killed_before_its_plan_was_written_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All that it left is half of its first file."""
+    """Only half of a temporary file is left."""
     monkeypatch.setattr("scalewise.cli.compare._run", lambda *_: 0)
     study = tmp_path / "study"
     study.mkdir()
@@ -231,13 +231,13 @@ def test_a_ray_cluster_survives_a_killed_worker(
     assert process.returncode == 0, printed.decode()
     assert [r.scheme for r in load_study(study).records] == ["equal", "rlo"]
     attempts = [len(list((folder / "logs").iterdir())) for folder in folders]
-    assert sorted(attempts) == [1, 2], "one worker was killed, and its run goes on elsewhere"
+    assert sorted(attempts) == [1, 2], "one worker was killed, and another worker continues its run"
     for folder in folders:
         assert read_trace(folder / "trace.parquet")["step"].to_pylist() == list(range(4 * 5))
 
 
 def _ray_worker(driver: int) -> int:
-    """The process that runs a task of the cluster that `driver` has started."""
+    """A process that runs a task of the Ray cluster started by `driver`."""
     parents, names = {}, {}
     for process in Path("/proc").iterdir():
         if process.name.isdigit():

@@ -24,7 +24,7 @@ _NOISE = {"equal": 6.0, "avw": 2.0, "rlo": 6.0}
 
 
 def _detections(split: Split, noise: float, seed: int) -> list[ImageDetections]:
-    """Jittered copies of the objects; a larger noise in pixels finds fewer."""
+    """The objects with Gaussian noise (in pixels) on their edges."""
     rng = np.random.default_rng(seed)
     result = []
     for record in split.records:
@@ -45,7 +45,7 @@ def _detections(split: Split, noise: float, seed: int) -> list[ImageDetections]:
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    """Return the folder of a study: AVW finds more, RLO the same as equal."""
+    """The folder of a study in which AVW is better than equal, and RLO finds the same."""
     options = TrainConfig(data=f"demo:images=40,size=64,folder={tmp_path / 'demo'}")
     plan = Plan(("atss",), ("equal", "avw", "rlo"), (0, 1), "equal", options)
     folder = tmp_path / "study"
@@ -79,11 +79,11 @@ def test_known_effects_and_no_retraining(study: Path) -> None:
     assert better.seeds == (0, 1)
     assert (better.images, better.resamples) == (len(_validation(study).records), 200)
     assert same.difference == 0
-    assert same.interval == (0, 0)  # the same detections under the same draws
+    assert same.interval == (0, 0)  # the same detections and the same draws
 
 
 def test_equals_scoring_each_resample_anew(study: Path) -> None:
-    """The intervals of 8 draws, from the COCO metric of splits with images repeated."""
+    """The interval equals one from COCO metrics of 8 splits with repeated images."""
     loaded, split, draws = load_study(study), _validation(study), 8
     order = sorted(range(len(split.records)), key=lambda i: split.records[i].image_id)
     images = len(order)

@@ -86,7 +86,7 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
     assert (loaded.cells, loaded.baseline) == (plan.cells, "equal")
     assert (loaded.options.size, loaded.options.lr) == (96, 3e-4)
     written = yaml.safe_load((tmp_path / "s/study.yaml").read_text())
-    del written["mosaic"]  # as a version without this option wrote it
+    del written["mosaic"]  # as older versions wrote it
     (tmp_path / "s/study.yaml").write_text(yaml.safe_dump(written))
     assert load_plan(tmp_path / "s") == loaded
 
@@ -113,12 +113,12 @@ def test_relative_data_are_found_by_runs_added_from_another_folder(
     tiny: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, other = tmp_path / "a", tmp_path / "b"
-    for folder in (start / "set", other / "set"):  # another data set of that name
+    for folder in (start / "set", other / "set"):  # two data sets of one name
         folder.mkdir(parents=True)
     plan = make_plan(GridOptions(schemes="equal", seeds=2), tiny(start, data="coco:set"))
     first, second = plan.cells
     monkeypatch.chdir(other)
-    assert cell_config(start / "study", plan, second).data == "coco:set", "nothing began elsewhere"
+    assert cell_config(start / "study", plan, second).data == "coco:set", "no run began yet"
     run = cell_folder(start / "study", first)
     run.mkdir(parents=True)
     (run / "environment.json").write_text(json.dumps({"folder": str(start)}))

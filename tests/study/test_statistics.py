@@ -43,7 +43,7 @@ def test_agrees_with_scipy() -> None:
         assert (found.mean, found.deviation) == pytest.approx((own.mean(), stats.tstd(own)))
         assert found.difference_deviation == pytest.approx(stats.tstd(own - base))
         assert found.improving == sum(own > base)
-        # scipy's jackknife and quantiles, on resamples drawn anew
+        # scipy's BCa, with other resamples
         other = stats.bootstrap(
             (own - base,),
             np.mean,
@@ -58,7 +58,7 @@ def test_agrees_with_scipy() -> None:
 
 
 def test_by_hand() -> None:
-    """Differences 1, 2, 3 points: mean 2, deviation 1, t = 2 sqrt(3), half width 4.303/sqrt(3)."""
+    """Differences of 1, 2, 3 points: mean 2, deviation 1, t 2 sqrt(3), half width 4.303/sqrt(3)."""
     values = {"equal": {0: 0.2, 1: 0.2, 2: 0.2}, "avw": {0: 0.21, 1: 0.22, 2: 0.23}}
     (found,) = paired(values, "equal")
     assert found.difference == pytest.approx(0.02)
@@ -108,7 +108,7 @@ def _covered(intervals: list[tuple[float, float] | None], truth: float) -> float
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_t_interval_covers_a_known_effect_in_95_of_100_studies(seeds: int) -> None:
-    """2000 draws: the share is within 3.3 binomial deviations of 0.95."""
+    """In 2000 studies, the share is within 3.3 binomial deviations of 0.95."""
     draws = np.random.default_rng(seeds).normal(0.01, 0.004, (2000, seeds))
     covered = _covered([t_interval(row) for row in draws], 0.01)
     assert covered == pytest.approx(0.95, abs=3.3 * math.sqrt(0.95 * 0.05 / 2000))
@@ -122,7 +122,7 @@ def test_bca_interval_covers_what_its_docstring_says(seeds: int, expected: float
 
 
 def test_a_study_of_no_effect_rarely_yields_a_small_corrected_p() -> None:
-    """Some p_holm below 0.05 among 4 schemes that do nothing: at most 5% of studies."""
+    """With 4 schemes without effect, at most 5% of studies have a p_holm below 0.05."""
     rng = np.random.default_rng(5)
     studies = 600
     alarms = 0

@@ -1,4 +1,4 @@
-"""How a study shares the machine, and the time that it takes."""
+"""How a study shares the machine, and its estimate of time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_jobs_share_cores_loaders_and_the_memory_of_one_gpu(
     seen = [share_of_machine(slot, 4).environment["CUDA_VISIBLE_DEVICES"] for slot in range(4)]
     assert seen == ["2", "5", "2", "5"]
     assert share_of_machine(0, 1) == machine_share.MachineShare({}, None, 1.0)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,4,-1")  # CUDA looks no further than -1
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,4,-1")  # CUDA ignores -1 and what follows
     seen = [share_of_machine(s, 2, devices=2).environment["CUDA_VISIBLE_DEVICES"] for s in (0, 1)]
     assert seen == ["0,1", "0,1"]
 
@@ -101,7 +101,7 @@ def test_jobs_auto_starts_a_cell_on_each_gpu_at_once(
 def test_the_estimate_decodes_kept_images_once(
     cache: str, tmp_path: Path, tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a clock on which decoding an image takes a second, and nothing else any time."""
+    """Time is estimated with a clock that counts decoded images as seconds."""
     config = tiny(tmp_path, cache=cache, epochs=6, val_every=2)
     decode, decoded = pixel_cache.decode_image, list[Path]()
 
@@ -114,7 +114,7 @@ def test_the_estimate_decodes_kept_images_once(
     clock = SimpleNamespace(perf_counter=lambda: float(len(decoded)))
     monkeypatch.setattr(estimate, "time", clock)
     training, validation = (len(split.records) for split in open_splits(config))
-    batches = training // 4 * 6 + -(-validation // 4) * 3  # of four images
+    batches = training // 4 * 6 + -(-validation // 4) * 3  # batches of four images
     expected = 4 * batches if cache == "none" else training + validation
     assert estimate.time_steps(config) == pytest.approx(expected)
-    assert len(set(decoded)) <= 24  # of six batches
+    assert len(set(decoded)) <= 24  # at most six batches of four images

@@ -24,7 +24,7 @@ _EFFECT = {"equal": 0.0, "avw:signal=dispersion": 0.02, "rlo": 0.0}
 
 
 def _study(seeds: int = 5, lost: tuple[str, ...] = ()) -> StudyRecords:
-    """Make up a study of two detectors: AVW adds 2 points, RLO nothing, the rest is noise."""
+    """Records of a study of two detectors: AVW adds 2 points, RLO nothing; the rest is noise."""
     rng = np.random.default_rng(3)
     plan = Plan(("atss", "fcos"), _SCHEMES, tuple(range(seeds)), "equal", TrainConfig(data="x"))
     records, missing = [], []
@@ -108,7 +108,7 @@ def test_markdown_shows_effect_notes_and_what_is_missing() -> None:
 
 
 def test_tables_are_well_formed() -> None:
-    """Every line of a table has the columns of its head."""
+    """Every line of a table has as many columns as its head."""
     study = _study()
     columns = 0
     for line in markdown(study, study_tables(study)).splitlines():

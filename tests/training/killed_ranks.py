@@ -22,10 +22,10 @@ def work(rank: int, port: int, config: TrainConfig, run: Path | None, last: int 
 
     Args:
         rank: 0 or 1.
-        port: where the two meet.
-        config: of a new run.
-        run: the run to go on with, None for a new one.
-        last: step of this attempt, from 1, in which the process is killed; None for no end.
+        port: port at which the two processes meet.
+        config: options of a new run.
+        run: the run to resume, None for a new one.
+        last: number (from 1) of the step of this attempt that kills the process, None for none.
     """
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

@@ -1,4 +1,4 @@
-"""A detector that finds the same in every bright image, for tests of what is made of it."""
+"""A detector with the same detections in every bright image, to test what uses detections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLASSES = ["cat", "dog", "eel"]
 
 @dataclass
 class Stub:
-    """Finds, in every bright image, a dog on its left half and a cat of a lower score."""
+    """Finds a dog on the left half of every bright image, and a cat with a lower score."""
 
     classes: list[str]
     size: int = 64
@@ -24,7 +24,7 @@ class Stub:
     workers: int = 0
 
     def detect(self, batch: Batch) -> Detections:
-        """The two boxes of each image, in pixels of the padded one."""
+        """Two boxes for each image, in pixels of the padded image."""
         height, width = batch.sizes.T.float()
         none = torch.zeros_like(width)
         dog = torch.stack((none, none, width / 2, height), dim=-1)

@@ -1,4 +1,4 @@
-"""Training from images kept on the device: same results as from files, and checked beforehand."""
+"""Training from images kept in memory or on the device gives the results of training from files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Tiny = Callable[..., TrainConfig]
 def test_stopped_and_resumed_equals_undisturbed(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Stopped among collages and past a checkpoint; it is scored as it was validated, too."""
+    """A run with mosaics, stopped past a checkpoint, resumes exactly and is evaluated as before."""
     common: dict[str, Any] = {"epochs": 2, "checkpoint_every": 2, "cache": "device", "mosaic": True}
     whole = train(tiny(tmp_path, name="whole", **common))
     said = capsys.readouterr().out
@@ -54,7 +54,7 @@ def test_stopped_and_resumed_equals_undisturbed(
 
 
 def _stopped_and_resumed(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run that is stopped after three steps."""
+    """Stop a run after three steps, then resume it."""
     step, left = DetectionModule.training_step, iter(range(3, -1, -1))
 
     def interrupted(self: DetectionModule, batch: Batch, index: int) -> torch.Tensor:
@@ -70,7 +70,7 @@ def _stopped_and_resumed(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -
 
 
 def _same_run(one: Path, other: Path) -> None:
-    """The weights and what was written step by step, bit for bit."""
+    """Assert that two runs have the same weights and traces, bit for bit."""
     expected, found = (
         torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
         for run in (one, other)
@@ -83,7 +83,7 @@ def _same_run(one: Path, other: Path) -> None:
 def test_large_images_are_the_same_everywhere(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Decoded at a half: from files or memory, resumed, validated, predicted, exported."""
+    """Images decoded at half size are the same in training, resuming, prediction and export."""
     data = f"demo:images=20,size=331,folder={tmp_path}/demo"
     common: dict[str, Any] = {"data": data, "epochs": 1, "checkpoint_every": 2, "mosaic": True}
     whole = train(tiny(tmp_path, name="whole", lr=0.01, **common))
@@ -105,7 +105,7 @@ def test_large_images_are_the_same_everywhere(
         boxes = [found["box"] for found in entry["detections"]]
         np.testing.assert_allclose(boxes, stored[record.image_id].boxes, atol=6e-4)
         with Image.open(tmp_path / "out" / entry["picture"]) as picture:
-            assert picture.size == (331, 331), "drawn whole"
+            assert picture.size == (331, 331), "drawn at full size"
     batches, _ = check_images(loaded, 64)
     loader = make_loader(DetectionDataset(validation, 64, augment=False), 4, shuffle=False)
     assert torch.equal(torch.cat([batch.images for batch in batches]), next(iter(loader)).images)
@@ -136,7 +136,7 @@ def test_too_little_memory_is_told_before_anything_is_written(
 
 
 def test_memory_that_is_left(tmp_path: Path) -> None:
-    """As the kernel, and either version of cgroups, would say."""
+    """The limits come from /proc/meminfo and from both versions of cgroups."""
     machine = tmp_path / "meminfo"
     assert memory_left(machine, tmp_path) is None
     machine.write_text("MemTotal: 9000 kB\nMemFree: 1 kB\nMemAvailable: 5000 kB\n")
@@ -165,7 +165,7 @@ def test_memory_that_is_left(tmp_path: Path) -> None:
 def test_a_resumed_run_keeps_its_pixels(
     before: str, after: Any, alike: bool, resuming: bool
 ) -> None:
-    """Files and memory hold the same ones, a device does not; a trained run is free to go on."""
+    """A resumed run may change between files and memory, but not to or from the device."""
     found = {"run": {"config": {"cache": before}}}
     path = Path("runs/first/checkpoints/last.ckpt")
     config = TrainConfig(data="demo", cache=after)

@@ -36,7 +36,7 @@ Tiny = Callable[..., TrainConfig]
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 def test_evaluation_is_validation_to_the_bit(tiny: Tiny, tmp_path: Path, precision: str) -> None:
-    """Every detection, not the AP alone: of a run so short AP is near 0."""
+    """All detections are equal, not only AP, which is near 0 after so short a run."""
     run = train(tiny(tmp_path, epochs=1, precision=precision, lr=0.01))
     before = torch.get_float32_matmul_precision()
     loaded = load_run(run, "last", "cpu")
@@ -65,7 +65,7 @@ def test_arithmetic_of_a_precision() -> None:
 
 
 def _over_the_edge(folder: Path) -> Path:
-    """A set of eight images with boxes beyond their edges and a crowd."""
+    """Write a set of eight images with crowds and boxes beyond the edges."""
     rng = np.random.default_rng(3)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -97,7 +97,7 @@ def _over_the_edge(folder: Path) -> Path:
 
 
 def _found(run: TrainedRun, split: Split) -> Iterator[ImageDetections]:
-    """Detections near the objects, inside of the images, some wrong."""
+    """Detections near the objects, inside of the images, some with a wrong class."""
     rng = np.random.default_rng(5)
     for record in split.records:
         boxes = np.repeat(record.boxes, 2, axis=0) + rng.normal(0, 2, (2 * len(record.boxes), 4))
@@ -112,7 +112,7 @@ def _found(run: TrainedRun, split: Split) -> Iterator[ImageDetections]:
 
 
 def _pycocotools(file: Path, run: TrainedRun, folder: Path) -> list[float]:
-    """pycocotools on the file as it stands, of the same detections: AP, AP50, AP75, ..."""
+    """AP, AP50, AP75, ... of the same detections, from pycocotools and the unchanged file."""
     split = open_split(folder, "val")
     with redirect_stdout(io.StringIO()):
         truth = COCO(str(file))
@@ -140,7 +140,7 @@ def test_boxes_over_the_edge_are_told_of_and_can_be_scored_as_they_stand(
         )
     _, cut = evaluate(loaded, None, None)
     assert expected[0] > 0
-    assert cut["AP"] != raw["AP"], "else the test could not tell"
+    assert cut["AP"] != raw["AP"], "clipping changes the AP here"
     capsys.readouterr()
     assert main(["evaluate", str(run), "--device", "cpu", "--checkpoint", "last"]) == 0
     assert "16 boxes reach beyond their image and were cut to it; --no-clip" in (

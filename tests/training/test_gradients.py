@@ -22,13 +22,13 @@ def test_gram_of_linear_losses_is_that_of_their_coefficients() -> None:
     losses = torch.stack([a @ p, b @ p + c @ q, torch.zeros((), requires_grad=True)])
     gram = group_gram(losses, [p, q])
     assert gram.tolist() == [[14, 1, 0], [1, 17 + 74, 0], [0, 0, 0]]
-    torch.autograd.backward(losses.sum())  # the graph is still there
+    torch.autograd.backward(losses.sum())  # the graph can be used again
     assert p.grad is not None
     assert p.grad.tolist() == [5, 2, 2]
 
 
 def test_gram_is_of_float32_where_the_step_is_of_bfloat16() -> None:
-    """In bfloat16 the third digit of a product of 200 random numbers would be lost."""
+    """Gradients and their products have float32 precision, also under autocast."""
     torch.manual_seed(0)
     weight = torch.randn(200, requires_grad=True)
     slopes = torch.randn(3, 200)

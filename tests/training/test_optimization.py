@@ -51,7 +51,7 @@ def test_a_step_moves_the_weights_by_no_more_than_the_clipped_gradient(
     tiny: Callable[..., TrainConfig],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With a fused optimizer in either precision; a window of two batches is clipped as one."""
+    """With a fused optimizer; the gradients of two accumulated batches are clipped together."""
     moved: list[float] = []
     step = DetectionModule.optimizer_step
 
@@ -68,7 +68,7 @@ def test_a_step_moves_the_weights_by_no_more_than_the_clipped_gradient(
     options: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0}
     options |= {"schedule": "constant", "warmup": 0, "backbone_lr": 1.0, "accumulate": 2}
     train(tiny(tmp_path, **options, precision=precision, epochs=1, lr=0.1, clip_norm=0.1))
-    assert len(moved) == 3  # of five batches, the last alone
+    assert len(moved) == 3  # five batches in windows of 2, 2 and 1
     assert moved == pytest.approx([0.01] * 3, rel=1e-2)
 
 
@@ -121,7 +121,7 @@ def test_the_first_update_copies_to_the_bit() -> None:
 
 
 def test_the_average_lies_where_the_training_is() -> None:
-    """Lightning sets callbacks up before it moves the model; the "meta" device stands for a GPU."""
+    """The average is on the training device ("meta" here) before Lightning moves the model."""
     average = MovingAverage(0.9)
     trainer: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))
     module: Any = LightningModule()

@@ -24,8 +24,8 @@ def test_two_processes(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(dataclasses.asdict(config)))
     script = tmp_path / "train.py"
     script.write_text("import sys\nfrom scalewise.cli import main\nsys.exit(main())\n")
-    # By torchrun: its store listens on the port that it picks. Lightning's own launcher picks one
-    # seconds before it listens there, and on a busy machine another program takes it meanwhile.
+    # With torchrun, which keeps the port that it picks. Lightning's own launcher picks a port
+    # seconds before it uses it, and on a busy machine another program may take it.
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*launcher, str(script), "train", "--config", str(tmp_path / "run.yaml")],

@@ -1,4 +1,4 @@
-"""The parts of a run one by one: schemes and options from text, files that are read back."""
+"""Single parts of a run: schemes and options from text, files that are read back."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_json_is_strict_and_config_reads_back(tmp_path: Path) -> None:
     config = TrainConfig(data="x", lr=0.25, workers=3)
     save_config(tmp_path, config)
     assert load_config(tmp_path) == config
-    (tmp_path / "config.yaml").write_text("data: x\n")  # of a version with fewer options
+    (tmp_path / "config.yaml").write_text("data: x\n")  # as an older version wrote it
     assert load_config(tmp_path) == TrainConfig(data="x", by="level")
     (tmp_path / "config.yaml").write_text("nonsense: 3\n")
     with pytest.raises(UserError, match=r"config\.yaml cannot be read: .*nonsense"):

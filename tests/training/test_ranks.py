@@ -58,7 +58,7 @@ LAUNCHERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "JSM_NAMESPACE_RANK", *SLURM, "S
         ({"NODE_RANK": "0", "LOCAL_RANK": "1"}, False),
         (SLURM | {"SLURM_PROCID": "0"}, True),
         (SLURM | {"SLURM_PROCID": "1"}, False),
-        # torchrun inside of a SLURM job: its ranks need not be those of the tasks
+        # torchrun inside of a SLURM job: its ranks can differ from those of the tasks
         (SLURM | {"SLURM_PROCID": "1", "RANK": "0", "LOCAL_RANK": "0"}, True),
         (SLURM | {"SLURM_PROCID": "0", "RANK": "1", "LOCAL_RANK": "0"}, False),
         (SLURM | {"SLURM_PROCID": "1", "SLURM_JOB_NAME": "interactive"}, True),
@@ -88,7 +88,7 @@ def test_tasks_that_would_each_train_alone_are_refused(
 
 
 def test_two_slurm_tasks_and_one_image_to_validate(tiny: Tiny, tmp_path: Path) -> None:
-    """One run folder; the rank without an image of its own does not keep the other waiting."""
+    """They make one run folder; the rank without a validation image does not block the other."""
     config = tiny(
         tmp_path / "runs", epochs=1, devices=2, strategy="ddp", batch_size=2, name="run",
         holdout=0.05, interval=100,
@@ -118,7 +118,7 @@ def test_two_slurm_tasks_and_one_image_to_validate(tiny: Tiny, tmp_path: Path) -
     found = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     one, other = (rank["block"] for rank in found["ranks"])
     assert found["run"]["devices"] == 2
-    assert not torch.equal(one, other), "each rank's own records"
+    assert not torch.equal(one, other), "each rank keeps its own records"
     (run / "metrics.json").unlink()
     (run / "config.yaml").write_text(
         (run / "config.yaml").read_text().replace("devices: 2", "devices: 1")
@@ -159,8 +159,8 @@ def test_a_cell_takes_one_device_unless_told(tiny: Tiny, tmp_path: Path) -> None
 def test_a_study_whose_cells_take_two_devices(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lightning starts the second process from the words of the first."""
-    monkeypatch.setenv("MASTER_PORT", "1")  # of another training: no run may take it
+    """Lightning starts the second process with the command of the first."""
+    monkeypatch.setenv("MASTER_PORT", "1")  # from another training; it must not be used
     config = tiny(tmp_path, epochs=1, batch_size=2, strategy="ddp", devices=2)
     own = {"detector", "scheme", "seed", "out", "name"}
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in own}
@@ -169,7 +169,7 @@ def test_a_study_whose_cells_take_two_devices(
     study = tmp_path / "study"
     assert main(["compare", "--config", str(tmp_path / "plan.yaml"), "--out", str(study)]) == 0
     run = cell_folder(study, Cell("atss", "equal", 0))
-    assert [path.name for path in run.parent.iterdir()] == ["seed-0"], "none was set aside"
+    assert [path.name for path in run.parent.iterdir()] == ["seed-0"], "no folder was set aside"
     assert pq.read_table(run / "trace.parquet")["step"].to_pylist() == [0, 1, 2, 3, 4]
     command = runs.load_json(run / "environment.json")["command"]
     assert command == f"scalewise train --config {run / 'config.yaml'}"
@@ -177,10 +177,10 @@ def test_a_study_whose_cells_take_two_devices(
 
 @pytest.mark.parametrize(("interval", "accumulate", "batches"), [(3, 2, 5), (1, 3, 7), (2, 4, 6)])
 def test_weights_change_between_windows_only(interval: int, accumulate: int, batches: int) -> None:
-    """Against windows counted by hand; the state is saved and loaded at every call."""
+    """Changes come at counted windows, also if the state is saved and loaded at every call."""
     torch.manual_seed(0)
     balancer = LossBalancer(3, "random", interval=interval, accumulate=accumulate)
-    windows: list[tuple[int, list[float]]] = []  # number of the window, weights in it
+    windows: list[tuple[int, list[float]]] = []  # number of a window, weights in it
     number = 0
     for _ in range(12):
         for call in range(batches):
@@ -202,7 +202,7 @@ def test_weights_change_between_windows_only(interval: int, accumulate: int, bat
 
 
 def test_a_run_with_short_windows_and_its_replay_agree(tiny: Tiny, tmp_path: Path) -> None:
-    """Five batches an epoch, two a step: the third window of an epoch holds one."""
+    """With five batches an epoch and two a step, every third window holds one batch."""
     changes = {"accumulate": 2, "interval": 2, "scheme": "random", "by": "level", "epochs": 4}
     run = train(tiny(tmp_path, name="run", **changes))
     trace = pq.read_table(run / "trace.parquet").to_pylist()
@@ -222,13 +222,13 @@ def test_a_run_with_short_windows_and_its_replay_agree(tiny: Tiny, tmp_path: Pat
 
 
 def _two_ranks(config: TrainConfig, run: Path | None = None, last: int | None = None) -> list[int]:
-    """Exit statuses of two processes that train together."""
+    """Train with two processes and return their exit statuses."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     ranks = [processes.start(killed_ranks.work, r, port, config, run, last) for r in (0, 1)]
     ranks[0].join(LIMIT)
-    if last is not None:  # the other may wait for it in vain
+    if last is not None:  # it may wait for the killed one for ever
         ranks[1].kill()
     ranks[1].join(LIMIT)
     return [rank.exitcode or 0 for rank in ranks]
@@ -236,7 +236,7 @@ def _two_ranks(config: TrainConfig, run: Path | None = None, last: int | None = 
 
 @pytest.mark.skipif(not distributed.is_gloo_available(), reason="needs gloo")
 def test_two_ranks_killed_and_resumed_are_the_undisturbed_ones(tiny: Tiny, tmp_path: Path) -> None:
-    """Killed inside an epoch, an interval and an accumulation window, at a step drawn by chance."""
+    """They are killed at a random step, also within an interval or an accumulation window."""
     changes = {"devices": 2, "strategy": "ddp", "batch_size": 2, "accumulate": 2, "interval": 3}
     config = tiny(tmp_path, checkpoint_every=1, ema=0.9, gradient_every=3, **changes)
     whole, killed = (dataclasses.replace(config, name=name) for name in ("whole", "killed"))

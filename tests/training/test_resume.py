@@ -44,7 +44,7 @@ def _train_until_killed(config: TrainConfig, kill_at: int) -> None:
 def test_killed_and_resumed_equals_undisturbed(
     tiny: Tiny, tmp_path: Path, pretrained: bool
 ) -> None:
-    """Killed in the second epoch, past the last checkpoint, which lies inside that epoch."""
+    """The run is killed in the second epoch, after a checkpoint within that epoch."""
     common: dict[str, object] = {"epochs": 3, "checkpoint_every": 2, "scheme": "rlo"}
     if pretrained:
         torch.save(mobilenet_v3_small().state_dict(), tmp_path / "weights.pth")
@@ -77,12 +77,11 @@ def test_killed_and_resumed_equals_undisturbed(
 def test_interrupted_again_within_an_accumulation_window(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Five batches, two a step. The second attempt ends after the first batch of a window, whose
-    gradients no checkpoint holds."""
+    """The second attempt ends inside a window of two batches; no checkpoint has its gradients."""
     common = {"epochs": 1, "checkpoint_every": 1, "accumulate": 2, "scheme": "equal"}
     whole = train(tiny(tmp_path, name="whole", **common))
     step = DetectionModule.training_step
-    ends = iter([3, 2])  # batches of the first and the second attempt
+    ends = iter([3, 2])  # batches in attempts one and two
 
     def interrupted(self: DetectionModule, batch: Batch, index: int) -> torch.Tensor:
         if next(left) == 0:
@@ -139,7 +138,7 @@ def test_resume_says_why_it_cannot(
 
 
 def test_same_seed_same_run_other_seed_other_run(tiny: Tiny, tmp_path: Path) -> None:
-    """One seed means the same weights, batches and augmentation, whatever the scheme."""
+    """Initial weights, batches and augmentation depend on the seed, not on the scheme."""
     tables = {}
     for name, seed, scheme in (("a", 0, "equal"), ("b", 0, "rlo"), ("c", 1, "equal")):
         run = train(tiny(tmp_path, name=name, seed=seed, scheme=scheme, epochs=1))

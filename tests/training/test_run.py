@@ -1,4 +1,4 @@
-"""A whole run, from images to a complete run folder, checked against its own parts."""
+"""Whole runs, from images to complete run folders; their files agree with each other."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_run_folder_is_complete(trained: Path) -> None:
 
 
 def test_trace_replayed_gives_the_weights_and_actions(tiny: Tiny, trained: Path) -> None:
-    """The recorded losses, fed to a fresh balancer, must lead to the recorded decisions."""
+    """A new balancer that gets the recorded losses has the recorded weights and actions."""
     trace = pq.read_table(trained / "trace.parquet")
     assert trace["step"].to_pylist() == list(range(10))
     assert trace["epoch"].to_pylist() == [0] * 5 + [1] * 5
@@ -107,7 +107,7 @@ def test_logs_hold_levels_policy_and_ap(trained: Path) -> None:
 
 
 def test_logs_of_classes_hold_the_means_of_the_trace(by_class: Path) -> None:
-    """Against the trace, column by column: groups, background and the whole loss."""
+    """Logged losses of groups, background and all are means of columns of the trace."""
     classes = json.loads((by_class / "environment.json").read_text())["classes"]
     trace = {
         n: np.array(v) for n, v in pq.read_table(by_class / "trace.parquet").to_pydict().items()
@@ -119,7 +119,7 @@ def test_logs_of_classes_hold_the_means_of_the_trace(by_class: Path) -> None:
     logged = pc.read_csv(by_class / "logs/attempt-1/metrics.csv").to_pylist()
     rows = [row for row in logged if row["loss"] is not None]
     assert [row["step"] for row in rows] == [2, 4, 6, 8, 10]
-    since = [0, 2, 5, 6, 8]  # the checkpoint after the fifth step has written what was before it
+    since = [0, 2, 5, 6, 8]  # step 5 has a checkpoint, after which means begin again
     for first, row in zip(since, rows, strict=True):
         steps = slice(first, row["step"])
         whole = np.sum(list(groups.values()), axis=0) + background
@@ -155,7 +155,7 @@ def test_checkpoint_loads_without_pickled_code(trained: Path) -> None:
 
 
 def test_evaluation_repeats_the_score_of_training(trained: Path) -> None:
-    """The best checkpoint holds the averaged weights that were validated."""
+    """The best checkpoint holds the averaged weights, as used in validation."""
     path, metrics = evaluate(load_run(trained, device="cpu"), None, None)
     best = json.loads((trained / "metrics.json").read_text())["best"]
     assert metrics["AP"] == pytest.approx(best["AP"], abs=1e-6)
@@ -190,10 +190,10 @@ def test_predictions_are_drawn_and_written(trained: Path, tmp_path: Path) -> Non
         before = Image.open(record.path).convert("RGB")
         after = Image.open(folder / entry["picture"]).resize(before.size)
         assert np.abs(np.asarray(after, float) - np.asarray(before, float)).max() > 100, (
-            "nothing drawn"
+            "nothing was drawn"
         )
     assert predict(run, images[1:], tmp_path / "out", 0.0)[0].name == "out-2"
-    with pytest.raises(UserError, match=r"no image could be read: .*broken"):
+    with pytest.raises(UserError, match=r"no image or video could be read: .*broken"):
         predict(run, [broken], tmp_path / "none", 0.5)
     assert not (tmp_path / "none").exists()
 
@@ -262,7 +262,7 @@ def test_mosaic_is_for_training_but_not_at_its_end_and_the_same_for_all_schemes(
         monkeypatch.setattr(DetectionModule, name, noting)
 
     def unlike(one: str, other: str) -> list[int]:
-        """Epochs in which two runs saw different batches."""
+        """Epochs in which the batches of two runs differ."""
         return sorted(
             {
                 a[0]
@@ -273,7 +273,7 @@ def test_mosaic_is_for_training_but_not_at_its_end_and_the_same_for_all_schemes(
 
     note("training_step")
     note("validation_step")
-    common = {"epochs": 11, "val_every": 11, "holdout": 0.4}  # three batches, and two held out
+    common = {"epochs": 11, "val_every": 11, "holdout": 0.4}  # three training batches
     train(tiny(tmp_path, name="plain", scheme="equal", **common))
     train(tiny(tmp_path, name="equal", scheme="equal", mosaic=True, **common))
     train(tiny(tmp_path, name="rlo", scheme="rlo", mosaic=True, workers=2, cache="ram", **common))

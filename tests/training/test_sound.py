@@ -1,4 +1,4 @@
-"""Trainings that cannot continue stop with a reason, and keep what is valid."""
+"""Trainings that cannot continue stop with a reason and keep their valid files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Tiny = Callable[..., TrainConfig]
 
 
 def _spoil(monkeypatch: pytest.MonkeyPatch, first: int, last: int, what: str) -> None:
-    """From step `first` to `last` (from 1), make the loss or a parameter not finite."""
+    """Make the loss or a parameter not finite in steps `first` to `last`, counted from 1."""
     train_on, step = DetectionModule.training_step, DetectionModule.optimizer_step
     seen, steps = iter(range(1, 1000)), iter(range(1, 1000))
 
@@ -51,7 +51,7 @@ def _spoil(monkeypatch: pytest.MonkeyPatch, first: int, last: int, what: str) ->
 def test_a_diverged_run_stops_at_once_and_keeps_its_last_sound_checkpoint(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """Sound up to step 6, in the second epoch; nothing of what follows is saved."""
+    """Steps fail from the 7th on (epoch 2); no checkpoint has a parameter that is not finite."""
     _spoil(monkeypatch, 7, 1000, what)
     with pytest.raises(Diverged, match=r"diverged at step 7 \(epoch 2\)") as stop:
         train(tiny(tmp_path, name="run", epochs=4, interval=3, log_every=4, checkpoint_every=0))
@@ -62,14 +62,14 @@ def test_a_diverged_run_stops_at_once_and_keeps_its_last_sound_checkpoint(
     assert metrics["status"] == "diverged"
     for kind in ("best", "last"):
         found = torch.load(run / "checkpoints" / f"{kind}.ckpt", weights_only=True)
-        assert found["epoch"] == 0 or what == "loss"  # whose parameters stayed as they were
+        assert found["epoch"] == 0 or what == "loss"  # a bad loss changes no parameter
         assert all(t.isfinite().all() for k, t in found["state_dict"].items() if "detector" in k)
 
 
 def test_few_steps_without_a_finite_loss_are_no_divergence(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four steps, as when float16 finds its scale; the interval of one step is no reason."""
+    """Four bad steps do not stop a run, even with intervals of one step."""
     _spoil(monkeypatch, 2, 5, "loss")
     run = train(tiny(tmp_path, interval=1, log_every=1))
     assert json.loads((run / "metrics.json").read_text())["status"] == "finished"
@@ -78,7 +78,7 @@ def test_few_steps_without_a_finite_loss_are_no_divergence(
 def test_the_command_line_says_so_and_counts_values_before_any_interval_has_ended(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A learning rate of 1e12: real divergence, in an interval that never ends."""
+    """A learning rate of 1e12 diverges before the first interval ends."""
     config = tiny(tmp_path)
     words = ["--lr", "1e12", "--clip_norm", "0", "--warmup", "0", "--optimizer", "sgd"]
     for name in ("data", "size", "batch_size", "width", "depth", "backbone", "workers"):
@@ -121,7 +121,7 @@ def test_a_lost_device_does_not_hide_what_lost_it(
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["status"] == "interrupted"
     assert len(metrics["history"]) == 1
-    assert len(metrics["weights"]) == 5, "those of the first epoch"
+    assert len(metrics["weights"]) == 5, "weights of the first epoch"
     assert "trace.parquet lacks the last steps: the device is gone" in capsys.readouterr().err
 
 
@@ -149,7 +149,7 @@ def test_a_folder_removed_while_training_is_named_and_not_made_again(
 def test_a_full_disk_costs_nothing_that_was_saved(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing can be saved after the first epoch; with room again the run goes on and finishes."""
+    """If saving fails after the first epoch, the run can be resumed later and finishes."""
     save, full = torch.save, [False]
 
     def saving(value: object, file: BinaryIO) -> None:

@@ -1,4 +1,4 @@
-"""The trace of a run, its picture, and what is shown of many groups."""
+"""The trace of a run, its picture, and which of many groups are shown."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_columns_of_losses() -> None:
 def test_a_picture_of_many_classes_shows_ten_per_positive(
     tmp_path: Path, drawn: list[Figure]
 ) -> None:
-    """What is drawn, against the columns of the trace."""
+    """The drawn lines equal the columns of the trace."""
     save_config(tmp_path, TrainConfig(data="x", by="class"))
     trace = Trace(tmp_path / "trace.parquet", ["class", "box"], NAMES)
     weights = torch.ones(80)
@@ -98,7 +98,7 @@ def test_a_picture_of_many_classes_shows_ten_per_positive(
     assert "10 of 80 classes: those whose weights went furthest from 1" in title
     labels = [line.get_label() for line in losses_.lines]
     shown = [r"total", r"\$sum", " _a/b", "background", *(f"class {i}" for i in range(4, 10))]
-    assert labels == ["(whole loss)", "(background)", *shown], "of equal weights the most frequent"
+    assert labels == ["(whole loss)", "(background)", *shown], "of equal weights, the most frequent"
     table = pq.read_table(tmp_path / "trace.parquet").to_pydict()
     counts = np.array([table[f"positives/{name}"] for name in NAMES])
     loss = np.array(table["loss/class/_a/b"]) + np.array(table["loss/box/_a/b"])
@@ -115,7 +115,7 @@ def test_a_picture_of_many_classes_shows_ten_per_positive(
 
 def test_groups_that_matter() -> None:
     weights = np.ones((3, 14))
-    weights[1, 12] = 0.2  # further from 1 than 4
+    weights[1, 12] = 0.2  # 1/5 is further from 1 than 4
     weights[2, 13] = 4.0
     positives = np.arange(14.0)[None] * np.ones((3, 1))
     assert chosen_groups(weights, positives) == [4, 5, 6, 7, 8, 9, 10, 11, 12, 13]

@@ -1,7 +1,7 @@
-"""A second, plain implementation of weights for groups of positives: NumPy, float64, loops.
+"""A second, simple implementation of weights for groups of positives: NumPy, float64, loops.
 
-Written from the method's definition, not from the code: nothing is blocked or merged, every value
-of every interval is kept and the pooled moments are worked out from all of them anew.
+It follows the definition of the method, not the code: all values of all intervals are kept, and
+the pooled moments are computed from all of them each time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROUNDING = 16 * 2.0**-23
 
 @dataclass
 class Pooled(Stats):
-    """Moments per positive, with the number of positives and how often there are any."""
+    """Moments per positive, the number of positives, and the share of steps that have any."""
 
     positives: Vector
     presence: Vector
@@ -26,7 +26,7 @@ class Pooled(Stats):
 
 @dataclass
 class Kept:
-    """What an interval holds of a group: one entry for each step whose loss counts."""
+    """Values of a group in an interval, one for each step with a loss that counts."""
 
     losses: list[float]
     positives: list[float]
@@ -37,17 +37,17 @@ Propose = Callable[[Pooled, Pooled], Vector]
 
 
 def sound(variance: float, mean: float) -> float:
-    """The variance, or 0 if it is no more than rounding."""
+    """The variance, or 0 if it could be rounding only."""
     return variance if variance > (ROUNDING * mean) ** 2 else 0.0
 
 
 def moments_of(
     intervals: Sequence[Kept], memory: float
 ) -> tuple[float, float, float, float, float]:
-    """Of one group: steps with any, mean and variance per positive, positives, share of the steps.
+    """Steps with positives, mean and variance per positive, positives, and presence of a group.
 
-    An interval counts `memory` times as much with each later one; the variance is the mean over the
-    intervals of the variance within each.
+    Each interval counts `memory` times as much as the next. The variance is the mean of the
+    variances within intervals. The presence is the share of steps with positives.
     """
     ages = [memory ** (len(intervals) - 1 - k) for k in range(len(intervals))]
 
@@ -82,7 +82,7 @@ def share(power: float) -> Propose:
 
 
 def by_loss(power: float) -> Propose:
-    """mean^power among the groups that cost anything."""
+    """mean^power among the groups with a loss."""
 
     def propose(current: Pooled, previous: Pooled) -> Vector:
         live = [m > 0 for m in current.mean]
@@ -106,7 +106,7 @@ def effective(objects: Sequence[float], beta: float) -> Propose:
 def adaptive_variance(
     signal: str = "magnitude", temperature: float = 2.0, strength: float = 1.0, invert: bool = False
 ) -> Propose:
-    """Softmax of the latest score of each group, not smoothed: the moments are pooled already."""
+    """Softmax of the scores of groups, not smoothed since the moments are pooled."""
     return RefAVW(signal, temperature, strength, momentum=0.0, invert=invert).propose
 
 
@@ -115,10 +115,7 @@ def equal(current: Pooled, previous: Pooled) -> Vector:
 
 
 class RefPositives(RefBalancer):
-    """Weights in force after each call, by the book.
-
-    Which values are left out, and when, is the business of `RefBalancer.judge`.
-    """
+    """Weights after each call, by definition; `RefBalancer.judge` leaves values out."""
 
     def __init__(
         self,
@@ -134,15 +131,15 @@ class RefPositives(RefBalancer):
         super().__init__(n, lambda current, previous: current.mean, 1, normalize, accumulate)
         self.scheme, self.interval, self.accumulate = propose, interval, accumulate
         self.clip, self.memory = clip, memory
-        self.counted: list[Sequence[float]] = []  # positives of this interval's calls
-        self.intervals: list[list[Kept]] = [[] for _ in range(n)]  # of each group, all so far
+        self.counted: list[Sequence[float]] = []  # positives of the calls in this interval
+        self.intervals: list[list[Kept]] = [[] for _ in range(n)]  # all intervals so far, by group
         self.before = self.moments(self.intervals)
-        self.last = self.before  # of the last interval alone
+        self.last = self.before  # moments of the last interval alone
         self.weights = list(initial or self.weights)
         self.period = self.length(0) * accumulate
 
     def length(self, steps: int) -> int:
-        """A tenth of the steps so far, from 5 to 100, or what was given."""
+        """The given interval, or a tenth of the steps so far, from 5 to 100."""
         if isinstance(self.interval, int):
             return self.interval
         return max(5, min(100, steps // 10))
@@ -154,7 +151,7 @@ class RefPositives(RefBalancer):
         return self.call(losses) + background
 
     def end(self) -> None:
-        """Keep what the interval holds, pool all intervals, and set the weights."""
+        """Store the values of the interval, pool all intervals, and set the weights."""
         for g, intervals in enumerate(self.intervals):
             kept = Kept([], [], [])
             for row, positives in zip(self.open, self.counted, strict=True):
@@ -170,12 +167,12 @@ class RefPositives(RefBalancer):
         self.period = self.length(len(self.seen) // self.accumulate) * self.accumulate
 
     def moments(self, intervals: Sequence[Sequence[Kept]]) -> Pooled:
-        """Of each group's intervals."""
+        """Pooled moments of each group's intervals."""
         found = [moments_of(own, self.memory) for own in intervals]
         return Pooled(*(list(part) for part in zip(*found, strict=True)))
 
     def normalised(self, proposal: Vector, now: Pooled) -> Vector:
-        """Scale, clip, draw towards 1 what is seldom there, and scale; 1 for what never was."""
+        """Scale, clip, pull rare groups towards 1, scale again; 1 for groups never seen."""
         presence = [1 - (1 - p) ** self.accumulate for p in now.presence]
         live = [g for g in range(self.n) if now.presence[g] > 0]
         kept = {

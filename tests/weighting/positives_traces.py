@@ -1,4 +1,4 @@
-"""Losses and positives of a training, with faults in them, and balancers to feed them to."""
+"""Losses and positives of a training, with faults, and balancers that get them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OBJECTS = (5000.0, 300.0, 20.0, 0.0, 1.0, 70.0)
 def trace(
     seed: int, steps: int, n: int, faults: list[str]
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Losses float32 and positives [steps, n]: the later a group, the rarer, with faults."""
+    """Losses float32 and positives [steps, n], with faults; later groups are rarer."""
     rng = np.random.default_rng(seed)
     positives = rng.poisson(30.0 / 4.0 ** np.arange(n), (steps, n))
     fall = np.exp(-rng.uniform(0, 0.01, n)[None] * np.arange(steps)[:, None])
@@ -34,7 +34,7 @@ def trace(
         positives[rng.random(steps) < 0.3] = 0
     losses = positives * cost / positives.sum(1, keepdims=True).clip(1)
     if "stray" in faults:
-        losses[:, group] += 1e-3  # where it has positives or not
+        losses[:, group] += 1e-3  # also in steps without positives
     if "explosion" in faults:
         losses[rng.random(steps) < 0.05] *= 200
     if "nan" in faults:
@@ -47,7 +47,7 @@ def trace(
 def feed(
     balancer: LossBalancer, steps: int, seed: int = 0, start: int = 0, fewest: int = 0
 ) -> None:
-    """Train on a trace; with `fewest` above 0 every group is in every step."""
+    """Train on a trace; every group has at least `fewest` positives in every step."""
     losses, positives = trace(seed, start + steps, balancer.num_groups, [])
     positives = positives.clip(fewest)
     for row, count in zip(losses[start:], positives[start:], strict=True):
@@ -55,7 +55,7 @@ def feed(
 
 
 def of_class(names: int | list[str], scheme: Any, *args: Any, **settings: Any) -> LossBalancer:
-    """By class; without a word on it the positives' mean weight stays 1."""
+    """A balancer by class, with `normalize="positives"` unless given."""
     n = names if isinstance(names, int) else len(names)
     settings = {"objects": [OBJECTS[g % 6] for g in range(n)], "by": "class", **settings}
     if len(args) < 2:

@@ -1,4 +1,4 @@
-"""Names of the schemes that can be made from a name alone, by the groups they can weigh."""
+"""Names of the schemes that need no arguments, by the groups that they can weigh."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_a_level_that_falls_silent_keeps_its_score() -> None:
 
 
 def test_a_dead_level_cannot_drain_the_others() -> None:
-    """P7 without positives: by the plain rule it would have z = 0 among scores near -14."""
+    """A level without positives gets weight 1, not a share of the softmax."""
     generator = torch.Generator().manual_seed(0)
     balancer = LossBalancer(5, AVW("magnitude", strength=1.0), interval=20, normalize="mean")
     for _ in range(100):
@@ -114,9 +114,9 @@ def test_a_dead_level_cannot_drain_the_others() -> None:
 
 
 def test_inverse_deviation_among_levels_with_a_share_of_the_loss() -> None:
-    """Inverted magnitude at temperature 2 and strength 1: weights go by 1 / deviation."""
+    """Inverted magnitude, temperature 2, strength 1: weights in proportion to 1 / deviation."""
     scheme = built(AVW("magnitude", 2.0, 1.0, invert=True, min_share=0.01), 3)
-    current = moments([4.0, 1.0, 1e-6], [6.0, 3.9, 0.1])  # the third carries exactly 1 %
+    current = moments([4.0, 1.0, 1e-6], [6.0, 3.9, 0.1])  # the third has exactly 1 % of the loss
     inverse = torch.tensor([0.5, 1.0, 1000.0])
     torch.testing.assert_close(scheme.propose(current, NONE), 3 * inverse / inverse.sum())
     scheme = built(AVW("magnitude", 2.0, 1.0, invert=True, min_share=0.01), 3)
@@ -129,7 +129,7 @@ def test_inverse_deviation_among_levels_with_a_share_of_the_loss() -> None:
 def test_defaults_are_safe_on_a_rare_level(
     rare: float, normalize: Any, least: float, most: float
 ) -> None:
-    """Strength 0.5 bounds weights to 0.5..3; keeping the loss at most doubles the rare level's."""
+    """Strength 0.5 keeps weights in 0.5..3; keeping the loss can double the upper limit."""
     generator = torch.Generator().manual_seed(0)
     chosen = {} if normalize is None else {"normalize": normalize}
     balancer = LossBalancer(5, interval=50, **chosen)

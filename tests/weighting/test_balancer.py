@@ -311,7 +311,7 @@ def test_a_scheme_of_ones_own_can_keep_state() -> None:
 def test_the_last_losses_are_those_of_the_last_recorded_call() -> None:
     balancer = LossBalancer(2, "equal", interval=3)
     assert balancer.last_losses.tolist() == [0, 0]
-    for step in range(130):  # beyond the block
+    for step in range(130):  # more than one block
         balancer(torch.tensor([step, 2.0 * step]))
         assert balancer.last_losses.tolist() == [step, 2 * step]
     balancer.eval()(torch.tensor([7.0, 7.0]))

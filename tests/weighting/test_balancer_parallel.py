@@ -16,7 +16,7 @@ NAMES = (*OF_LEVELS, *OF_POSITIVES)
 ROWS = torch.rand(48, WORLD, 3, generator=torch.Generator().manual_seed(4)) + 0.05
 ROWS[5, 1, 2] = torch.nan
 POSITIVES = torch.randint(0, 4, ROWS.shape, generator=torch.Generator().manual_seed(5))
-POSITIVES[:, 0, 0] = 0  # a class of which only the second rank has any
+POSITIVES[:, 0, 0] = 0  # only the second rank has class 0
 
 
 pytestmark = pytest.mark.xdist_group("ranks")
@@ -35,7 +35,7 @@ class Detector(nn.Module):
 
 
 def merged(rank: int) -> dict[str, Any]:
-    """Balancers outside of any wrapper: exact statistics of all ranks."""
+    """Weights and statistics of balancers that are not wrapped."""
     trace: dict[str, Any] = {}
     for name in NAMES:
         scheme, _, by = name.partition(" by ")
@@ -91,7 +91,7 @@ def test_ranks_hold_the_same_weights_at_every_call(ranks: list[dict[str, Any]], 
     first, second = ranks[0][name], ranks[1][name]
     assert torch.equal(first, second)
     assert len(first.unique(dim=0)) > 2
-    windows = first.view(-1, 8, 3)  # 4 optimizer steps of 2 calls; the update comes with the last
+    windows = first.view(-1, 8, 3)  # 4 optimizer steps of 2 calls; the last updates
     assert torch.equal(windows[:, :-1], windows[:, :1].expand(-1, 7, -1))
 
 
@@ -144,7 +144,7 @@ def test_one_reduction_per_interval(ranks: list[dict[str, Any]]) -> None:
 def test_inside_a_wrapper_ranks_agree_but_buffers_should_not_be_broadcast(
     ranks: list[dict[str, Any]],
 ) -> None:
-    """A broadcast replaces what the other ranks recorded by rank 0's rows."""
+    """With a broadcast, rank 0's records replace those of the other ranks."""
     for mode in ("broadcast", "kept"):
         assert torch.equal(ranks[0][mode]["weights"], ranks[1][mode]["weights"])
     last = ROWS[-4:]

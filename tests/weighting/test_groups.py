@@ -101,7 +101,7 @@ def test_one_weight_per_level() -> None:
 
 
 def test_a_first_call_in_inference_mode_serves_training() -> None:
-    counts = [3, 1, 4, 1, 5, 9, 2, 6]  # of no other test, so that nothing is cached
+    counts = [3, 1, 4, 1, 5, 9, 2, 6]  # used by no other test, so nothing is cached
     loss = torch.rand(sum(counts), requires_grad=True)
     with torch.inference_mode():
         split_levels(loss, counts)
@@ -163,7 +163,7 @@ def test_a_size_is_the_number_of_edges_up_to_the_root_of_the_area(
     groups = grouping.group_of(boxes, torch.zeros(len(sides), dtype=torch.int64))
     assert groups.dtype == torch.int64
     assert groups.tolist() == [
-        sum(w * h >= edge**2 for edge in edges)  # in whole numbers
+        sum(w * h >= edge**2 for edge in edges)  # compared as integers
         for w, h in sides
     ]
     assert len(grouping.names) == len(edges) + 1
@@ -233,7 +233,7 @@ def test_weighed_positives_are_the_background_and_each_group_times_its_weight(
     loss = torch.rand(*lead, anchors, generator=generator).requires_grad_()
     ids = torch.randint(-1, 3, (*lead, anchors), generator=generator)
     balancer = LossBalancer(["a", "b", "c"], "class:a=0.5:b=4", by="class")
-    weight = torch.tensor([0.5, 4.0, 1.0, 1.0])[ids]  # the last for -1
+    weight = torch.tensor([0.5, 4.0, 1.0, 1.0])[ids]  # the last is for -1
     total = weigh_positives(loss, ids, balancer)
     torch.testing.assert_close(total, (weight * loss).sum())
     (gradient,) = torch.autograd.grad(total, loss)
@@ -251,7 +251,7 @@ def test_weight_one_gives_the_plain_sum_and_its_gradient() -> None:
 
 
 def test_the_balancer_learns_from_the_losses_and_numbers_of_the_positives() -> None:
-    """Group b costs 2 a positive, and half as many share what is divided by 6."""
+    """Means per positive are 1 and 2; group a has twice the positives of group b."""
     balancer = LossBalancer(["a", "b"], "share:power=1", 2, "positives", by="class")
     ids = torch.tensor([[-1, 0, 0, 0, 0, 1, 1]])
     loss = torch.tensor([[9.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0]]) / 6

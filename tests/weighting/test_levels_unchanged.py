@@ -1,7 +1,4 @@
-"""Weights of whole levels equal, bit for bit, those of an earlier version of the library.
-
-The numbers were printed by the library as of commit 21c205b.
-"""
+"""Weights of whole levels equal, bit for bit, those of an earlier version (commit 21c205b)."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from torch import Tensor
 
 from scalewise.weighting import LossBalancer
 
-# After 20, 40, ... 100 steps, five levels each.
+# Weights of five levels after 20, 40, ... 100 steps.
 WEIGHTS = {
     "avw:invert=true": """
         0x1p+0 0x1p+0 0x1p+0 0x1p+0 0x1p+0
@@ -42,7 +39,7 @@ WEIGHTS = {
         0x1.f645ce00p-1 0x1.efb9b400p-1 0x1.0e5e9c00p+0 0x1.14b8a400p+0 0x1.fd744200p-1
     """,
 }
-# its defaults
+# these actions are the default
 WEIGHTS["rlo"] = WEIGHTS["rlo:actions=equal+avw+avw(invert=true)+avw(signal=dispersion)"]
 
 

@@ -16,7 +16,7 @@ EXAMPLES = [
 ]
 
 
-# What each prints at the end; the last one asserts instead.
+# The end of what each example prints; the last one has asserts instead.
 ENDS = ["[1.0, 2.41, 4.83]", "2", "2", ""]
 
 

@@ -24,7 +24,7 @@ from scalewise.weighting import (
 )
 
 aten = torch.ops.aten
-# Each of these waits for the device: its result, or the shape of it, is needed on the host.
+# Each of these waits for the device, since the host needs its result or the shape of its result.
 READS = {
     aten._local_scalar_dense,
     aten.item,
@@ -39,7 +39,7 @@ READS = {
 }
 
 
-# On the CPU these copy no memory and reach no operator, so they are watched by name.
+# On the CPU these call no operator, so they are watched by name.
 METHODS = {Tensor.tolist, Tensor.numpy, Tensor.cpu, Tensor.__array__}
 
 

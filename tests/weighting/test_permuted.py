@@ -7,7 +7,7 @@ from scalewise.weighting import AVW, LossBalancer, Permuted
 
 
 def weights(scheme: AVW, seed: int) -> Tensor:
-    """After each of 8 intervals of 4 steps, [8, 5]."""
+    """Weights [8, 5] after each of 8 intervals of 4 steps."""
     balancer = LossBalancer(5, scheme, interval=4, normalize="mean", seed=seed)
     draw = torch.Generator().manual_seed(1)
     rows = torch.rand(32, 5, generator=draw) * torch.tensor([5.0, 2.0, 1.0, 0.5, 0.1])

@@ -1,4 +1,4 @@
-"""Weights of groups of positives, compared with a plain twin; the length of intervals."""
+"""Weights of groups of positives, compared with a simple reference; the length of intervals."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_same_weights_statistics_and_totals_as_the_twin(
                 getattr(one, field).numpy(),
                 getattr(other, field),
                 rtol=2e-3,
-                atol=1e-30,  # where float32 runs out of digits
+                atol=1e-30,  # below this float32 has few digits
                 err_msg=field,
             )
     if not twin.open:

@@ -19,7 +19,7 @@ COUNTS = torch.tensor([[4, 2, 0], [1, 6, 3], [5, 5, 1], [2, 0, 1]])
 
 
 def test_objects_that_cost_the_same_have_one_mean_however_many_there_are() -> None:
-    """Each object of group g costs c_g, and the detector divides by the number of all objects."""
+    """Means are the losses per object, though losses are divided by the number of all objects."""
     cost = torch.tensor([1.0, 2.0, 8.0])
     losses = COUNTS * cost / COUNTS.sum(1, keepdim=True)
     balancer = of_class(3, "avw", interval=4)
@@ -32,7 +32,7 @@ def test_objects_that_cost_the_same_have_one_mean_however_many_there_are() -> No
     torch.testing.assert_close(found.variance, (cost * share).var(0) / share.mean(0).square())
     assert found.count.tolist() == [4, 3, 3]
     assert found.positives.tolist() == COUNTS.sum(0).tolist()
-    # by their shares of the positives, they add up to the loss of all positives
+    # the means times the shares of the positives add up to the whole loss
     shares = COUNTS / COUNTS.sum(1, keepdim=True)
     torch.testing.assert_close((shares * found.mean).sum(1), losses.sum(1))
     assert balancer.skipped.tolist() == [0, 0, 0]
@@ -102,7 +102,7 @@ def test_equal_weights_stay_one_to_the_bit(scheme: str, normalize: Any) -> None:
 def test_no_two_weights_are_farther_apart_than_the_clip(
     seed: int, low: float, high: float, normalize: Any
 ) -> None:
-    """The last factor is common to all, so the ratio of the limits bounds that of the weights."""
+    """The last factor is the same for all groups, so it does not change ratios of weights."""
     balancer = of_class(5, "share:power=1", 4, normalize, clip=(low, high))
     losses, positives = trace(seed, 12, 5, [])
     for row, count in zip(losses, positives, strict=True):
@@ -114,7 +114,7 @@ def test_no_two_weights_are_farther_apart_than_the_clip(
 
 
 def test_clip_by_hand() -> None:
-    """Positives 96, 3 and 1: shares to the power -1 are cut at 0.5 and 4, then 3 / (1.5 + 4.5)."""
+    """With 96, 3 and 1 positives, weights are clipped to 0.5, 4 and 4, then scaled to mean 1."""
     balancer = of_class(3, "share:power=1", 1, clip=(0.5, 4.0))
     balancer(torch.tensor([0.96, 0.03, 0.01]), torch.tensor([96.0, 3.0, 1.0]))
     cut = torch.tensor([0.5, 4.0, 4.0])
@@ -124,14 +124,14 @@ def test_clip_by_hand() -> None:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_group_that_is_seldom_there_leaves_one_by_so_much_less(accumulate: int) -> None:
-    """In every fourth call; of windows of two calls, drawn alone, in 1 - (3/4)^2 = 7/16."""
+    """A group in 1/4 of the calls is in 1 - (3/4)^2 = 7/16 of random windows of two calls."""
     presence = {1: 1 / 4, 2: 7 / 16}[accumulate]
     balancer = of_class(2, "share:power=1", 40 // accumulate, "lift", accumulate)
     for step in range(40):
         there = step % 4 == 0
         balancer(torch.tensor([0.9, 0.1 * there]), torch.tensor([30, 2 * there]))
     share = 20 / (40 * 30 + 20)
-    full = min(8.0, 0.5 / share)  # mean 1 over the positives: each group has half of their weight
+    full = min(8.0, 0.5 / share)  # each group has half of the total weight
     expected = torch.tensor([1.0, 1 + presence * (full - 1)])
     torch.testing.assert_close(balancer.weights, expected)
 
@@ -153,7 +153,7 @@ def test_a_group_keeps_its_moments_between_two_appearances() -> None:
 
 @pytest.mark.parametrize("memory", [0.0, 0.5, 0.9])
 def test_a_loss_that_falls_steadily_is_calm_however_far_it_falls(memory: float) -> None:
-    """By 0.1 a step, or with noise of 0.5: the variance of ten steps, not that of a hundred."""
+    """The variance is that within intervals of ten steps, not that of all hundred."""
     balancer = of_class(2, "avw", 10, memory=memory)
     for step in range(100):
         noise = 0.5 * (-1) ** step
@@ -200,7 +200,7 @@ def test_given_names_may_hold_spaces() -> None:
 
 
 def test_lifting_takes_from_no_group() -> None:
-    """Of the weights that keep the positives' mean, those below 1 become 1; the others stay."""
+    """With "lift", weights below 1 become 1; the others are as with "positives"."""
     draw = torch.Generator().manual_seed(5)
     kept, lifted = (of_class(4, "share", 5, normalize=how) for how in ("positives", "lift"))
     for _ in range(40):

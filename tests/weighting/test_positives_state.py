@@ -64,7 +64,7 @@ def with_background(row: np.ndarray[Any, Any]) -> Tensor:
 @pytest.mark.parametrize("how", ["deepcopy", "pickle", "assign", "move"])
 @pytest.mark.parametrize("first", ["training", "inference"])
 def test_a_copy_weighs_with_its_own_weights(how: str, first: str) -> None:
-    """However it was made, and whether it trains or evaluates first."""
+    """This holds for every way of copying, and if the copy evaluates before it trains."""
     balancer = of_class(3, "share", 2)
     losses, positives = trace(6, 40, 3, [])
     for row, count in zip(losses[:9], positives[:9], strict=True):
@@ -78,7 +78,7 @@ def test_a_copy_weighs_with_its_own_weights(how: str, first: str) -> None:
         twin.load_state_dict(copy.deepcopy(balancer.state_dict()), assign=True)
     else:
         twin = copy.deepcopy(balancer)
-        twin._apply(lambda tensor: tensor.clone())  # as a move to another device does
+        twin._apply(lambda tensor: tensor.clone())  # as in a move to another device
     if first == "inference":
         with torch.inference_mode():
             twin(with_background(losses[0]))

@@ -11,7 +11,7 @@ from scalewise.weighting import AVW, RLO, Equal, LossBalancer, Moments, Static
 
 
 def scripted(means: list[float], scheme: RLO, seed: int = 0) -> list[tuple[int, list[float]]]:
-    """Action and policy after each interval of one step whose single loss is given."""
+    """Action and policy after each interval; an interval is one step with the given loss."""
     balancer = LossBalancer(1, scheme, interval=1, guard=None, seed=seed)
     seen = []
     for mean in means:
@@ -37,7 +37,7 @@ def test_learning_by_hand() -> None:
     means = [math.exp(-x) for x in (0.0, 1.0, 4.0, 8.0)]
     seen = scripted(means, scheme)
     assert seen[0][1] == seen[1][1] == seen[2][1] == [0.5, 0.5]
-    # A = (4 - 2) / 2 = 1; h = +-0.5 * (1 - 0.5) = +-0.25 for the action in force.
+    # A = (4 - 2) / 2 = 1; h = 0.5 * (1 - 0.5) = 0.25 for the drawn action, -0.25 for the other.
     winner = 1 / (1 + math.exp(-0.5))
     action = seen[2][0]
     assert seen[3][1][action] == pytest.approx(winner, rel=1e-5)
@@ -99,7 +99,7 @@ def test_without_learning_and_all_exploration_the_drawing_is_uniform() -> None:
 
 
 def test_learns_which_action_helps() -> None:
-    """A world in which the loss falls only while level 0 weighs more."""
+    """The loss falls only while level 0 weighs more, and RLO finds that action."""
     scheme = RLO([Static([1, 3]), Static([3, 1])], learning_rate=0.3, explore=0.1)
     balancer = LossBalancer(2, scheme, interval=1, guard=None)
     generator = torch.Generator().manual_seed(0)
@@ -176,7 +176,7 @@ def test_one_scheme_cannot_be_two_actions() -> None:
 
 
 def test_progress_looks_at_unweighted_losses() -> None:
-    """Rewards must compare actions: weights in force do not enter."""
+    """Rewards do not depend on the weights that are in force."""
 
     def rewards(action: Any) -> float:
         scheme = RLO([action])

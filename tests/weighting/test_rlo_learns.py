@@ -1,4 +1,4 @@
-"""RLO learns: if one action is truly better, its policy finds this action."""
+"""If one action is truly better, RLO's policy finds it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import torch
 from scalewise.weighting import RLO, Equal, LossBalancer, Share
 
 DECISIONS, SEEDS = 40, 10
-NOISE = 0.02  # standard deviation of an interval's loss, relative
-MARGIN = 2 * math.sqrt(2) * NOISE  # what the best action adds: two deviations of the reward
+NOISE = 0.02  # relative standard deviation of an interval's loss
+MARGIN = 2 * math.sqrt(2) * NOISE  # gain of the best action: two deviations of the reward
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def trend(decision: int) -> float:
-    """Fall of the loss over an interval as real runs have it: from 0.09 to 0.003."""
+    """Fall of the log loss in an interval, as in real runs: from 0.09 to 0.003."""
     return 0.003 + 0.087 * math.exp(-decision / 12)
 
 
 def train(
     seed: int, best: int, margin: float, reward: str, told: Callable[[LossBalancer, float], None]
 ) -> tuple[float, float]:
-    """A training whose loss falls faster under one action.
+    """Train with a loss that falls faster under one action.
 
     Returns:
-        The final probability of the best action, and the share of intervals that it had.
+        The final probability of the best action, and the share of intervals that used it.
     """
     policy = RLO([Equal(), *(Share(power) for power in POWERS[1:])], reward=reward)
     balancer = LossBalancer(3, policy, interval=1, by="class", seed=seed)
@@ -45,11 +45,11 @@ def train(
 
 
 def nothing(balancer: LossBalancer, value: float) -> None:
-    """The losses say it all."""
+    """Tell the balancer nothing but the losses."""
 
 
 def as_validation(balancer: LossBalancer, value: float) -> None:
-    """A held-out figure that rises as the loss falls."""
+    """Give the balancer a validation figure that rises as the loss falls."""
     balancer.reward(value)
 
 
@@ -64,7 +64,7 @@ def test_the_better_action_is_found_in_nine_of_ten_seeds(
 
 def test_without_a_better_action_none_is_favoured_for_all_seeds() -> None:
     finals = torch.tensor([train(seed, 0, 0.0, "progress", nothing)[0] for seed in range(30)])
-    assert 0.08 < float(finals.mean()) < 0.4  # a fifth, give and take what noise makes of one
+    assert 0.08 < float(finals.mean()) < 0.4  # near 1/5, with noise
 
 
 def test_a_number_is_heard_once_and_actions_stay_until_the_next() -> None:

@@ -1,4 +1,4 @@
-"""Every scheme, compared with a plain NumPy twin, on random traces with all kinds of faults."""
+"""Every scheme, compared with a simple NumPy reference on random traces with faults."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ PAIRS: dict[str, tuple[Callable[[], Any], Callable[[int], Any]]] = {
 
 
 def trace(seed: int, steps: int, n: int, faults: list[str]) -> np.ndarray[Any, Any]:
-    """Decaying log-normal losses float32 [steps, n] on scales from 1 down, with faults."""
+    """Decaying log-normal losses float32 [steps, n] of different scales, with faults."""
     rng = np.random.default_rng(seed)
     scale = 10.0 ** -np.arange(n)[None] % 1e3
     decay = np.exp(-rng.uniform(0, 0.02, n)[None] * np.arange(steps)[:, None])

@@ -7,7 +7,7 @@ from scalewise.weighting.guard import sift
 
 
 def dense_losses(steps: int, seed: int = 0) -> torch.Tensor:
-    """Level losses of a dense detector: a total near 0.2, shared unevenly. [steps, 4]"""
+    """Uneven level losses [steps, 4] of a dense detector, with a sum near 0.24."""
     generator = torch.Generator().manual_seed(seed)
     scale = torch.tensor([0.12, 0.06, 0.03, 0.01])
     return scale * (1 + 0.2 * torch.rand(steps, 4, generator=generator))
@@ -39,7 +39,7 @@ def test_the_total_loss_is_never_altered() -> None:
 def test_a_rare_level_keeps_its_few_informative_steps() -> None:
     losses = dense_losses(100)
     losses[:, 3] = 1e-5
-    losses[::20, 3] = 0.5  # 5 in 100 steps, fifty thousandfold, the total only threefold
+    losses[::20, 3] = 0.5  # 5 of 100 steps; the sum only triples
     balancer = LossBalancer(4, interval=100)
     for row in losses:
         balancer(row)

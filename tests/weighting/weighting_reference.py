@@ -1,7 +1,6 @@
-"""A second, plain implementation of the method in NumPy, float64 and loops, for comparison.
+"""A second, simple implementation of the method in NumPy, float64 and loops, for comparison.
 
-Written from the method's definition, not from the code: nothing is blocked, merged or masked, every
-interval keeps all its values.
+It follows the definition of the method, not the code, and keeps all values of an interval.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class Stats:
 
 
 def stats_of(rows: Sequence[Sequence[float]], n: int) -> Stats:
-    """Moments of each level over rows in which NaN marks a value left out."""
+    """Moments of each level over rows; NaN marks values that are left out."""
     result = Stats([], [], [])
     for level in range(n):
         values = [row[level] for row in rows if math.isfinite(row[level])]
@@ -45,7 +44,7 @@ def log(x: float) -> float:
 
 
 def softmax_among(scores: Vector, live: list[bool], temperature: float = 1.0) -> Vector:
-    """n_live * softmax over the live levels, 1 for the rest."""
+    """The number of live levels times the softmax over them; 1 for other levels."""
     chosen = [s / temperature for s, alive in zip(scores, live, strict=True) if alive]
     if not chosen:
         return [1.0] * len(scores)
@@ -141,7 +140,7 @@ class RefInverse:
 
 @dataclass
 class RefCoV:
-    """Keeps every interval's (count, mean) and every ratio."""
+    """Keeps (count, mean) of every interval, and every ratio."""
 
     history: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
     ratios: dict[int, list[float]] = field(default_factory=dict)
@@ -260,7 +259,7 @@ class RefRLO:
 
 
 class RefBalancer:
-    """Weights in force after each call, by the book."""
+    """Weights after each call, by definition."""
 
     def __init__(
         self,
@@ -277,8 +276,8 @@ class RefBalancer:
         self.skipped, self.outliers = [0] * n, [0] * n
         nothing = [0.0] * n
         self.previous = Stats(nothing, nothing, nothing)
-        self.seen: list[list[float]] = []  # every call's losses
-        self.open: list[list[float]] = []  # this interval's
+        self.seen: list[list[float]] = []  # losses of all calls
+        self.open: list[list[float]] = []  # losses of this interval
 
     def call(self, losses: Sequence[float]) -> float:
         total = sum(w * x for w, x in zip(self.weights, losses, strict=True))
@@ -291,7 +290,7 @@ class RefBalancer:
         return total
 
     def judge(self) -> None:
-        """Mark outliers and broken values of the rows since the last judgement as NaN."""
+        """Count broken values and outliers in the rows since the last call; set outliers to NaN."""
         fresh = (len(self.open) - 1) % 128 + 1
         totals = [sum(x for x in row if math.isfinite(x)) for row in self.seen[-128:]]
         median = sorted(totals)[(len(totals) - 1) // 2]
