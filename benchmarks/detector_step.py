@@ -261,7 +261,10 @@ memory layouts.
 {right}
 {chr(10).join(lines[1:])}
 """
-    other = "" if args.backbone == parser.get_default("backbone") else f"_{args.backbone}"
+    usual = {name: parser.get_default(name) for name in ("backbone", "size")}
+    other = "".join(
+        f"_{getattr(args, n)}" for n, value in usual.items() if getattr(args, n) != value
+    )
     name = f"detector_step_{args.device}{other}"
     write(args.out / f"{name}.csv", stream.getvalue())
     write(args.out / f"{name}.md", report)

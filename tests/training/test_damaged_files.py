@@ -263,7 +263,7 @@ def test_figures_of_another_run_are_no_record(
     assert read_record(copy, CELL) is not None
     check_unfinished(other.parent / "absent")
     shutil.copy(run / "metrics.json", other / "metrics.json")
-    with pytest.raises(UserError, match="belongs to another run: put the right file back"):
+    with pytest.raises(UserError, match=r"metrics.json and config.yaml belong to different runs"):
         check_unfinished(other)
     (other / "metrics.json").write_text("{")
     check_unfinished(other)

@@ -128,6 +128,12 @@ def test_files_of_another_run_are_told_from_its_own(
         run = tmp_path / name.replace("/", "-")
         shutil.copytree(interrupted, run)
         shutil.copy(other / name, run / name)
+        if name == "config.yaml":
+            with pytest.raises(
+                UserError, match=r"metrics.json and config.yaml belong to different"
+            ):
+                resume(run)
+            (run / "metrics.json").rename(run / "moved.json")
         with pytest.raises(UserError, match=message):
             resume(run)
         assert (run / name).read_bytes() == (other / name).read_bytes()

@@ -192,7 +192,7 @@ def test_objects_that_vanish_are_counted_and_told() -> None:
     assert (found.objects, found.under_one, found.under_four) == (80, 80, 80)
     assert found.unreached == 0  # of those that are left
     said = found.warning(split.name)
-    assert "at --size 320, 80 of 80 objects are under 1 pixel" in said
+    assert "at --size 320, of 80 objects 80 are under 1 pixel" in said
     assert found.enough == 3584  # the least multiple of 32 at which 9 of 4000 pixels are 8
     assert not reach(split, found.enough, "atss").warning("train")
     assert not reach(_split([], 100), 320, "atss").warning("train")

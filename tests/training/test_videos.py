@@ -190,8 +190,8 @@ def test_a_picture_that_cannot_be_written_leaves_none(
     images = [save(tmp_path / f"{name}.png", (20, 20)) for name in "abc"]
     out, real, calls = tmp_path / "out", Image.Image.save, list[Path]()
 
-    def half(image: Image.Image, path: Path, *rest: Any) -> None:
-        real(image, path, *rest)
+    def half(image: Image.Image, path: Path, *rest: Any, **how: Any) -> None:
+        real(image, path, *rest, **how)
         calls.append(path)
         if len(calls) == 2:
             path.write_bytes(path.read_bytes()[:50])

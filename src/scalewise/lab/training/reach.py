@@ -59,12 +59,16 @@ class Reach:
         rest = max(self.under_four, self.unreached * self.objects // max(1, self.looked_at))
         if not self.under_one and rest <= _SHARE * self.objects:
             return ""
-        of = "" if self.looked_at == self.objects else f" of {self.looked_at} looked at"
+        of = "" if self.looked_at == self.objects else f" of the {self.looked_at} looked at"
+        lost = {
+            " are under 1 pixel and left out": self.under_one,
+            f" are under {SMALL:g} pixels": self.under_four,
+            f"{of} get no anchor on any level": self.unreached,
+        }
+        counts = ", ".join(f"{count}{what}" for what, count in lost.items() if count)
         return (
-            f"{split}: at --size {self.size}, {self.under_one} of {self.objects} objects are under "
-            f"1 pixel and left out, {self.under_four} are under {SMALL:g} pixels, and "
-            f"{self.unreached}{of} get no anchor on any level; at --size {self.enough} 99 % would "
-            f"be over {SURE:g} pixels, the finest stride"
+            f"{split}: at --size {self.size}, of {self.objects} objects {counts}; "
+            f"at --size {self.enough} 99 % would be over {SURE:g} pixels, the finest stride"
         )
 
 

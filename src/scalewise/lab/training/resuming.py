@@ -34,8 +34,8 @@ def check_unfinished(run: Path) -> None:
         return
     if metrics.get("run", own) != own:  # older versions did not note it
         raise RunError(
-            f"{run / 'metrics.json'} belongs to another run: put the right file back, or move it "
-            "away to continue from the checkpoint"
+            f"{run}: metrics.json and config.yaml belong to different runs: put the right file "
+            "back, or move metrics.json away to continue from the checkpoint"
         )
     if status == "finished":
         raise RunError(f"{run} is finished; start a new run to train longer")
