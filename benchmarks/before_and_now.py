@@ -2,8 +2,9 @@
 
 The older commit and this one each run in a process of their own. In every round they take turns at
 each task, in random order, and ratios are computed within a round, so that a slow moment of the
-machine hits both. The steps of torchvision's detectors are the same code in both: their row shows
-how far noise alone moves a ratio. Commands are timed whole, from the shell's view, in each round.
+machine hits both. Where its memory lies makes a process faster or slower for good, so the processes
+are started anew every few rounds. The steps of torchvision's detectors are the same code in both:
+their rows show how far noise alone moves a ratio. Commands are timed whole, as a shell sees them.
 
     git worktree add /tmp/before 55fafdc
     python benchmarks/before_and_now.py --before /tmp/before --threads 2
@@ -218,11 +219,12 @@ class Side:
         return float(self._answer())
 
 
-def command_seconds(checkout: Path, words: str) -> float:
-    """How long one command of a checkout takes."""
+def command_seconds(checkout: Path, words: str, folder: Path) -> float:
+    """How long one command of a checkout takes, called in a folder."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", COMMAND, *shlex.split(words)],
+        cwd=folder,
         env=dict(os.environ) | {"PYTHONPATH": str(checkout / "src")},
         capture_output=True,
         text=True,
@@ -240,24 +242,32 @@ Seconds = dict[str, tuple[list[float], list[float]]]
 def measure(args: argparse.Namespace, folder: Path) -> Seconds:
     """All tasks, and then all commands, in turns."""
     checkouts = (args.before.resolve(), HERE)
-    sides = [Side(checkout, args.threads) for checkout in checkouts]
-    names = [name for name in sides[1].tasks if name in sides[0].tasks]
-    found: Seconds = {name: ([], []) for name in names}
+    found: Seconds = {}
     order = random.Random(0)
-    for number in range(args.rounds):
-        for name in order.sample(names, len(names)):
-            for which in order.sample((0, 1), 2):
-                found[name][which].append(sides[which].seconds(name))
-        print(f"round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)
-    for side in sides:
-        side.process.terminate()
-    for number in range(args.command_rounds):
+    for number in range(args.restarts):
+        sides = [Side(checkout, args.threads) for checkout in checkouts]
+        names = [name for name in sides[1].tasks if name in sides[0].tasks]
+        for _ in range(args.rounds):
+            for name in order.sample(names, len(names)):
+                pair = found.setdefault(name, ([], []))
+                for which in order.sample((0, 1), 2):
+                    pair[which].append(sides[which].seconds(name))
+        for side in sides:
+            side.process.terminate()
+            side.process.wait()
+        print(f"{number + 1} of {args.restarts}", file=sys.stderr, flush=True)
+    found = {name: found[name] for name in names}
+    print("\n".join(table(found)), file=sys.stderr)
+    data = Path(args.data).resolve() if Path(args.data).exists() else args.data
+    for number in range(-1, args.command_rounds):  # the first round draws the demo set
         outs = [folder / f"{which}-{number}" for which in ("before", "now")]
         for name, words in COMMANDS.items():
             pair = found.setdefault(name, ([], []))
             for which in order.sample((0, 1), 2):
-                command = words.format(data=args.data, out=outs[which])
-                pair[which].append(command_seconds(checkouts[which], command))
+                command = words.format(data=data, out=outs[which])
+                seconds = command_seconds(checkouts[which], command, folder)
+                if number >= 0:
+                    pair[which].append(seconds)
     return found
 
 
@@ -276,6 +286,27 @@ def table(seconds: Seconds) -> list[str]:
     return lines
 
 
+def beside_torchvision(seconds: Seconds) -> list[str]:
+    """A Markdown table: how many times as fast as torchvision's our steps are, within a round."""
+    lines = [
+        "| step | before | quartiles | now | quartiles |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, own in seconds.items():
+        kind, _, setting = name.removeprefix("scalewise ").partition(", ")
+        peer = seconds.get(f"torchvision {kind}, channels last, {setting}")
+        if peer is None or not name.startswith("scalewise"):
+            continue
+        cells = []
+        for theirs, ours in zip(peer, own, strict=True):
+            low, middle, high = statistics.quantiles(
+                (a / b for a, b in zip(theirs, ours, strict=True)), n=4, method="inclusive"
+            )
+            cells += [f"{middle:.2f}", f"{low:.2f}-{high:.2f}"]
+        lines.append(f"| {kind}, {setting} | {' | '.join(cells)} |")
+    return lines
+
+
 def commit_of(checkout: Path) -> str:
     """The short name of a checkout's commit."""
     words = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
@@ -290,18 +321,19 @@ def main() -> None:
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--data", default="demo", help="data set of the commands")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=15, help="at least 2")
+    parser.add_argument("--restarts", type=int, default=8, help="pairs of processes")
+    parser.add_argument("--rounds", type=int, default=3, help="of each pair of processes")
     parser.add_argument("--command-rounds", type=int, default=3, help="at least 2")
     parser.add_argument("--out", type=Path, default=Path("results"))
     args = parser.parse_args()
     if args.serve is not None:
         serve(args.serve, args.threads)
         return
-    if args.before is None or min(args.rounds, args.command_rounds) < 2:
+    if args.before is None or min(args.restarts * args.rounds, args.command_rounds) < 2:
         parser.error("--before is needed, and at least 2 rounds of each kind")
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     with tempfile.TemporaryDirectory() as folder:
-        lines = table(measure(args, Path(folder)))
+        seconds = measure(args, Path(folder))
 
     import torch
     from detector_step import processor, write
@@ -310,12 +342,18 @@ def main() -> None:
 
 `{shlex.join(["python", "benchmarks/before_and_now.py", *sys.argv[1:]])}`
 
-{commit_of(args.before)} beside {commit_of(HERE)}, in turns: {args.rounds} rounds of the tasks,
-{args.command_rounds} of the commands. {processor("cpu")}, {args.threads} threads (the balancer's
-steps: 1); Python {platform.python_version()}, torch {torch.__version__}. Medians; the ratio is
-computed within a round, and below 1 means faster than before.
+{commit_of(args.before)} beside {commit_of(HERE)}, in turns: {args.restarts} pairs of processes with
+{args.rounds} rounds each, and {args.command_rounds} rounds of the commands. {processor("cpu")},
+{args.threads} threads (the balancer's steps: 1); Python {platform.python_version()}, torch
+{torch.__version__}. Medians; the ratio is computed within a round, and below 1 means faster.
 
-{chr(10).join(lines)}
+{chr(10).join(table(seconds))}
+
+## Beside torchvision
+
+How many times as fast a step is as torchvision's (channels last), within a round and a process.
+
+{chr(10).join(beside_torchvision(seconds))}
 """
     write(args.out / "before_and_now_cpu.md", text)
     print(text)

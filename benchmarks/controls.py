@@ -52,12 +52,12 @@ from scalewise.lab.evaluation.ranking import rank
 from scalewise.lab.evaluation.stored import read_detections, write_detections
 from scalewise.lab.inference.detecting import detect_all
 from scalewise.lab.inference.trained import load_run
-from scalewise.lab.study.records import read_metrics
 from scalewise.lab.study.statistics import paired
 from scalewise.lab.study.verdicts import interval_points, points
 from scalewise.lab.training.building import open_splits
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.option_groups import DataOptions, DetectorOptions, OptimizerOptions
+from scalewise.lab.training.run_metrics import read_metrics
 from scalewise.lab.training.run_options import load_config
 
 SCORE = 0.05  # detectors keep detections above this score

@@ -17,7 +17,7 @@ from pathlib import Path
 from controls import by_seed, markdown
 
 from scalewise.errors import UserError
-from scalewise.lab.study.records import read_metrics
+from scalewise.lab.training.run_metrics import read_metrics
 
 
 def aps(run: Path) -> list[float]:

@@ -306,6 +306,7 @@ def main() -> None:
     visit = Visit(args.out, args.device, time.monotonic() + total)
     visit.note("card", "ok", 0)
     jobs = args.jobs or max(1, (os.cpu_count() or 1) // CORES_PER_RUN)
+    find_study(args.study)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         run_tests(visit, TESTS * total)

@@ -21,8 +21,8 @@ from statistics import mean
 from controls import by_seed, markdown
 
 from scalewise.errors import UserError
-from scalewise.lab.study.records import read_metrics
 from scalewise.lab.study.statistics import Difference, paired
+from scalewise.lab.training.run_metrics import read_metrics
 
 EQUAL = "equal"
 AP = "AP"

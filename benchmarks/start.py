@@ -25,10 +25,10 @@ TORCH = "import torch"
 COMMAND = "import sys; from scalewise.cli import main; sys.exit(main())"
 FIRST_STEP = """
 import importlib.abc, importlib.machinery, os, sys
-HOME = "scalewise.lab.training.module"
+HOMES = ("scalewise.lab.training.module", "scalewise.training.module")  # now, and before
 class Ending(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != HOME:
+        if name not in HOMES:
             return None
         sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(name, path)

@@ -47,3 +47,23 @@ def test_the_named_device_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda has=has: [*has])
         with pytest.raises(UsageError, match=f"--device {device}: onnxruntime cannot use it here"):
             load_exported(path, device)
+
+
+@needs_onnx
+def test_a_device_that_onnxruntime_gives_up_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where CUDA fails, onnxruntime makes a session on the CPU and only prints it."""
+    import onnxruntime
+
+    class OnCpu:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def get_providers(self) -> list[str]:
+            return ["CPUExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [GPU])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", OnCpu)
+    (tmp_path / "a.onnx").touch()
+    with pytest.raises(UsageError, match="--device cuda:7: onnxruntime cannot use it here"):
+        load_exported(tmp_path / "a.onnx", "cuda:7")

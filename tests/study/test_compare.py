@@ -16,9 +16,10 @@ import yaml
 from scalewise.cli import main
 from scalewise.lab.study.plan_file import load_plan
 from scalewise.lab.study.planned_cells import Cell, cell_config, cell_folder
-from scalewise.lab.study.records import load_study, read_metrics
+from scalewise.lab.study.records import load_study
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import train
+from scalewise.lab.training.run_metrics import read_metrics
 from scalewise.lab.training.trace_reading import read_trace
 
 TWO = "static:weights=1+2"  # fails, since there are five classes

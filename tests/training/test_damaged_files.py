@@ -34,7 +34,7 @@ from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.fit import resume, train
 from scalewise.lab.training.module import DetectionModule
 from scalewise.lab.training.reading import read_checkpoint
-from scalewise.lab.training.resuming import check_unfinished, position
+from scalewise.lab.training.resuming import check_own_metrics, check_unfinished, position
 from scalewise.lab.training.run_metrics import load_metrics
 from scalewise.lab.training.run_options import load_config
 
@@ -263,8 +263,9 @@ def test_figures_of_another_run_are_no_record(
     assert read_record(copy, CELL) is not None
     check_unfinished(other.parent / "absent")
     shutil.copy(run / "metrics.json", other / "metrics.json")
-    with pytest.raises(UserError, match=r"metrics.json and config.yaml belong to different runs"):
-        check_unfinished(other)
+    check_unfinished(other)  # a finished run's figures do not finish another one
+    with pytest.raises(UserError, match="belongs to another run: put the right file back"):
+        check_own_metrics(other, load_config(other))
     (other / "metrics.json").write_text("{")
     check_unfinished(other)
     assert "it is written again from the checkpoint" in capsys.readouterr().err

@@ -6,7 +6,9 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scheme_lists import OF_LEVELS
@@ -158,3 +160,14 @@ def test_states_of_older_versions_are_loaded(kept: int) -> None:
     run(balancer, 20, 40)
     run(twin, 20, 40)
     assert same(balancer, twin)
+
+
+@pytest.mark.parametrize("names", [list(np.arange(3)), [("a", 1), ("b", 2), ("c", 3)]])
+def test_names_that_are_not_text_are_saved_as_text(names: Any) -> None:
+    balancer = LossBalancer(names, "avw", 7)
+    run(balancer, 0, 20)
+    twin = LossBalancer(names, "avw", 7)
+    twin.load_state_dict(balancer.state_dict())
+    assert same(balancer, twin)
+    with pytest.raises(ValueError, match="group 0 of the saved balancer is"):
+        LossBalancer(names[::-1], "avw", 7).load_state_dict(balancer.state_dict())

@@ -1,6 +1,7 @@
 """The part of a balancer's `state_dict` that is not tensors, packed as one: 64-bit integers.
 
-A tensor, since checkpoints are read with `weights_only=True` and averages of models pass over it.
+It is a tensor because checkpoints are read with `weights_only=True`, and averages of models leave
+it alone.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 import torch
@@ -36,9 +38,8 @@ class SavedState:
 
     def pack(self) -> Tensor:
         """As int64, on the CPU."""
-        names = json.dumps(self.names).encode()
         head = (self.groups, *self.counters, *self.label.encode())
-        return torch.tensor([*head, _END, *self.short, *names], device="cpu")
+        return torch.tensor([*head, _END, *self.short, *_codes(self.names)], device="cpu")
 
     def require_fits(self, groups: int, label: str, names: Sequence[str]) -> None:
         """Refuse a state of another scheme or of other groups.
@@ -53,15 +54,21 @@ class SavedState:
                 "make this one with the saved settings, or do not load the state"
             )
         for number, (saved, own) in enumerate(zip(self.names, names, strict=False)):
-            if saved != own:
+            if saved != str(own):
                 raise ValueError(
                     f"group {number} of the saved balancer is {saved!r}, of this one {own!r}; give "
-                    "the groups in the saved order, or do not load the state"
+                    "the saved names in the saved order, or do not load the state"
                 )
 
 
+@lru_cache(maxsize=16)
+def _codes(names: tuple[str, ...]) -> bytes:
+    """JSON of the names as bytes; kept, because some averages save the state in every step."""
+    return json.dumps([str(name) for name in names]).encode()
+
+
 def unpack_state(state: Tensor) -> SavedState:
-    """What `SavedState.pack` made a tensor of, in this version or an older one."""
+    """Read a state that `SavedState.pack` wrote, in this version or an older one."""
     codes = cast(list[int], state.tolist())
     end = codes.index(_END) if _END in codes else len(codes)
     after = codes[end + 1 :]

@@ -13,6 +13,7 @@ from scalewise.lab.data.image_turn import orientation
 
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+_TAIL = 32  # bytes; only zeros at the end may be a download that was cut off
 _LENGTHS = {"WEBP": (4, 8), "BMP": (2, 0)}
 """Where a header states the length of the file, and how many bytes that length does not count."""
 
@@ -118,7 +119,10 @@ def _is_whole(path: Path, kind: str) -> bool:
         if kind in _LENGTHS:
             place, apart = _LENGTHS[kind]
             length = int.from_bytes(file.read(place + 4)[place:], "little") + apart
-            return file.seek(0, 2) == length
+            if file.seek(0, 2) != length:
+                return False
+            file.seek(-min(_TAIL, length), 2)
+            return any(file.read())
         mark = _END_MARKS.get(kind)
         if mark is None:
             return False

@@ -80,6 +80,8 @@ def _load_onnx(path: Path, device: str) -> ExportedDetector:
     except Exception as error:  # onnxruntime has many kinds of errors for bad files
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as ONNX: {reason}") from None
+    if number and own not in session.get_providers():  # it has gone over to the CPU by itself
+        raise UsageError(f"--device {device}: onnxruntime cannot use it here; choose --device cpu")
     facts = from_metadata(session.get_modelmeta().custom_metadata_map, path)
 
     def compute(images: Tensor, sizes: Tensor) -> list[Tensor]:

@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from scalewise.lab.study.planned_cells import Cell, Plan, cell_folder
-from scalewise.lab.study.records import Record, read_metrics, read_record, run_seconds
+from scalewise.lab.study.records import Record, read_record, run_seconds
 from scalewise.lab.training.kinds import kind_of
+from scalewise.lab.training.run_metrics import read_metrics
 
 
 @dataclass

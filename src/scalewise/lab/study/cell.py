@@ -15,9 +15,9 @@ import threading
 from pathlib import Path
 
 from scalewise.errors import UserError
-from scalewise.lab.study.records import is_of, read_metrics
 from scalewise.lab.training.config import TrainConfig
 from scalewise.lab.training.ranks import is_main_process
+from scalewise.lab.training.run_metrics import is_of, read_metrics
 from scalewise.lab.training.run_options import config_from, identity, read_yaml
 from scalewise.lab.training.runs import RunError
 from scalewise.threads import limit_threads, wait_briefly

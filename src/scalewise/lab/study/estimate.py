@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from scalewise.lab.data.split import Split
 from scalewise.lab.study.planned_cells import Plan, cell_config, cell_folder
-from scalewise.lab.study.records import read_metrics, run_seconds
+from scalewise.lab.study.records import run_seconds
 from scalewise.lab.training.config import TrainConfig
+from scalewise.lab.training.run_metrics import read_metrics
 
 if TYPE_CHECKING:
     import torch

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scalewise.lab.study.plan_file import load_plan
 from scalewise.lab.study.planned_cells import Cell, Plan, cell_folder
-from scalewise.lab.training.run_metrics import load_metrics
+from scalewise.lab.training.run_metrics import is_of, load_metrics, read_metrics
 from scalewise.lab.training.runs import RunError
 
 
@@ -79,17 +78,6 @@ def read_record(study: Path, cell: Cell) -> Record | None:
     return Record(cell.detector, cell.scheme, cell.seed, folder, last)
 
 
-def is_of(metrics: dict[str, Any], run: Mapping[str, Any]) -> bool:
-    """Whether metrics belong to a run. True if they do not say, as in files of older versions.
-
-    Args:
-        metrics: Content of `metrics.json`.
-        run: Detector, scheme and seed, by these names.
-    """
-    noted = metrics.get("run")
-    return noted is None or (isinstance(noted, dict) and noted == dict(run))
-
-
 def why_missing(study: Path, cell: Cell) -> str:
     """Why there is no record of a cell, in a few words."""
     path = cell_folder(study, cell) / "metrics.json"
@@ -100,14 +88,6 @@ def why_missing(study: Path, cell: Cell) -> str:
     except RunError as error:
         return str(error)
     return "not finished" if is_of(metrics, vars(cell)) else f"{path} belongs to another run"
-
-
-def read_metrics(folder: Path) -> dict[str, Any] | None:
-    """Read a run's `metrics.json`, also while it is running; None if absent or damaged."""
-    try:
-        return load_metrics(folder)
-    except RunError:
-        return None
 
 
 def run_seconds(metrics: dict[str, Any], accumulate: int) -> float:

@@ -28,7 +28,13 @@ from scalewise.lab.training.provenance import environment
 from scalewise.lab.training.ranks import is_main_process
 from scalewise.lab.training.reach import reach
 from scalewise.lab.training.reading import check_origin, read_checkpoint
-from scalewise.lab.training.resuming import check_same_data, check_tables, check_unfinished, clean
+from scalewise.lab.training.resuming import (
+    check_own_metrics,
+    check_same_data,
+    check_tables,
+    check_unfinished,
+    clean,
+)
 from scalewise.lab.training.run_options import load_config, save_config
 from scalewise.lab.training.scheme_options import build_balancer
 from scalewise.lab.training.trainer import make_trainer
@@ -124,6 +130,7 @@ def resume(run: Path, splits: tuple[Split, Split] | None = None) -> Path:
     found = read_checkpoint(path)
     check_unfinished(run)
     check_origin(found, path, config, runs.run_classes(run), resuming=True)
+    check_own_metrics(run, config)
     trainer = make_trainer(config, logger=False, enable_checkpointing=False)
     check_process(config, trainer)
     check_graphs(config, trainer)

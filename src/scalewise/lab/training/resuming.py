@@ -11,7 +11,7 @@ from scalewise.files import remove_leftovers
 from scalewise.lab.data.split import Split
 from scalewise.lab.training import runs
 from scalewise.lab.training.config import TrainConfig
-from scalewise.lab.training.run_metrics import load_metrics
+from scalewise.lab.training.run_metrics import is_of, load_metrics, read_metrics
 from scalewise.lab.training.run_options import identity, load_config
 from scalewise.lab.training.runs import RunError
 
@@ -23,7 +23,7 @@ def clean(run: Path) -> None:
 
 
 def check_unfinished(run: Path) -> None:
-    """Refuse a finished run, and another run's figures. Print that damaged ones are replaced."""
+    """Refuse a finished run. Print that a damaged `metrics.json` will be replaced."""
     if not (run / "metrics.json").is_file():
         return
     try:
@@ -32,13 +32,18 @@ def check_unfinished(run: Path) -> None:
     except RunError as error:
         print(f"{error}; it is written again from the checkpoint", file=sys.stderr)
         return
-    if metrics.get("run", own) != own:  # older versions did not note it
-        raise RunError(
-            f"{run}: metrics.json and config.yaml belong to different runs: put the right file "
-            "back, or move metrics.json away to continue from the checkpoint"
-        )
-    if status == "finished":
+    if is_of(metrics, own) and status == "finished":
         raise RunError(f"{run} is finished; start a new run to train longer")
+
+
+def check_own_metrics(run: Path, config: TrainConfig) -> None:
+    """Refuse to replace the `metrics.json` of another run."""
+    metrics = read_metrics(run)
+    if metrics is not None and not is_of(metrics, identity(config)):
+        raise RunError(
+            f"{run / 'metrics.json'} belongs to another run: put the right file back, or move it "
+            "away to continue from the checkpoint"
+        )
 
 
 def check_tables(run: Path, groups: Sequence[str]) -> None:

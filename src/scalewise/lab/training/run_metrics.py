@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,25 @@ def load_metrics(run: Path) -> dict[str, Any]:
         raise RunError(f"{path} is damaged: it does not hold the figures of a run")
     found: dict[str, Any] = metrics
     return found
+
+
+def read_metrics(folder: Path) -> dict[str, Any] | None:
+    """Read a run's `metrics.json`, also while it is running; None if absent or damaged."""
+    try:
+        return load_metrics(folder)
+    except RunError:
+        return None
+
+
+def is_of(metrics: dict[str, Any], run: Mapping[str, Any]) -> bool:
+    """Whether metrics belong to a run. True if they do not say, as in files of older versions.
+
+    Args:
+        metrics: Content of `metrics.json`.
+        run: Detector, scheme and seed, by these names.
+    """
+    noted = metrics.get("run")
+    return noted is None or (isinstance(noted, dict) and noted == dict(run))
 
 
 def _repeats(metrics: dict[str, Any]) -> bool:
