@@ -65,6 +65,17 @@ def test_bfloat16_autocast_is_left_to_torch() -> None:
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    ("threads", "kind"), [(1, "_PointwiseBackward"), (2, "ConvolutionBackward0")]
+)
+def test_more_threads_are_left_to_torch(
+    threads: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    output = Conv(nn.Conv2d(4, 6, 1))(torch.rand(2, 4, 8, 8))
+    assert type(output.grad_fn).__name__ == kind
+
+
 def test_relu6_has_torchs_values_and_gradients_and_keeps_no_input() -> None:
     x = torch.tensor([-1.0, 0.0, 1e-30, 3.0, 6.0, 6.5, float("inf")], requires_grad=True)
     slope = torch.arange(1.0, 8.0)
