@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# On one thread, torch uses oneDNN for a 1x1 convolution from this batch size on. For smaller batches
-# it uses a matrix product, which takes twice as long. On two threads and more, what torch chooses is
-# as fast as oneDNN or faster.
+# On one thread, torch uses oneDNN for a 1x1 convolution from this batch size on, and for smaller
+# batches a matrix product, which takes twice as long. On two threads and more, what torch chooses
+# is as fast as oneDNN or faster.
 ENOUGH = 16
 MOST = 128  # a batch is cut into fewer parts than this
 
