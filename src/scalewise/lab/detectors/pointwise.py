@@ -64,8 +64,8 @@ def _plain_cpu(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and len(x) < ENOUGH
-        and torch.get_num_threads() == 1
         and not torch.compiler.is_compiling()
+        and torch.get_num_threads() == 1  # no compiler can trace this call
         and not torch.is_autocast_enabled("cpu")
     )
 
