@@ -306,14 +306,14 @@ def main() -> None:
     visit = Visit(args.out, args.device, time.monotonic() + total)
     visit.note("card", "ok", 0)
     jobs = args.jobs or max(1, (os.cpu_count() or 1) // CORES_PER_RUN)
-    find_study(args.study)
+    plan = load_plan(find_study(args.study))
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         run_tests(visit, TESTS * total)
         (work / "speed").mkdir()
         data = f"demo:images=20,size=64,folder={work / 'epoch'}"
         if args.device == "cuda":
-            data = load_plan(find_study(args.study)).options.data
+            data = plan.options.data
         run_speed(visit, SPEED * total, data, work / "speed")
         run_profile(visit, PROFILE * total)
         run_study(visit, args.study, jobs, work)

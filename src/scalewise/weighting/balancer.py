@@ -310,7 +310,7 @@ class LossBalancer(GroupHistory):
         """Refuse a state of another scheme or other groups before anything is overwritten."""
         saved = state_dict.get(f"{prefix}_extra_state")
         if saved is not None:
-            unpack_state(saved).require_fits(self.num_groups, self._label, self.names)
+            unpack_state(saved).require_fits(self._label, self.names)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

@@ -41,16 +41,16 @@ class SavedState:
         head = (self.groups, *self.counters, *self.label.encode())
         return torch.tensor([*head, _END, *self.short, *_codes(self.names)], device="cpu")
 
-    def require_fits(self, groups: int, label: str, names: Sequence[str]) -> None:
+    def require_fits(self, label: str, names: Sequence[str]) -> None:
         """Refuse a state of another scheme or of other groups.
 
         Raises:
             ValueError: naming what differs.
         """
-        if (self.groups, self.label) != (groups, label):
+        if (self.groups, self.label) != (len(names), label):
             raise ValueError(
                 f"the saved balancer has {self.groups} groups and scheme {self.label!r}, this one "
-                f"{groups} groups and scheme {label!r}; "
+                f"{len(names)} groups and scheme {label!r}; "
                 "make this one with the saved settings, or do not load the state"
             )
         for number, (saved, own) in enumerate(zip(self.names, names, strict=False)):

@@ -68,8 +68,9 @@ def _load_onnx(path: Path, device: str) -> ExportedDetector:
     own = "CUDAExecutionProvider"
     can = own in onnxruntime.get_available_providers()
     number = re.fullmatch(r"cuda(?::(\d+))?", device)
+    refusal = f"--device {device}: onnxruntime cannot use it here; choose --device cpu"
     if device not in ("auto", "cpu") and not (number and can):
-        raise UsageError(f"--device {device}: onnxruntime cannot use it here; choose --device cpu")
+        raise UsageError(refusal)
     card = (own, {"device_id": int((number and number[1]) or 0)})
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -81,7 +82,7 @@ def _load_onnx(path: Path, device: str) -> ExportedDetector:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as ONNX: {reason}") from None
     if number and own not in session.get_providers():  # it has gone over to the CPU by itself
-        raise UsageError(f"--device {device}: onnxruntime cannot use it here; choose --device cpu")
+        raise UsageError(refusal)
     facts = from_metadata(session.get_modelmeta().custom_metadata_map, path)
 
     def compute(images: Tensor, sizes: Tensor) -> list[Tensor]:
